@@ -1,0 +1,78 @@
+# The commands of the house. Each sets up .venv when it is missing or older than requirements.txt.
+
+# The first of these that is at least 3.11 makes .venv; or name one: make setup PYTHON=/path/to/python3.12
+PYTHON ?= python3.11 python3.12 python3.13 python3 python
+PORT ?= 5000
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+# DVC runs its stages as `python -m pipeline.<stage>`: that python is ours.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# None of our commands phones home.
+export DVC_NO_ANALYTICS := 1
+export RAY_USAGE_STATS_ENABLED := 0
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro ui test test-fast check format lock clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+setup: $(STAMP)  ## make .venv with the packages of requirements.txt (the other commands do it when it is missing)
+
+repro: $(STAMP)  ## the whole experiment: every stage whose code, parameters or data changed
+	@$(BIN)/dvc repro
+
+ui: $(STAMP)  ## compare the runs in a browser, http://127.0.0.1:5000 (PORT=5001 for another port)
+	@$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(PORT) --workers 1
+
+test: test-fast  ## all tests: the fast ones, then those that start Ray, MLflow or DVC
+	$(BIN)/python -m pytest -m slow --durations=10
+
+test-fast: $(STAMP)  ## the fast tests
+	$(BIN)/python -m pytest -m "not slow" --durations=10
+
+check: $(STAMP)  ## lint, format, types and the plan of the house
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_house.py tests/test_tree.py
+
+format: $(STAMP)  ## format the code and mend what the linter can mend
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+lock: | $(BIN)/pip  ## remake requirements.txt from pyproject.toml (LOCK=--upgrade takes newer versions)
+	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header --no-annotate --quiet -o requirements.txt $(LOCK)
+
+clean:  ## remove the caches of the tools; results, models, runs and .venv stay
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -path './.*' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An empty environment with uv, which installs in seconds what pip does in minutes.
+$(BIN)/pip:
+	@python=$$(for p in $(PYTHON); do \
+		"$$p" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; \
+	done); \
+	if [ -z "$$python" ]; then \
+		echo "No Python of at least 3.11 with the modules venv and ensurepip among: $(PYTHON)." >&2; \
+		echo "Install one (Debian and Ubuntu: python3 and python3-venv), or name it: make setup PYTHON=/path/to/python3" >&2; \
+		exit 1; \
+	fi; \
+	echo "setting up .venv with $$("$$python" --version) (about 1 minute, once)"; \
+	"$$python" -m venv .venv
+	@$(BIN)/python -m pip install --quiet uv || echo "uv cannot be installed here; pip does its work, more slowly"
+
+# uv does not read pip's configuration, so where only that names a mirror, pip must do it.
+$(STAMP): requirements.txt | $(BIN)/pip
+	@echo "installing the packages of requirements.txt into .venv"
+	@if [ ! -x $(BIN)/uv ] || ! $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.txt; then \
+		echo "installing with pip (some minutes)"; \
+		$(BIN)/python -m pip install --quiet --require-hashes -r requirements.txt; \
+	fi
+	@touch $@

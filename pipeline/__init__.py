@@ -1,0 +1,1 @@
+"""The experiment: four DVC stages, and one door for each outside world (Ray, MLflow, YAML)."""

@@ -1,0 +1,148 @@
+"""Stage anchor_stats: the anchors that train uses, and how well they cover the truths at training scale."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+from tqdm import tqdm
+
+from pipeline.outs import read_json, write_json
+from pipeline.params import load_params
+from retinanet.anchors import Grid, build_grid
+from retinanet.dataset import Record, read_records
+from retinanet.matcher import match_anchors
+from retinanet.transforms import Transforms
+
+ANCHORS = Path("anchors.json")
+REPORT = Path("reports/anchor_stats.json")
+TRAIN = Path("data/prepared/train.json")
+# COCO's areas, in px of the training scale: what the network sees, not what the file says.
+SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, float("inf"))}
+
+DESCRIPTION = """\
+Match the anchors of params.yaml against every truth of the training split, resized as training does.
+
+reads    params.yaml (anchors, matcher, transforms), data/prepared/train.json
+writes   anchors.json (what train reads), reports/anchor_stats.json
+"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the stage in the folder of params.yaml."""
+    parser = argparse.ArgumentParser(
+        "python -m pipeline.anchor_stats", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args(arguments)
+    params = load_params()
+    content = read_json(TRAIN)
+    grid = build_grid(**params.anchors.model_dump())
+    truths = Truths(content["categories"])
+    for record, boxes, image_size in at_training_scale(read_records(content), Transforms(**params.transforms.model_dump())):
+        truths.add(record, *cover(boxes, grid.anchors(image_size), **params.matcher.model_dump()))
+    report = truths.report(params.matcher.foreground_iou, params.matcher.background_iou)
+    write_json(ANCHORS, grid.to_dict())
+    write_json(REPORT, report)
+    print(summary(report))
+
+
+def at_training_scale(records: Sequence[Record], transforms: Transforms) -> Iterator[tuple[Record, Tensor, tuple[int, int]]]:
+    """Every image with its truths resized as for evaluation, and its padded size: (record, [M, 4] px, (H, W))."""
+    for record in tqdm(records, disable=None, unit="image", desc="anchor_stats"):
+        height, width = transforms.resized_size(record.size, transforms.for_evaluation)
+        factor_y, factor_x = height / record.size[0], width / record.size[1]
+        boxes = record.boxes * torch.tensor([factor_x, factor_y, factor_x, factor_y])
+        yield record, boxes, transforms.padded_size([(height, width)])
+
+
+def cover(boxes: Tensor, anchors: Tensor, **matching: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """How the anchors cover the truths of one image.
+
+    Returns:
+        [M] best IoU with any anchor, [M] number of foreground anchors, [M] area in px.
+    """
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    if boxes.shape[0] == 0:
+        return areas, areas.long(), areas
+    matches = match_anchors(boxes, anchors, **matching)
+    owned = torch.bincount(matches[matches >= 0], minlength=boxes.shape[0])
+    return box_iou(boxes, anchors).amax(dim=1), owned, areas
+
+
+class Truths:
+    """What was seen of all truths, one row each."""
+
+    def __init__(self, categories: Sequence[dict[str, Any]]) -> None:
+        self.class_names = [category["name"] for category in categories]
+        self.best_iou: list[Tensor] = []
+        self.owned: list[Tensor] = []
+        self.areas: list[Tensor] = []
+        self.labels: list[Tensor] = []
+
+    def add(self, record: Record, best_iou: Tensor, owned: Tensor, areas: Tensor) -> None:
+        """The truths of one image."""
+        self.best_iou.append(best_iou)
+        self.owned.append(owned)
+        self.areas.append(areas)
+        self.labels.append(record.labels)
+
+    def report(self, foreground_iou: float, background_iou: float) -> dict[str, Any]:
+        """Figures over all truths, by size and by class."""
+        best_iou, owned, areas, labels = (torch.cat(rows) for rows in (self.best_iou, self.owned, self.areas, self.labels))
+        thresholds = {"foreground": foreground_iou, "background": background_iou}
+        sizes = {name: (areas >= low) & (areas < high) for name, (low, high) in SIZES.items()}
+        classes = {name: labels == label for label, name in enumerate(self.class_names)}
+        return {
+            "thresholds": thresholds,
+            "all": figures(best_iou, owned, thresholds),
+            "by_size": {name: figures(best_iou[rows], owned[rows], thresholds) for name, rows in sizes.items()},
+            "by_class": {name: figures(best_iou[rows], owned[rows], thresholds) for name, rows in classes.items()},
+        }
+
+
+def figures(best_iou: Tensor, owned: Tensor, thresholds: dict[str, float]) -> dict[str, Any]:
+    """Figures of some truths: recall at the matcher's thresholds, best IoU, foreground anchors per truth."""
+    if best_iou.numel() == 0:
+        return {"truths": 0}
+    quantiles = torch.quantile(best_iou, torch.tensor([0.0, 0.1, 0.5, 0.9]))
+    return {
+        "truths": best_iou.numel(),
+        "recall_foreground": rounded((best_iou >= thresholds["foreground"]).float().mean()),
+        "recall_background": rounded((best_iou >= thresholds["background"]).float().mean()),
+        "best_iou_mean": rounded(best_iou.mean()),
+        **{f"best_iou_{name}": rounded(q) for name, q in zip(("min", "p10", "median", "p90"), quantiles, strict=True)},
+        "foreground_anchors_mean": rounded(owned.float().mean()),
+        "without_foreground": int((owned == 0).sum()),
+    }
+
+
+def rounded(value: Tensor) -> float:
+    """Five digits are more than the figures mean, and the same on every machine."""
+    return round(float(value), 5)
+
+
+def summary(report: dict[str, Any]) -> str:
+    """The figures as a table for the screen."""
+    lines = [f"{'truths':>24} {'recall':>8} {'best IoU':>9} {'anchors each':>13} {'without':>8}"]
+    rows = {"all": report["all"], **report["by_size"], **report["by_class"]}
+    for name, row in rows.items():
+        if row["truths"] == 0:
+            lines.append(f"{name:<16}{0:>8}")
+            continue
+        lines.append(
+            f"{name:<16}{row['truths']:>8} {row['recall_foreground']:>8.3f} {row['best_iou_mean']:>9.3f}"
+            f" {row['foreground_anchors_mean']:>13.1f} {row['without_foreground']:>8}"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        raise SystemExit(f"anchor_stats: {error}") from None

@@ -1,0 +1,272 @@
+"""The door to Ray: start it quietly, train on it, and hear from it while it works.
+
+Workers call `worker`, `report` and `tell`; everything else happens in the driver. Ray Train resumes a run by its name and
+storage alone, so the name must say what is trained: it is the digest of parameters, data and anchors.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Read by Ray when it is imported. The health check is also the pulse of `report`: at 2 s, Ray's own, every epoch waits
+# 1.6 s on average.
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+for _name, _value in QUIET.items():
+    os.environ.setdefault(_name, _value)
+
+import ray  # noqa: E402  # the environment comes first
+import ray.train  # noqa: E402
+import ray.train.torch  # noqa: E402
+from ray.util.queue import Empty, Queue  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a training asks of the cluster."""
+
+    workers: int
+    cpus_per_worker: int
+    gpus_per_worker: float
+    backend: str
+    max_failures: int
+    start_timeout_s: float
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What a worker knows of itself."""
+
+    rank: int
+    num_workers: int
+    device: Any
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished training reported: with its best checkpoint by the score, and with its newest."""
+
+    metrics: dict[str, Any]
+    last_metrics: dict[str, Any]
+
+
+@contextmanager
+def start_ray(address: str, resources: Resources) -> Iterator[None]:
+    """A Ray on this machine ("local"), or a cluster's; RAY_ADDRESS wins. What was started here is stopped.
+
+    Raises:
+        ValueError: when the cluster does not have what the training asks for.
+    """
+    address = os.environ.get("RAY_ADDRESS", address)
+    options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
+    if address == "local":
+        # A machine with fewer cores than workers still trains, only slower.
+        cpus = max(os.cpu_count() or 1, resources.workers * resources.cpus_per_worker)
+        options |= {"num_cpus": cpus, "include_dashboard": False}
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    ray.init(**options)
+    try:
+        check_resources(resources)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def check_resources(resources: Resources) -> None:
+    """Refuse at once what Ray would wait for without end."""
+    there = ray.cluster_resources()
+    for kind, each in (("CPU", resources.cpus_per_worker), ("GPU", resources.gpus_per_worker)):
+        needed = resources.workers * each
+        if needed > there.get(kind, 0):
+            raise ValueError(
+                f"{resources.workers} workers of {each:g} {kind} need {needed:g}, the cluster has {there.get(kind, 0):g}; "
+                "lower workers in conf/ or add nodes"
+            )
+
+
+def train(
+    fit: Callable[[dict[str, Any]], None],
+    config: Mapping[str, Any],
+    *,
+    address: str,
+    resources: Resources,
+    name: str,
+    storage: str,
+    score: str,
+    on_event: Callable[[dict[str, Any]], None],
+    export: Callable[[Path], object],
+) -> Outcome:
+    """Run `fit` on the workers, from the last checkpoint of a run of that name where there is one.
+
+    Args:
+        fit: runs in every worker with `config`.
+        address: see start_ray.
+        storage: folder or URL; the run lies in <storage>/<name>.
+        score: the metric whose best checkpoint is kept beside the newest.
+        on_event: called in this process with every report, and with what the first worker tells in between.
+        export: called in this process with the folder of the best checkpoint.
+
+    Raises:
+        RuntimeError: with the worker's own error, when the training failed for good.
+    """
+    with start_ray(address, resources):
+        result = run_trainer(fit, config, resources=resources, name=name, storage=storage, score=score, on_event=on_event)
+        checkpoint, metrics = max(result.best_checkpoints, key=lambda pair: pair[1][score])
+        # Ray moves the files; where the storage is elsewhere, this downloads them.
+        with checkpoint.as_directory() as folder:
+            export(Path(folder))
+    return Outcome(dict(metrics), dict(result.metrics))
+
+
+def run_trainer(
+    fit: Callable[[dict[str, Any]], None],
+    config: Mapping[str, Any],
+    *,
+    resources: Resources,
+    name: str,
+    storage: str,
+    score: str,
+    on_event: Callable[[dict[str, Any]], None],
+) -> ray.train.Result:
+    """Ray Train's own call; see train."""
+    events = Queue(actor_options={"num_cpus": 0})
+    trainer = ray.train.torch.TorchTrainer(
+        fit,
+        train_loop_config={**config, "_events": events},
+        torch_config=ray.train.torch.TorchConfig(backend=resources.backend),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=resources.workers,
+            use_gpu=resources.gpus_per_worker > 0,
+            resources_per_worker={"CPU": resources.cpus_per_worker}
+            | ({"GPU": resources.gpus_per_worker} if resources.gpus_per_worker else {}),
+        ),
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=storage,
+            failure_config=ray.train.FailureConfig(max_failures=resources.max_failures, controller_failure_limit=3),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=score),
+            callbacks=[Forward(events)],
+            worker_runtime_env={"env_vars": QUIET | {"OMP_NUM_THREADS": str(resources.cpus_per_worker)}},
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    with listening(events, on_event):
+        try:
+            return trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            raise RuntimeError(f"training failed: {first_cause(error)}") from error
+
+
+class Forward(ray.train.UserCallback):  # type: ignore[misc]  # ray has no types
+    """Hands every report on to the driver; it runs in Ray's controller, after the checkpoint is in the storage."""
+
+    def __init__(self, events: Queue) -> None:
+        self.events = events
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        """One event per report, with the first worker's metrics: they are the same on all."""
+        # An exception here would end the training, and an event is not worth that.
+        self.events.actor.put_nowait.remote({"kind": "report", **metrics[0]})
+
+
+@contextmanager
+def listening(events: Queue, on_event: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    """Pass events to a function while the body runs, and those that are left when it ends."""
+    done = threading.Event()
+
+    def listen() -> None:
+        while True:
+            try:
+                event = events.get(timeout=0.2)
+            except Empty:
+                if done.is_set():
+                    return
+            except ray.exceptions.RayError:
+                return
+            else:
+                on_event(event)
+
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(timeout=30)
+
+
+def first_cause(error: BaseException) -> str:
+    """The message of the worker's own exception, without Ray's wrapping."""
+    failures = getattr(error, "worker_failures", None) or {}
+    causes = [getattr(failure, "cause", None) or failure for failure in failures.values()]
+    return str(causes[0]).strip() if causes else str(error)
+
+
+def worker(config: Mapping[str, Any]) -> Worker:
+    """In a worker: who am I. Also quiets Ray's own word on every report."""
+    from ray.train.v2._internal.execution import context as reports
+
+    logging.getLogger(reports.__file__).setLevel(logging.WARNING)
+    context = ray.train.get_context()
+    return Worker(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
+
+
+def tell(config: Mapping[str, Any], event: dict[str, Any]) -> None:
+    """In a worker: send the driver something between two reports, without waiting."""
+    config["_events"].actor.put_nowait.remote(event)
+
+
+def report(metrics: dict[str, Any], write_checkpoint: Callable[[Path], None] | None) -> None:
+    """In every worker, at the same time: end an epoch with metrics and, from the first worker, a checkpoint.
+
+    Args:
+        write_checkpoint: fills a folder; None in workers that write none.
+    """
+    if write_checkpoint is None:
+        ray.train.report(metrics)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        write_checkpoint(Path(folder))
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+@contextmanager
+def last_checkpoint() -> Iterator[Path | None]:
+    """In a worker: the folder of the newest checkpoint of this run, None where there is none."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        yield None
+        return
+    with checkpoint.as_directory() as folder:
+        yield Path(folder)
+
+
+class Throttle:
+    """Says yes at most once in so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.last = seconds, 0.0
+
+    def __call__(self) -> bool:
+        """True where enough time has passed since the last yes."""
+        now = time.monotonic()
+        if now - self.last < self.seconds:
+            return False
+        self.last = now
+        return True

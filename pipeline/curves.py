@@ -1,0 +1,111 @@
+"""The curves of a run: precision over recall, and losses and AP over the epochs; as PNG, and as CSV for DVC.
+
+Matplotlib is imported where it draws, so that who imports this room does not pay for it.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from retinanet.coco_eval import PrecisionRecallPoint
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CURVES_NAMED = 5  # with more classes than twice this, only so many of the best and of the worst get a name
+
+
+def plot_precision_recall(points: Sequence[PrecisionRecallPoint], path: Path) -> None:
+    """Draw a curve per class at IoU 0.5, the best AP50 first; of many classes only the best and the worst are named."""
+    curves: dict[str, list[PrecisionRecallPoint]] = defaultdict(list)
+    for point in points:
+        if point.iou == 0.5:
+            curves[point.class_name].append(point)
+    ap50 = {name: float(np.mean([point.precision for point in curve])) for name, curve in curves.items()}
+    ranked = sorted(curves, key=lambda name: (-ap50[name], name))
+    few = len(ranked) <= 2 * CURVES_NAMED
+    named = ranked if few else ranked[:CURVES_NAMED] + ranked[-CURVES_NAMED:]
+
+    figure = _new_figure()
+    axes = figure.add_subplot(xlabel="recall", ylabel="precision", xlim=(0, 1.005), ylim=(0, 1.02))
+    for name in ranked:
+        place = named.index(name) if name in named else None
+        style: dict[str, Any] = {"color": "0.85", "linewidth": 1, "zorder": 1}
+        if place is not None:
+            style = {"color": f"C{place}", "linewidth": 2, "label": f"{name}  {ap50[name]:.3f}"}
+        axes.plot([point.recall for point in curves[name]], [point.precision for point in curves[name]], **style)
+    axes.grid(alpha=0.3)
+    if ranked:
+        axes.set_title(f"Precision and recall at IoU 0.5, AP50 {np.mean(list(ap50.values())):.3f}")
+        title = "AP50" if few else f"AP50, best and worst {CURVES_NAMED} of {len(ranked)}"
+        figure.legend(title=title, loc="outside right upper", frameon=False)
+    else:
+        axes.set_title("No truth, no curve")
+    figure.savefig(path)
+
+
+def write_precision_recall_csv(points: Iterable[PrecisionRecallPoint], path: Path) -> None:
+    """Write the curves as rows of class, iou, recall, precision, score, for the template precision_recall of DVC."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["class", "iou", "recall", "precision", "score"])
+        for name, *numbers in points:
+            writer.writerow([name, *(f"{number:.6g}" for number in numbers)])
+
+
+def write_history_csv(history: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write a row per epoch, for DVC; a figure that an epoch does not have is an empty cell."""
+    names = list(dict.fromkeys(name for row in history for name in row))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
+
+
+def plot_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw the losses (left axis) and AP (right axis) of each epoch, and below them the learning rate if it is there.
+
+    Args:
+        history: one mapping per epoch with epoch, loss, loss_cls, loss_box, and perhaps AP, AP50 (0..1) and lr;
+            a key that is missing or None in an epoch leaves its point out.
+        path: of the PNG.
+    """
+    figure = _new_figure()
+    with_lr = any(row.get("lr") is not None for row in history)
+    panels = figure.subplots(2 if with_lr else 1, squeeze=False, sharex=True, height_ratios=[4, 1][: 1 + with_lr])[:, 0]
+    losses, scores = panels[0], panels[0].twinx()
+    for key, colour in (("loss", "0.15"), ("loss_cls", "C0"), ("loss_box", "C2")):
+        losses.plot(*_series(history, key), label=key, marker=".", color=colour)
+    for key, line in (("AP", "-"), ("AP50", "--")):
+        if any(row.get(key) is not None for row in history):
+            scores.plot(*_series(history, key), label=key, marker=".", color="C3", linestyle=line)
+    losses.set(ylabel="loss", title="Training" if history else "No epoch yet")
+    losses.set_ylim(bottom=0)
+    losses.grid(alpha=0.3)
+    scores.set_ylabel("AP", color="C3")
+    scores.set_ylim(0, 1)  # the same in every run, so that two pictures can be laid side by side
+    if with_lr:
+        panels[1].plot(*_series(history, "lr"), color="C4", marker=".")
+        panels[1].set(ylabel="lr", ylim=(0, None))
+    panels[-1].set_xlabel("epoch")
+    panels[-1].xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    figure.legend(loc="outside right upper", frameon=False)
+    figure.savefig(path)
+
+
+def _series(history: Sequence[Mapping[str, Any]], key: str) -> tuple[list[Any], list[Any]]:
+    known = [(row["epoch"], row[key]) for row in history if row.get(key) is not None]
+    return [epoch for epoch, _ in known], [value for _, value in known]
+
+
+def _new_figure() -> Figure:
+    # A Figure of its own, not pyplot's: nothing global is touched, and savefig draws by Agg, which needs no display.
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(9, 5), dpi=110, layout="constrained")

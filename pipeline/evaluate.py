@@ -1,0 +1,129 @@
+"""Stage evaluate: what the trained detector finds on pictures it has not seen, in figures and in pictures."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from pipeline.curves import plot_precision_recall, write_precision_recall_csv
+from pipeline.identity import RunFolder, outer_root
+from pipeline.outs import nest, read_json, write_json, write_whole
+from pipeline.params import Params, flatten, load_params, project_root
+from pipeline.params.place import Place, load_place
+from pipeline.pictures import SheetPicture, draw_sheet
+from pipeline.tracking import open_run
+from retinanet.coco_eval import CocoResult, ImageDetections, evaluate_detections
+from retinanet.dataset import EvaluationBatches, Split
+from retinanet.detector import Detector
+
+MODEL = Path("models/model.pt")
+REPORT = Path("reports/evaluate.json")
+CURVE = Path("plots/precision_recall.csv")
+CURVE_PICTURE = Path("plots/precision_recall.png")
+SHEET = Path("plots/detections.png")
+COLUMNS = 4
+
+DESCRIPTION = """\
+Detect on the test (or val) split with models/model.pt and judge it as COCO does.
+
+reads    params.yaml (postprocess, evaluate), models/model.pt, data/prepared/<split>.json, the pictures
+writes   reports/evaluate.json, plots/precision_recall.{csv,png}, plots/detections.png; MLflow: goes on with train's run
+"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the stage in the folder of params.yaml."""
+    parser = argparse.ArgumentParser(
+        "python -m pipeline.evaluate", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args(arguments)
+    params, place = load_params(), load_place()
+    detector = Detector.load(MODEL, "cuda" if torch.cuda.is_available() else "cpu")
+    detector.postprocess = detector.build_postprocess(**params.postprocess.model_dump())
+    content = read_json(Path(f"data/prepared/{params.evaluate.split}.json"))
+    split = Split(content, root=picture_root(content, place), keep_decoded=False)
+
+    detections = detect(detector, split)
+    result = evaluate_detections(content, detections)
+    write_json(REPORT, nest(result.metrics))
+    write_whole(CURVE, lambda path: write_precision_recall_csv(result.precision_recall, path))
+    write_whole(CURVE_PICTURE, lambda path: plot_precision_recall(result.precision_recall, path))
+    write_whole(SHEET, lambda path: draw_detections(split, detections, params).save(path))
+    record(result, detector, params, place)
+    print(summary(result, params.evaluate.split))
+
+
+def picture_root(content: Mapping[str, Any], place: Place) -> str:
+    """Where the pictures are for this machine."""
+    root: str = place.data_root or content["info"]["root"]
+    return root if "://" in root else str(project_root() / root)
+
+
+def detect(detector: Detector, split: Split) -> dict[int, ImageDetections]:
+    """Detections of every image by its id, in px of the picture."""
+    batches = EvaluationBatches(split, detector.transforms)
+    progress = tqdm(range(len(batches)), disable=None, unit="batch", desc="evaluate")
+    found = detector.predict(batches[position] for position in progress)
+    return {image_id: (d.boxes.numpy(), d.scores.numpy(), d.labels.numpy()) for image_id, d in found}
+
+
+def draw_detections(split: Split, detections: Mapping[int, ImageDetections], params: Params) -> Image.Image:
+    """A sheet of pictures spread evenly over the split, so that the same ones are seen after every run."""
+    count = min(params.evaluate.pictures, len(split.records))
+    chosen = np.linspace(0, len(split.records) - 1, count).round().astype(int).tolist()
+    pictures = []
+    for index in chosen:
+        record = split.records[index]
+        boxes, scores, labels = detections[record.image_id]
+        pictures.append(
+            SheetPicture(
+                image=Image.fromarray(split.picture(index).permute(1, 2, 0).numpy()),
+                title=Path(record.path).name,
+                truth_boxes=record.boxes.numpy(),
+                truth_labels=record.labels.numpy(),
+                boxes=boxes,
+                scores=scores,
+                labels=labels,
+                class_names=split.class_names,
+            )
+        )
+    return draw_sheet(pictures, columns=COLUMNS, score_threshold=params.evaluate.picture_score)
+
+
+def record(result: CocoResult, detector: Detector, params: Params, place: Place) -> None:
+    """Continue the MLflow run of the training with the figures and the pictures."""
+    home = outer_root(project_root())
+    storage = place.storage if "://" in place.storage else str(home / place.storage)
+    origin = detector.description["run"]
+    folder = RunFolder(storage, origin["digest"])
+    flat = flatten(params.model_dump())
+    with open_run(
+        run_id=folder.read("mlflow_run_id"), name=f"train {origin['digest'][:8]}", params=flat, tags={}
+    ) as run:
+        run.log_metrics({f"{params.evaluate.split}.{name}": value for name, value in result.metrics.items()})
+        for artifact in (REPORT, CURVE_PICTURE, SHEET):
+            run.log_artifact(artifact)
+        run.log_picture("detections", SHEET, step=origin["epoch"])
+
+
+def summary(result: CocoResult, split: str) -> str:
+    """The figures for the screen."""
+    metrics = {name: "   -" if value is None else f"{value:.3f}" for name, value in result.metrics.items()}
+    overall = "  ".join(f"{name} {metrics[name]}" for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100"))
+    classes = [name for name in metrics if name.startswith("per_class.") and name.endswith(".AP")]
+    lines = [f"  {name.removeprefix('per_class.').removesuffix('.AP'):<20} AP {metrics[name]}" for name in classes]
+    return "\n".join([f"{split}: {overall}", *lines])
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, RuntimeError) as error:
+        raise SystemExit(f"evaluate: {error}") from None

@@ -1,0 +1,43 @@
+"""Data sets as people have them -> the prepared COCO dictionary of each split, and what did not come through.
+
+A new format is one room with a reader and one line in READERS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from pipeline.formats.checking import check_split
+from pipeline.formats.classes import choose_classes
+from pipeline.formats.coco import read_coco
+from pipeline.formats.records import RawSplit, Split, SplitFiles
+from pipeline.formats.report import format_report, summarise
+from pipeline.formats.root import Root
+from pipeline.formats.voc import read_voc
+
+__all__ = ["READERS", "Split", "SplitFiles", "format_report", "read_splits", "summarise"]
+
+READERS: dict[str, Callable[..., RawSplit]] = {"coco": read_coco, "voc": read_voc}
+
+
+def read_splits(
+    name: str, root: str, files: Mapping[str, SplitFiles], *, classes: Sequence[str] | None = None
+) -> tuple[dict[str, Split], list[str]]:
+    """Read, check and number all splits of a data set.
+
+    Args:
+        name: a key of READERS
+        root: folder or URL under which annotations and pictures lie
+        files: per split, in the order train, val, test
+        classes: names that choose and order the classes; None takes all
+
+    Returns:
+        splits: by the same names, all with the same categories
+        notes: sentences on the data set as a whole
+    """
+    if name not in READERS:
+        raise ValueError(f"data.format is {name!r}; expected one of {', '.join(READERS)}")
+    place = Root(root)
+    raw = {split: READERS[name](place, paths, split=split) for split, paths in files.items()}
+    categories, notes = choose_classes({split: found.categories for split, found in raw.items()}, classes)
+    return {split: check_split(place, found, categories, split=split) for split, found in raw.items()}, notes

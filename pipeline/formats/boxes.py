@@ -1,0 +1,55 @@
+"""Which boxes may train: finite, with an area, inside the picture. Those that stick out are cut at its edge."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from pipeline.formats.records import Box
+
+# Files round to a few decimals: x + width may pass the edge by the last digit of a float without any meaning.
+EDGE_PX = 1e-6
+
+
+def find_fault(box: Box, size: tuple[int, int]) -> str | None:
+    """Why a box cannot be kept, or None.
+
+    Args:
+        box: x, y, w, h in px
+        size: the picture's width and height in px
+    """
+    x, y, w, h = box
+    if not all(map(math.isfinite, box)):
+        return "not four finite numbers"
+    if w < 0 or h < 0:
+        return "negative width or height"
+    if _is_empty(x, x + w) or _is_empty(y, y + h):
+        return "zero area"
+    if x >= size[0] or y >= size[1] or x + w <= 0 or y + h <= 0:
+        return "wholly outside the picture"
+    x, y, w, h = clip(box, size)
+    if _is_empty(x, x + w) or _is_empty(y, y + h):
+        return "zero area after clipping to the picture"
+    return None
+
+
+def clip(box: Box, size: tuple[int, int]) -> Box:
+    """The part of a box (x, y, w, h) inside the picture; the very same numbers where nothing sticks out."""
+    x, y, w, h = box
+    x, w = _clip_side(x, w, size[0])
+    y, h = _clip_side(y, h, size[1])
+    return (x, y, w, h)
+
+
+def _clip_side(start: float, length: float, limit: int) -> tuple[float, float]:
+    if start >= -EDGE_PX and start + length <= limit + EDGE_PX:
+        return start, length
+    first, last = max(start, 0.0), min(start + length, float(limit))
+    return first, last - first
+
+
+def _is_empty(first: float, last: float) -> bool:
+    """Whether nothing lies between two edges in float32, in which boxes are trained."""
+    with np.errstate(over="ignore"):
+        return bool(np.float32(last) <= np.float32(first))

@@ -1,0 +1,118 @@
+"""From what a reader found to a prepared split: pictures opened, boxes checked, the rest accounted for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipeline.formats.boxes import clip, find_fault
+from pipeline.formats.pictures import Picture, inspect_pictures
+from pipeline.formats.records import (
+    CocoAnnotation,
+    CocoCategory,
+    CocoImage,
+    Finding,
+    RawBox,
+    RawImage,
+    RawSplit,
+    Split,
+    box_text,
+)
+from pipeline.formats.root import Root
+
+
+def check_split(root: Root, raw: RawSplit, categories: list[CocoCategory], *, split: str) -> Split:
+    """Open every picture and check every box of one split; order and ids stay the reader's."""
+    pictures = inspect_pictures(root, raw.images, split=split)
+    images = {image.id: _Image(image, picture) for image, picture in zip(raw.images, pictures, strict=True)}
+    ids = {category["name"]: category["id"] for category in categories}
+
+    chosen = [box for box in raw.boxes if box.category in ids or not box.category]
+    seen = [box for box in chosen if images[box.image_id].is_there]
+    faults = {box.id: _fault(box, images[box.image_id]) for box in seen}
+    kept = [box for box in seen if faults[box.id] is None]
+    cut = [box for box in kept if clip(box.xywh, images[box.image_id].size) != box.xywh]
+    boxes_of = Counter(box.image_id for box in chosen)
+
+    return Split(
+        coco={
+            "info": {"root": root.url, "split": split},
+            "images": [image.coco() for image in images.values() if image.is_there],
+            "annotations": [_annotation(box, images[box.image_id], ids) for box in kept],
+            "categories": categories,
+        },
+        num_images=raw.num_images,
+        num_boxes=raw.num_boxes,
+        dropped=[
+            *raw.dropped,
+            *(image.lost(split, boxes_of[key]) for key, image in images.items() if not image.is_there),
+            *(_finding(split, box, images[box.image_id], reason) for box in seen if (reason := faults[box.id])),
+        ],
+        clipped=[_finding(split, box, images[box.image_id], "cut at the picture's edge") for box in cut],
+        resized=[image.resized(split) for image in images.values() if image.is_there and image.claims_another_size],
+        not_chosen=Counter(box.category for box in raw.boxes if box.category and box.category not in ids),
+    )
+
+
+@dataclass(frozen=True)
+class _Image:
+    """What the annotation says of an image, and what its picture says."""
+
+    raw: RawImage
+    picture: Picture
+
+    @property
+    def is_there(self) -> bool:
+        return self.picture.fault is None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.picture.size
+
+    @property
+    def claims_another_size(self) -> bool:
+        return self.raw.size not in (None, self.picture.size)
+
+    def coco(self) -> CocoImage:
+        width, height = self.picture.size
+        return {
+            "id": self.raw.id,
+            "file_name": self.raw.path,
+            "width": width,
+            "height": height,
+            "sha256": self.picture.sha256,
+        }
+
+    def lost(self, split: str, num_boxes: int) -> Finding:
+        return self._finding(split, f"{self.picture.fault}; its {num_boxes} boxes go with it")
+
+    def resized(self, split: str) -> Finding:
+        claimed, true = self.raw.size or (0, 0), self.size
+        reason = f"annotation says {claimed[0]}x{claimed[1]} px, the picture has {true[0]}x{true[1]} px"
+        swapped = "; its boxes seem to ignore the picture's EXIF orientation" if claimed == true[::-1] else ""
+        return self._finding(split, reason + swapped)
+
+    def _finding(self, split: str, reason: str) -> Finding:
+        return Finding(split, self.raw.file, self.raw.path, record="picture", category="", box="", reason=reason)
+
+
+def _fault(box: RawBox, image: _Image) -> str | None:
+    return find_fault(box.xywh, image.size) if box.category else "no class name"
+
+
+def _annotation(box: RawBox, image: _Image, ids: Mapping[str, int]) -> CocoAnnotation:
+    """The box as the prepared file holds it; the segment's area stays, also where the box was cut."""
+    x, y, width, height = clip(box.xywh, image.size)
+    return {
+        "id": box.id,
+        "image_id": box.image_id,
+        "category_id": ids[box.category],
+        "bbox": [x, y, width, height],
+        "area": width * height if box.area is None else box.area,
+        "iscrowd": box.iscrowd,
+    }
+
+
+def _finding(split: str, box: RawBox, image: _Image, reason: str) -> Finding:
+    return Finding(split, image.raw.file, image.raw.path, box.record, box.category, box_text(box.xywh), reason)

@@ -1,0 +1,102 @@
+"""What `prepare` found, as numbers and lists: reports/prepare.json."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pipeline.formats.records import Finding, Split
+
+QUANTILES = {"min": 0.0, "q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95, "max": 1.0}
+# Classes that one note names; boxes_per_class has them all.
+NAMED = 8
+
+
+def summarise(splits: Mapping[str, Split], notes: Sequence[str] = ()) -> dict[str, Any]:
+    """The whole report: numbers per split, then every record that was dropped or changed, by file and reason."""
+    return {
+        "splits": {name: _summarise_split(split) for name, split in splits.items()},
+        "notes": [*notes, *_classes_without_boxes(splits)],
+        "leaks": find_leaks(splits),
+        "dropped": _sorted([finding for split in splits.values() for finding in split.dropped]),
+        "clipped": _sorted([finding for split in splits.values() for finding in split.clipped]),
+        "resized": _sorted([finding for split in splits.values() for finding in split.resized]),
+    }
+
+
+def find_leaks(splits: Mapping[str, Split]) -> list[dict[str, Any]]:
+    """Pictures that several splits share, byte for byte: what is learnt on one is no news on the other."""
+    places: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for name, split in splits.items():
+        for image in split.coco["images"]:
+            places[image["sha256"]][name].append(image["file_name"])
+    return [{"sha256": digest, "images": dict(found)} for digest, found in places.items() if len(found) > 1]
+
+
+def _summarise_split(split: Split) -> dict[str, Any]:
+    images, annotations = split.coco["images"], split.coco["annotations"]
+    num_not_chosen = sum(split.not_chosen.values())
+    sides = np.array([box["bbox"][2:] for box in annotations], dtype=np.float64).reshape(-1, 2)  # [M, 2] w, h
+    return {
+        "images": len(images),
+        "images_dropped": split.num_images - len(images),
+        "images_without_boxes": len({image["id"] for image in images} - {box["image_id"] for box in annotations}),
+        "images_resized": len(split.resized),
+        "boxes": len(annotations),
+        "boxes_dropped": split.num_boxes - len(annotations) - num_not_chosen,
+        "boxes_clipped": len(split.clipped),
+        "boxes_crowd": sum(box["iscrowd"] for box in annotations),
+        "boxes_per_class": _boxes_per_class(split),
+        "boxes_of_classes_not_chosen": dict(sorted(split.not_chosen.items())),
+        "width_px": _quantiles(sides[:, 0]),
+        "height_px": _quantiles(sides[:, 1]),
+    }
+
+
+def _boxes_per_class(split: Split) -> dict[str, int]:
+    counts = Counter(box["category_id"] for box in split.coco["annotations"])
+    return {category["name"]: counts[category["id"]] for category in split.coco["categories"]}
+
+
+def _quantiles(sides: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, float]:
+    """Named quantiles of box sides [M] in px; empty without boxes."""
+    if not sides.size:
+        return {}
+    return {name: round(float(np.quantile(sides, share)), 2) for name, share in QUANTILES.items()}
+
+
+def _classes_without_boxes(splits: Mapping[str, Split]) -> list[str]:
+    notes = []
+    for name, split in splits.items():
+        absent = [category for category, count in _boxes_per_class(split).items() if count == 0]
+        if absent:
+            more = f" and {len(absent) - NAMED} more classes" if len(absent) > NAMED else ""
+            notes.append(f"{name} has no box of {', '.join(absent[:NAMED])}{more}")
+    return notes
+
+
+def _sorted(findings: list[Finding]) -> list[dict[str, str]]:
+    """By file, then reason; records of one file and reason stay in file order."""
+    return [finding._asdict() for finding in sorted(findings, key=lambda finding: (finding.file, finding.reason))]
+
+
+def format_report(report: Mapping[str, Any], *, shown: int, path: str) -> str:
+    """A table of the splits, the notes, and the first `shown` of the dropped records; `path` holds the others."""
+    columns = ("images", "images_without_boxes", "images_dropped", "boxes", "boxes_dropped", "boxes_clipped")
+    titles = ("images", "without boxes", "dropped", "boxes", "dropped", "clipped")
+    lines = ["".join([f"{'split':8}", *(f"{title:>15}" for title in titles)])]
+    for name, numbers in report["splits"].items():
+        lines.append("".join([f"{name:8}", *(f"{numbers[column]:>15}" for column in columns)]))
+    lines += report["notes"]
+    lines += [f"in several splits: {leak['images']}" for leak in report["leaks"][:shown]]
+    lines += [f"dropped: {_line(finding)}" for finding in report["dropped"][:shown]]
+    hidden = len(report["dropped"]) - shown
+    return "\n".join([*lines, f"... and {hidden} more in {path}"] if hidden > 0 else lines)
+
+
+def _line(finding: Mapping[str, str]) -> str:
+    details = [finding[key] for key in ("image", "record", "category", "box") if finding[key]]
+    return f"{' '.join(details)}: {finding['reason']} ({finding['file']})"

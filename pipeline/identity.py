@@ -1,0 +1,90 @@
+"""Which run this is: a digest of all that decides its result, and a lock so that only one process trains it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from filelock import FileLock, Timeout
+
+SECONDS_BETWEEN_WORDS = 30
+
+
+def digest_run(values: Mapping[str, Any], files: Sequence[Path]) -> str:
+    """16 hexadecimal digits of parameters and of the bytes of files: the same experiment has the same digest."""
+    content = {"values": values, "files": [digest_file(path) for path in files]}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def outer_root(root: Path) -> Path:
+    """The repository of a folder in which DVC runs an experiment aside (.dvc/tmp/exps/..), else the folder itself.
+
+    What must outlive the experiment's folder (checkpoints, MLflow's store) belongs there.
+    """
+    parts = root.parts
+    for i in range(len(parts) - 2):
+        if parts[i : i + 3] == (".dvc", "tmp", "exps"):
+            return Path(*parts[:i])
+    return root
+
+
+class RunFolder:
+    """A run's own folder in the storage, beside Ray's checkpoints: small texts by name.
+
+    Args:
+        storage: folder or URL.
+    """
+
+    def __init__(self, storage: str, digest: str) -> None:
+        self.url = f"{storage.rstrip('/')}/{digest}"
+
+    def read(self, name: str) -> str | None:
+        """The text of that name, None where there is none."""
+        try:
+            with fsspec.open(f"{self.url}/{name}", "r") as file:
+                text: str = file.read()
+        except FileNotFoundError:
+            return None
+        return text
+
+    def write(self, name: str, text: str) -> None:
+        """Keep a text."""
+        with fsspec.open(f"{self.url}/{name}", "w", auto_mkdir=True) as file:
+            file.write(text)
+
+
+@contextmanager
+def lock_run(folder: Path, digest: str) -> Iterator[None]:
+    """Hold a run, so that an orphan of a killed `dvc repro` does not train beside its successor.
+
+    Waits for the other process and says so; its work is not lost, because this one then resumes it. The system frees
+    the lock of a process that dies.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    holder = folder / f"{digest}.pid"
+    lock = FileLock(folder / f"{digest}.lock")
+    patience = 0
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=patience)
+        except Timeout:
+            process = holder.read_text().strip() if holder.exists() else "unknown"
+            print(f"run {digest} is being trained by process {process}; waiting for it to end", flush=True)
+            patience = SECONDS_BETWEEN_WORDS
+    try:
+        holder.write_text(f"{os.getpid()}\n")
+        yield
+    finally:
+        lock.release()

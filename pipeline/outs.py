@@ -1,0 +1,57 @@
+"""How a stage writes its outs: under a temporary name first, so that what lies under the real name is whole."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Call `write` with a temporary name beside the path (same suffix), then give it the real one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".writing-{path.name}")
+    write(temporary)
+    temporary.replace(path)
+
+
+def write_json(path: Path, content: object) -> None:
+    """An indented JSON file; numbers that JSON has no word for become null."""
+    text = json.dumps(as_json(content), indent=1, allow_nan=False) + "\n"
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        ValueError: naming the file, when it is missing.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist; run the stage before (`dvc repro` does)") from None
+
+
+def nest(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted names of the form per_class.<name>.<metric> as nested mappings; class names may hold dots themselves."""
+    nested: dict[str, Any] = {}
+    for name, value in metrics.items():
+        group, _, rest = name.partition(".")
+        if rest:
+            member, _, metric = rest.rpartition(".")
+            nested.setdefault(group, {}).setdefault(member, {})[metric] = value
+        else:
+            nested[name] = value
+    return nested
+
+
+def as_json(content: object) -> object:
+    """Nested content with NaN and infinity as None."""
+    if isinstance(content, Mapping):
+        return {str(key): as_json(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [as_json(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

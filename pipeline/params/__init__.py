@@ -1,0 +1,62 @@
+"""The parameters of an experiment: params.yaml, checked as a whole and frozen.
+
+All sections are declared here and not in the rooms that use them, so that the first stage can check the whole file
+without importing torch. DVC follows the values (`params:` in dvc.yaml), so this room is no dependency of a stage.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pipeline.params.detector import Anchors, Loss, Matcher, Model, Postprocess
+from pipeline.params.experiment import Data, Evaluate, Optim, Train, Transforms
+from pipeline.params.reading import flatten, read_yaml, validate
+from pipeline.params.section import Section
+
+__all__ = ["Params", "flatten", "load_params", "project_root"]
+
+
+class Params(Section):
+    """The whole of params.yaml, one field per section."""
+
+    seed: int
+    data: Data
+    transforms: Transforms
+    anchors: Anchors
+    matcher: Matcher
+    loss: Loss
+    model: Model
+    optim: Optim
+    train: Train
+    postprocess: Postprocess
+    evaluate: Evaluate
+
+    def check(self) -> list[str]:
+        """What no section can see alone, as sentences."""
+        complaints = []
+        if self.evaluate.split == "test" and self.data.test is None:
+            complaints.append("evaluate.split is test, but data.test is null; name a test split or set evaluate.split: val")
+        if self.anchors.sizes is None and self.anchors.scales_per_octave is None:
+            complaints.append("anchors.sizes and anchors.scales_per_octave are both null; give one of them")
+        num_classes = None if self.data.classes is None else len(self.data.classes)
+        if isinstance(self.loss.alpha, list) and num_classes is not None:
+            expected = num_classes + (self.loss.class_loss == "softmax_focal")
+            if len(self.loss.alpha) != expected:
+                complaints.append(f"loss.alpha has {len(self.loss.alpha)} entries, {expected} are needed for data.classes")
+        return complaints
+
+
+def project_root() -> Path:
+    """The folder of dvc.yaml in which this process runs: DVC starts every stage there."""
+    return Path(os.environ.get("DVC_ROOT", ".")).resolve()
+
+
+def load_params(path: Path | None = None) -> Params:
+    """Read and check all of params.yaml.
+
+    Raises:
+        ValueError: naming the file and, for every complaint, the dotted path, what came and what was expected.
+    """
+    path = Path("params.yaml") if path is None else path
+    return validate(Params, read_yaml(path), path)

@@ -1,0 +1,108 @@
+"""Parameters of the detector: anchors, matcher, loss, model, postprocess (DESIGN: the paper is the default)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.params.section import Count, CountOrZero, Finite, Fraction, NotNegative, Positive, Section
+
+FourNumbers = Annotated[list[Finite], Field(min_length=4, max_length=4)]
+FourPositive = Annotated[list[Positive], Field(min_length=4, max_length=4)]
+NUM_LEVELS = 5  # P3..P7
+
+
+class Anchors(Section):
+    """Which boxes the heads start from."""
+
+    base_scale: Positive
+    "Side of the smallest anchor of a level, in strides of that level."
+    scales_per_octave: Count | None
+    "Sizes per level: base_scale * stride * 2^(i / scales_per_octave)."
+    sizes: list[list[Positive]] | None
+    "Sides in px, one list per level, instead of base_scale and scales_per_octave."
+    aspect_ratios: Annotated[list[Positive], Field(min_length=1)]
+    "Height / width."
+    offset: Fraction
+    "Centre of the first anchor, in strides."
+    rounded: bool
+    "Whole-pixel sizes and corners."
+    strides_from_image: bool
+    "Stride = padded side // map side instead of 2^level."
+
+    def check(self) -> list[str]:
+        """One list of sizes per level, of one length: the heads are shared over the levels."""
+        if self.sizes is None:
+            return []
+        if len(self.sizes) != NUM_LEVELS:
+            return [f"sizes has {len(self.sizes)} entries, but the pyramid has 5 levels (P3..P7); give one list per level"]
+        lengths = {len(level) for level in self.sizes}
+        return [] if len(lengths) == 1 and 0 not in lengths else ["sizes needs as many sides on each level, at least one"]
+
+
+class Matcher(Section):
+    """Which anchor answers for which truth."""
+
+    foreground_iou: Fraction
+    background_iou: Fraction
+    low_quality: Literal["truth", "anchor", "none"]
+
+    def check(self) -> list[str]:
+        """No anchor may be foreground and background at once."""
+        if self.background_iou > self.foreground_iou:
+            return [f"background_iou is {self.background_iou}, above foreground_iou {self.foreground_iou}; lower it"]
+        return ["foreground_iou is 0: every anchor would be foreground"] if self.foreground_iou == 0 else []
+
+
+class Loss(Section):
+    """What is minimised."""
+
+    class_loss: Literal["sigmoid_focal", "softmax_focal"]
+    alpha: Fraction | list[NotNegative] | None
+    "Foreground weight; a list: one per class (softmax_focal: background first)."
+    gamma: NotNegative
+    box_loss: Literal["smooth_l1", "l1", "giou", "ciou"]
+    beta: Positive
+    "In units of the box code: where smooth_l1 turns linear."
+    box_weight: NotNegative
+    normaliser: Literal["batch", "image", "batch_of_images"]
+
+
+class Model(Section):
+    """The network."""
+
+    backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d"]
+    weights: str | None
+    norm: Literal["frozen_batch", "group", "sync_batch", "batch"]
+    frozen_stages: Annotated[int, Field(ge=0, le=5)]
+    fpn_channels: Count
+    p6_from: Literal["c5", "p5"]
+    head_channels: Count
+    head_depth: CountOrZero
+    head_norm: Literal["none", "group"]
+    prior: Annotated[float, Field(gt=0, lt=1)]
+    box_means: FourNumbers
+    box_stds: FourPositive
+
+    def check(self) -> list[str]:
+        """A frozen network must have learnt something, and groups must divide the channels."""
+        complaints = []
+        if self.weights is None and self.norm == "frozen_batch":
+            complaints.append("norm is frozen_batch, but weights is null: statistics that were never learnt; use group")
+        if self.weights is None and self.frozen_stages > 0:
+            complaints.append(f"frozen_stages is {self.frozen_stages}, but weights is null: frozen at random; use 0")
+        if self.head_norm == "group" and self.head_channels % 8:
+            complaints.append(f"head_channels is {self.head_channels}, with head_norm: group it must be a multiple of 8")
+        return complaints
+
+
+class Postprocess(Section):
+    """From scored boxes to detections."""
+
+    score_threshold: Fraction
+    candidates_per_level: Count | None
+    nms_iou: Fraction
+    max_detections: Count | None
+    min_size: NotNegative | None
+    "Px: boxes whose clipped width or height is not larger are dropped."

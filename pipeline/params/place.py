@@ -1,0 +1,55 @@
+"""Where a run takes place: conf/*.yaml. Nothing in here changes a result at equal precision."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.params.reading import read_yaml, validate
+from pipeline.params.section import Count, CountOrZero, NotNegative, Positive, Section
+
+
+class Place(Section):
+    """A file of conf/."""
+
+    address: str
+    "`local` starts a Ray here; else a cluster's address. RAY_ADDRESS wins."
+    workers: Count
+    cpus_per_worker: Count
+    "Also the threads of a worker."
+    gpus_per_worker: NotNegative
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
+    images_per_step: Count | None
+    "Images that a worker holds at once; null: all of its share of a batch."
+    loader_processes: CountOrZero
+    cache_images: bool
+    channels_last: bool
+    compile: bool
+    backend: Literal["gloo", "nccl"]
+    storage: str
+    "Folder or URL of checkpoints and results."
+    data_root: str | None
+    max_failures: Annotated[int, Field(ge=0)]
+    start_timeout_s: Positive
+
+    def check(self) -> list[str]:
+        """NCCL talks between GPUs only."""
+        if self.backend == "nccl" and self.gpus_per_worker == 0:
+            return ["backend is nccl, but gpus_per_worker is 0; use gloo"]
+        return []
+
+
+def load_place() -> Place:
+    """The file that PIPELINE_CONF names, conf/local.yaml by default.
+
+    Raises:
+        ValueError: naming the file, the key, what came and what was expected.
+    """
+    path = Path(os.environ.get("PIPELINE_CONF", "conf/local.yaml"))
+    if not path.exists():
+        known = ", ".join(str(file) for file in sorted(Path("conf").glob("*.yaml")))
+        raise ValueError(f"PIPELINE_CONF is {path}, which does not exist; there are {known}")
+    return validate(Place, read_yaml(path), path)

@@ -1,0 +1,85 @@
+"""Stage prepare: annotations as people have them -> data/prepared, with everything that was left out in the report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from pipeline.formats import Split, SplitFiles, format_report, read_splits, summarise
+from pipeline.params import Params, load_params
+from pipeline.shapes import draw_split
+
+PREPARED = Path("data/prepared")
+REPORT = Path("reports/prepare.json")
+# Dropped records that are printed; all of them stand in the report.
+SHOWN = 20
+
+DESCRIPTION = """\
+Read the data set of params.yaml, check every picture and every box, and write one COCO file per split.
+
+reads    params.yaml (data, seed) and the files under data.root
+writes   data/prepared/{train,val,test}.json, and data/prepared/images/ where format is shapes
+         reports/prepare.json
+"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the stage in the folder of params.yaml."""
+    parser = argparse.ArgumentParser(
+        "python -m pipeline.prepare", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args(arguments)
+    params = load_params()
+    unfinished = PREPARED.with_name("prepared.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+
+    splits, notes = read_data(params, unfinished)
+    for name, split in splits.items():
+        write_json(unfinished / f"{name}.json", split.coco)
+    report = summarise(splits, notes)
+
+    replace_folder(PREPARED, unfinished)
+    write_json(REPORT, report, indent=2)
+    print(format_report(report, shown=SHOWN, path=str(REPORT)))
+
+
+def read_data(params: Params, folder: Path) -> tuple[dict[str, Split], list[str]]:
+    """The splits that `data` names, and notes; `shapes` draws its pictures into `folder`, which becomes PREPARED."""
+    data = params.data
+    places = {name: place for name in ("train", "val", "test") if (place := getattr(data, name)) is not None}
+    if data.format == "shapes":
+        drawing = data.shapes.model_dump(exclude={"train", "val", "test"})
+        drawing |= {"root": f"{PREPARED}/images", "classes": data.classes, "seed": params.seed}
+        return {name: draw_split(folder / "images", name, getattr(data.shapes, name), **drawing) for name in places}, []
+    files = {name: SplitFiles(place.annotations, place.images) for name, place in places.items()}
+    return read_splits(data.format, data.root, files, classes=data.classes)
+
+
+def write_json(path: Path, content: object, *, indent: int | None = None) -> None:
+    """Write a file under a temporary name, then give it its own; the same bytes for the same content."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    separators = (",", ":") if indent is None else None
+    text = json.dumps(content, sort_keys=True, indent=indent, separators=separators, allow_nan=False)
+    unfinished.write_text(text + "\n", encoding="utf-8")
+    unfinished.replace(path)
+
+
+def replace_folder(path: Path, finished: Path) -> None:
+    """Put a finished folder in the place of `path`; the old one goes when the new one stands."""
+    old = path.with_name(f"{path.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    finished.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        raise SystemExit(f"prepare: {error}") from None

@@ -1,0 +1,112 @@
+"""The exported detector as an MLflow model: its file, the code that runs it, what to install, what goes in and out."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import tempfile
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.models import Model, ModelSignature
+
+Picture = np.ndarray[Any, Any] | bytes | str | Path
+"""An image [H, W, 3] uint8 RGB, the bytes of a PNG or JPEG file, or the path of one."""
+
+REQUIREMENTS = ("torch", "torchvision", "numpy", "pillow", "pycocotools", "fsspec")
+"""What the package retinanet imports; mlflow adds itself."""
+
+SERVING = Path(__file__).resolve().parent.parent / "serving.py"
+COLUMNS = {"image": "long", "x1": "double", "y1": "double", "x2": "double", "y2": "double"} | {
+    "score": "double",
+    "label": "long",
+    "class_name": "string",
+}
+
+
+def log_model(
+    client: MlflowClient, run_id: str, path: Path, *, class_names: Sequence[str], example: Picture | None
+) -> str:
+    """Store the model with the run and return its id.
+
+    mlflow.pyfunc.log_model would do the same through the process's active run and experiment, which we leave alone.
+    """
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
+
+    run = client.get_run(run_id)
+    stored = client.create_logged_model(run.info.experiment_id, name="retinanet", source_run_id=run_id)
+    try:
+        description = Model(
+            artifact_path=stored.artifact_location, run_id=run_id, model_uuid=stored.model_id, model_id=stored.model_id
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            write_model(Path(folder) / "model", path, description=description, class_names=class_names, example=example)
+            client.log_model_artifacts(stored.model_id, f"{folder}/model")
+    except Exception:
+        client.finalize_logged_model(stored.model_id, "FAILED")
+        raise
+    client.finalize_logged_model(stored.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(stored.model_id, step=0)])
+    return str(stored.model_id)
+
+
+def write_model(
+    folder: Path, path: Path, *, description: Model, class_names: Sequence[str], example: Picture | None
+) -> None:
+    """Write the model's folder: weights, code of retinanet and serving.py, requirements, signature."""
+    import mlflow.pyfunc
+    import pandas as pd
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # mlflow reads its own example with calls that pandas deprecates
+        mlflow.pyfunc.save_model(
+            folder,
+            python_model=str(SERVING),
+            artifacts={"weights": str(path)},
+            code_paths=[package_folder("retinanet")],
+            pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS],
+            signature=signature(),
+            input_example=None if example is None else pd.DataFrame({"image": [as_bytes(example)]}),
+            metadata={"class_names": list(class_names)},
+            mlflow_model=description,
+        )
+
+
+def signature() -> ModelSignature:
+    """A table with a column `image` in, a row per detection out; no threshold means the model's own."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+
+    return ModelSignature(
+        inputs=Schema([ColSpec("binary", "image")]),
+        outputs=Schema([ColSpec(kind, name) for name, kind in COLUMNS.items()]),
+        params=ParamSchema([ParamSpec("score_threshold", "double", None)]),
+    )
+
+
+def package_folder(package: str) -> str:
+    """The folder of an importable package, without importing it."""
+    spec = importlib.util.find_spec(package)
+    assert spec is not None, f"{package} cannot be imported"
+    assert spec.submodule_search_locations, f"{package} is not a package"
+    return str(Path(spec.submodule_search_locations[0]).resolve())
+
+
+def as_bytes(picture: Picture) -> bytes:
+    """The bytes of a picture file."""
+    if isinstance(picture, bytes):
+        return picture
+    if isinstance(picture, np.ndarray):
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, format="PNG")
+        return file.getvalue()
+    return Path(picture).read_bytes()

@@ -1,0 +1,246 @@
+"""A run in the store: opened once, continued by its id, told of with few verbs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from pipeline.tracking.model import Picture, log_model
+from pipeline.tracking.outbox import Outbox, Send, is_refusal
+from pipeline.tracking.records import (
+    as_dataset,
+    as_metrics,
+    as_param,
+    as_tag,
+    clean_name,
+    clean_picture_key,
+    last_epoch_in_store,
+)
+from pipeline.tracking.store import Store, connect, find_or_create_experiment, find_store, without_password
+from pipeline.tracking.verbs import Row, Status
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+def open_run(*, run_id: str | None, name: str, params: Mapping[str, object], tags: Mapping[str, str]) -> Run:
+    """Continue the run of this id, or begin one; the run is RUNNING in the store until `finish`.
+
+    A store that does not answer is no error: the run is opened by the first verb that reaches it.
+
+    Args:
+        run_id: of the run to continue; None, or an id that the store does not know, begins a new one.
+        params: dotted name -> value; a value that the run holds already is never changed.
+
+    Raises:
+        ValueError: if the store answers and will not have us (address, rights, a deleted experiment).
+    """
+    run = Run(find_store(), run_id=run_id, name=name)
+    run.try_to_open()
+    run.log_params(params)
+    run.set_tags(tags)
+    return run
+
+
+class Run:
+    """One run in the store. A verb sends what it can; the outbox keeps the rest for the next verb."""
+
+    def __init__(self, store: Store, *, run_id: str | None, name: str) -> None:
+        """Nothing is sent yet: see `open_run`."""
+        self.run_id = run_id
+        """None until the store has answered for the first time."""
+        self._store = store
+        self._name = name
+        self._client: MlflowClient | None = None
+        self._experiment_id: str | None = None
+        self._last_epoch: int | None = None  # None: ask the store
+        self._outbox = Outbox(self.open, address=store.public_uri)
+
+    @property
+    def url(self) -> str:
+        """Where to look at the run: the page on the server, else the command that shows the local store."""
+        if not self._store.is_server or self._experiment_id is None:
+            return "make ui"
+        return f"{self._store.public_uri.rstrip('/')}/#/experiments/{self._experiment_id}/runs/{self.run_id}"
+
+    def try_to_open(self) -> None:
+        """Open the run if the store answers; ValueError if it answers with no."""
+        start = time.monotonic()
+        try:
+            self.open()
+        except Exception as error:
+            if is_refusal(error):
+                sentence = f"MLflow at {self._store.public_uri} (MLFLOW_TRACKING_URI) opens no run"
+                raise ValueError(f"{sentence}: {without_password(str(error))}") from error
+            self._outbox.pause(error, cost_s=time.monotonic() - start)
+
+    def open(self) -> tuple[MlflowClient, str]:
+        """Reach the store, begin or continue the run there; called again, it only asks for a sign of life."""
+        client = self._client = self._client or connect(self._store)
+        if self._experiment_id is not None and self.run_id is not None:
+            client.get_run(self.run_id)
+            return client, self.run_id
+        run_id = self._continue(client) or self._begin(client)
+        return client, run_id
+
+    def _continue(self, client: MlflowClient) -> str | None:
+        """The id of our run if the store has it, with its status back to RUNNING."""
+        from mlflow.exceptions import MlflowException
+
+        if self.run_id is None:
+            return None
+        try:
+            run = client.get_run(self.run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            run = None
+        if run is None or run.info.lifecycle_stage != "active":
+            print(f"MLflow at {self._store.public_uri} has no run {self.run_id}; a new one begins", flush=True)
+            return None
+        client.update_run(self.run_id, status="RUNNING")
+        self._experiment_id = run.info.experiment_id
+        return self.run_id
+
+    def _begin(self, client: MlflowClient) -> str:
+        """The id of a new run."""
+        experiment_id = find_or_create_experiment(client, self._store)
+        self.run_id = client.create_run(experiment_id, run_name=self._name).info.run_id
+        self._experiment_id, self._last_epoch = experiment_id, -1
+        return self.run_id
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """Add parameters; one whose value differs from the run's goes to the tag `changed.<name>`, with a warning."""
+        texts = {clean_name(key): as_param(value) for key, value in params.items()}
+
+        def send(client: MlflowClient, run_id: str) -> None:
+            from mlflow.entities import Param, RunTag
+
+            held = client.get_run(run_id).data.params
+            changed = {key: text for key, text in texts.items() if held.get(key, text) != text}
+            for key, text in changed.items():
+                self._outbox.warn(
+                    f"changed {key}", f"the MLflow run keeps {key} = {held[key]}; it now goes on with {text}"
+                )
+            client.log_batch(
+                run_id,
+                params=[Param(key, text) for key, text in texts.items() if key not in held],
+                tags=[RunTag(f"changed.{key}", text) for key, text in changed.items()],
+            )
+
+        self._put("parameters", send)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Add tags; a later value replaces an earlier one."""
+        texts = {clean_name(key): as_tag(text) for key, text in tags.items()}
+
+        def send(client: MlflowClient, run_id: str) -> None:
+            from mlflow.entities import RunTag
+
+            client.log_batch(run_id, tags=[RunTag(key, text) for key, text in texts.items()])
+
+        self._put(f"tags {', '.join(texts)}", send)
+
+    def log_history(self, history: Sequence[Row]) -> None:
+        """Bring the store's curves up to date; what it holds is not sent again, so a resume makes no gap and no double.
+
+        Args:
+            history: the whole history so far, in the order of its epochs; the metric's step is the epoch.
+        """
+        rows = [dict(row) for row in history]
+
+        def send(client: MlflowClient, run_id: str) -> None:
+            last, self._last_epoch = self._last_epoch, None  # unknown, should an answer be lost below
+            if last is None:
+                last = last_epoch_in_store(client, run_id)
+            # a request for each row, the ledger's metric in it: what has arrived can be told row by row
+            for row in rows:
+                epoch = int(row["epoch"] or 0)
+                if epoch > last:
+                    client.log_batch(run_id, metrics=as_metrics(row, epoch))
+                    last = epoch
+            self._last_epoch = last
+
+        self._put("history", send)
+
+    def log_metrics(self, metrics: Row, step: int | None = None) -> None:
+        """Add one point to each metric, at step 0 if none is given."""
+        points = as_metrics(metrics, step or 0)
+        self._put(
+            f"metrics {', '.join(metrics)} at step {step}", lambda client, run_id: client.log_batch(run_id, points)
+        )
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """Store a file, or a folder with all that is in it."""
+        path = path.resolve()
+        self._put(f"artifact {path}", lambda client, run_id: client.log_artifact(run_id, str(path), folder))
+
+    def log_picture(self, key: str, path: Path, step: int) -> None:
+        """Store a picture in the image grid, whose slider walks over the steps."""
+        path, key = path.resolve(), clean_picture_key(key)
+
+        def send(client: MlflowClient, run_id: str) -> None:
+            from PIL import Image
+
+            with Image.open(path) as picture:
+                client.log_image(run_id, picture.convert("RGB"), key=key, step=step)
+
+        self._put(f"picture {key} at step {step}", send)
+
+    def log_dataset(self, *, name: str, digest: str, source: str, context: str, profile: Mapping[str, object]) -> None:
+        """Note which data the run has seen.
+
+        Args:
+            digest: of the data; MLflow keeps 36 characters.
+            source: path or URL.
+            context: what it was for: training, validation, test.
+            profile: counts that describe it.
+        """
+
+        def send(client: MlflowClient, run_id: str) -> None:
+            dataset = as_dataset(name, digest=digest, source=source, context=context, profile=profile)
+            client.log_inputs(run_id, [dataset])
+
+        self._put(f"dataset {name} for {context}", send)
+
+    def log_model(self, path: Path, *, class_names: Sequence[str], example: Picture | None = None) -> str | None:
+        """Store the model so that `mlflow.pyfunc.load_model` and `mlflow models serve` run it.
+
+        Args:
+            path: of the exported model, models/model.pt.
+            example: a small picture that goes with the model as its example input.
+
+        Returns:
+            The model's id, as in models:/<id>; None if it waits for the store to come back.
+        """
+        path, model_ids = path.resolve(), list[str]()
+        self._put(
+            f"model {path}",
+            lambda client, run_id: model_ids.append(
+                log_model(client, run_id, path, class_names=class_names, example=example)
+            ),
+        )
+        return model_ids[0] if model_ids else None
+
+    def finish(self, status: Status = "FINISHED") -> None:
+        """Send what waits and close the run; what cannot be sent even now is told and given up."""
+        lost = self._outbox.put_last("end of the run", lambda client, run_id: client.set_terminated(run_id, status))
+        if lost:
+            self._outbox.warn("loss", f"MLflow run {self.run_id} lacks what could not be sent: {'; '.join(lost)}")
+
+    def _put(self, name: str, send: Send) -> None:
+        self._outbox.put(name, send)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.finish("FINISHED")
+        else:
+            self.finish("FAILED" if issubclass(kind, Exception) else "KILLED")

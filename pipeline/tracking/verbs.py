@@ -1,0 +1,32 @@
+"""The words of a run, and the silent run that is told them in tests and where tracking is off."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from pipeline.tracking.model import Picture
+
+Row = Mapping[str, float | int | None]
+"""One epoch: "epoch", "step" (optimiser steps so far) and the metrics; None where an epoch has no value."""
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+class NoRun:
+    """A run that is nowhere: it knows the verbs of `Run` and does nothing."""
+
+    run_id: str | None = None
+    url: str = ""
+
+    def log_history(self, history: Sequence[Row]) -> None: ...
+    def log_metrics(self, metrics: Row, step: int | None = None) -> None: ...
+    def log_artifact(self, path: Path, folder: str | None = None) -> None: ...
+    def log_picture(self, key: str, path: Path, step: int) -> None: ...
+    def log_dataset(
+        self, *, name: str, digest: str, source: str, context: str, profile: Mapping[str, object]
+    ) -> None: ...
+    def log_model(self, path: Path, *, class_names: Sequence[str], example: Picture | None = None) -> str | None: ...
+    def set_tags(self, tags: Mapping[str, str]) -> None: ...
+    def finish(self, status: Status = "FINISHED") -> None: ...

@@ -1,0 +1,159 @@
+"""Stage train: one experiment on Ray, resumed where it was killed, and the best detector of it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline import cluster
+from pipeline.curves import plot_curves, write_history_csv
+from pipeline.fit import fit
+from pipeline.identity import RunFolder, digest_file, digest_run, lock_run, outer_root
+from pipeline.outs import read_json, write_json, write_whole
+from pipeline.params import Params, flatten, load_params, project_root
+from pipeline.params.place import Place, load_place
+from pipeline.progress import Progress
+from pipeline.tracking import Run, open_run, provenance_tags
+from retinanet.detector import describe_detector
+from retinanet.engine import native_precision
+
+SPLITS = {name: Path(f"data/prepared/{name}.json") for name in ("train", "val")}
+ANCHORS = Path("anchors.json")
+MODEL = Path("models/model.pt")
+REPORT = Path("reports/train.json")
+HISTORY = Path("plots/training.csv")
+CURVES = Path("plots/training.png")
+SECTIONS = {"seed", "transforms", "matcher", "loss", "model", "optim", "train"}  # those of this stage in dvc.yaml
+
+DESCRIPTION = """\
+Train on Ray with the workers of conf/ (PIPELINE_CONF names the file, conf/local.yaml by default). A training that was
+killed goes on from its last checkpoint when it is run again.
+
+reads    params.yaml, data/prepared/{train,val}.json, anchors.json, the pictures
+writes   models/model.pt (the best epoch by AP on val), reports/train.json, plots/training.{csv,png}
+keeps    checkpoints in <storage of conf/>/<digest>, one run in MLflow
+"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the stage in the folder of params.yaml."""
+    parser = argparse.ArgumentParser(
+        "python -m pipeline.train", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args(arguments)
+    params, place = load_params(), load_place()
+    if place.precision == "auto":
+        place = place.model_copy(update={"precision": native_precision(place.gpus_per_worker > 0)})
+    values = {**params.model_dump(include=SECTIONS), "precision": place.precision}
+    digest = digest_run(values, [*SPLITS.values(), ANCHORS])
+    home = outer_root(project_root())
+    storage = place.storage if "://" in place.storage else str(home / place.storage)
+    with lock_run(home / "runs" / "locks", digest):
+        train(params, place, digest=digest, storage=storage)
+
+
+def train(params: Params, place: Place, *, digest: str, storage: str) -> None:
+    """Train one run to its end, export its best detector, and record it."""
+    folder = RunFolder(storage, digest)
+    flat = flatten(params.model_dump())
+    tags = provenance_tags(params=flat, data_hash=digest_file(SPLITS["train"]), run_digest=digest)
+    flat |= {f"conf.{key}": value for key, value in place.model_dump().items()}
+    with open_run(run_id=folder.read("mlflow_run_id"), name=f"train {digest[:8]}", params=flat, tags=tags) as run:
+        print(f"run {digest}: {params.train.epochs} epochs on {place.workers} workers, {place.precision}", flush=True)
+        listener = Listener(run, folder, Progress(params.train.epochs))
+        resources = place.model_dump(include=set(cluster.Resources.__dataclass_fields__))
+        outcome = cluster.train(
+            fit,
+            worker_config(params, place, digest=digest),
+            address=place.address,
+            resources=cluster.Resources(**resources),
+            name=digest,
+            storage=storage,
+            score="score",
+            on_event=listener,
+            export=export,
+        )
+        history = outcome.last_metrics["history"]
+        run.log_history(history)
+        folder.write("mlflow_run_id", run.run_id or "")
+        write_reports(history, best=outcome.metrics["history"][-1], digest=digest)
+        log_outs(run)
+    print(f"best epoch {outcome.metrics['history'][-1]['epoch']}; compare the runs with: {run.url}", flush=True)
+
+
+def worker_config(params: Params, place: Place, *, digest: str) -> dict[str, Any]:
+    """All that a worker needs, in plain values; paths are absolute because workers run elsewhere."""
+    content = read_json(SPLITS["train"])
+    sections = params.model_dump()
+    root = place.data_root or content["info"]["root"]
+    return {
+        "params": sections,
+        "place": place.model_dump(),
+        "description": describe_detector(
+            **{name: sections[name] for name in ("model", "loss", "transforms")},
+            anchors=read_json(ANCHORS),
+            categories=content["categories"],
+            run={"digest": digest},
+        ),
+        "data": {
+            **{name: str(path.resolve()) for name, path in SPLITS.items()},
+            "root": root if "://" in root else str(project_root() / root),
+            "cache_folder": os.path.join(os.path.expanduser("~"), ".cache", "retinanet-pipeline", "pictures"),
+        },
+    }
+
+
+class Listener:
+    """Hears what the workers report: tells the person and the tracker."""
+
+    def __init__(self, run: Run, folder: RunFolder, progress: Progress) -> None:
+        self.run, self.folder, self.progress = run, folder, progress
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """One event of the training; see pipeline.cluster."""
+        if event["kind"] == "step":
+            self.progress.step(event)
+        elif event["kind"] == "resume":
+            print(f"going on from epoch {event['epoch']}", flush=True)
+        else:
+            self.progress.epoch(event["history"])
+            self.run.log_history(event["history"])
+            # The id is known once the store has answered; a resumed training continues that run.
+            self.folder.write("mlflow_run_id", self.run.run_id or "")
+
+
+def export(checkpoint: Path) -> None:
+    """Put the detector of a checkpoint's folder in place."""
+    write_whole(MODEL, lambda temporary: shutil.copyfile(checkpoint / "detector.pt", temporary))
+
+
+def write_reports(history: list[dict[str, Any]], *, best: Mapping[str, Any], digest: str) -> None:
+    """The figures of the best epoch, and the curves of all."""
+    kept = {key: value for key, value in best.items() if key not in ("seconds", "images_per_s")}
+    write_json(REPORT, {"run": digest, "epochs": history[-1]["epoch"], "best": kept})
+    write_whole(HISTORY, lambda path: write_history_csv(history, path))
+    write_whole(CURVES, lambda path: plot_curves(history, path))
+
+
+def log_outs(run: Run) -> None:
+    """What the run ends with goes to the tracker: data, parameters, curves and the model."""
+    for name, path in SPLITS.items():
+        content = read_json(path)
+        profile = {key: len(content[key]) for key in ("images", "annotations", "categories")}
+        run.log_dataset(
+            name=name, digest=digest_file(path)[:36], source=content["info"]["root"], context=name, profile=profile
+        )
+    for artifact in (Path("params.yaml"), ANCHORS, REPORT, CURVES):
+        run.log_artifact(artifact)
+    run.log_model(MODEL, class_names=[category["name"] for category in content["categories"]])
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, RuntimeError) as error:
+        raise SystemExit(f"train: {error}") from None

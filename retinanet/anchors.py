@@ -1,0 +1,152 @@
+"""Anchors: the boxes the heads start from, as a grid over the levels of the pyramid (paper, section 4, "Anchors").
+
+Rows are ordered level by level, within a level by y, then x, then the C anchors of a cell; within a cell ratio by
+ratio, each with all sizes. A ratio is height / width, so w = sqrt(area / ratio) and h = w * ratio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+STRIDES = (8, 16, 32, 64, 128)  # px, of P3..P7
+# Image sizes whose anchors are kept, 3 MB each at 800 x 1333 px: multi-scale training meets hundreds of them.
+CACHED_SIZES = 32
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the anchors of every level lie: what anchors.json holds and what travels with predictions.
+
+    Attributes:
+        strides: px per cell, per level.
+        sizes: sides in px, per level.
+        aspect_ratios: height / width.
+        offset: centre of a level's first anchor, in strides.
+        rounded: sizes and corners are whole pixels, as in torchvision.
+        strides_from_image: stride = padded side // map side, as in torchvision, which differs from 2^level wherever
+            the side is no multiple of it.
+    """
+
+    strides: tuple[int, ...]
+    sizes: tuple[tuple[float, ...], ...]
+    aspect_ratios: tuple[float, ...]
+    offset: float = 0.5
+    rounded: bool = False
+    strides_from_image: bool = False
+
+    @property
+    def anchors_per_cell(self) -> int:
+        """C, the same on every level."""
+        return len(self.sizes[0]) * len(self.aspect_ratios)
+
+    def map_sizes(self, image_size: tuple[int, int]) -> list[tuple[int, int]]:
+        """Cells (H, W) per level of an image of H x W px: each halving of a side rounds up."""
+        height, width = image_size
+        return [(-(-height // stride), -(-width // stride)) for stride in self.strides]
+
+    def anchors_per_level(self, image_size: tuple[int, int]) -> list[int]:
+        """Number of anchors of each level."""
+        return [self.anchors_per_cell * height * width for height, width in self.map_sizes(image_size)]
+
+    def anchors(self, image_size: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
+        """All anchors of an image of that (padded) size.
+
+        Returns:
+            [A, 4] float32, px, not clipped to the image. Made once per size and device: do not write into it.
+        """
+        return _anchors(self, image_size, torch.device(device))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers for anchors.json."""
+        return {
+            "strides": list(self.strides),
+            "sizes": [list(level) for level in self.sizes],
+            "aspect_ratios": list(self.aspect_ratios),
+            "offset": self.offset,
+            "rounded": self.rounded,
+            "strides_from_image": self.strides_from_image,
+        }
+
+    @staticmethod
+    def from_dict(content: Mapping[str, Any]) -> Grid:
+        """The inverse of to_dict."""
+        return Grid(
+            strides=tuple(content["strides"]),
+            sizes=tuple(tuple(level) for level in content["sizes"]),
+            aspect_ratios=tuple(content["aspect_ratios"]),
+            offset=content["offset"],
+            rounded=content["rounded"],
+            strides_from_image=content["strides_from_image"],
+        )
+
+
+def build_grid(
+    *,
+    base_scale: float = 4.0,
+    scales_per_octave: int | None = 3,
+    sizes: Sequence[Sequence[float]] | None = None,
+    aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+    offset: float = 0.5,
+    rounded: bool = False,
+    strides_from_image: bool = False,
+) -> Grid:
+    """The grid over P3..P7 from the parameters of section `anchors`; sizes win over base_scale."""
+    if sizes is None:
+        if scales_per_octave is None:
+            raise ValueError("anchors need sizes or scales_per_octave; give one of them")
+        octave = [2.0 ** (i / scales_per_octave) for i in range(scales_per_octave)]
+        sizes = [[base_scale * stride * factor for factor in octave] for stride in STRIDES]
+    if len(sizes) != len(STRIDES):
+        raise ValueError(f"anchors.sizes has {len(sizes)} entries, but the pyramid has 5 levels (P3..P7); give one list per level")
+    if rounded:
+        sizes = [[float(int(side)) for side in level] for level in sizes]
+    return Grid(
+        strides=STRIDES,
+        sizes=tuple(tuple(float(side) for side in level) for level in sizes),
+        aspect_ratios=tuple(float(ratio) for ratio in aspect_ratios),
+        offset=offset,
+        rounded=rounded,
+        strides_from_image=strides_from_image,
+    )
+
+
+def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float], *, rounded: bool = False) -> Tensor:
+    """The anchors of one cell around the origin.
+
+    Args:
+        sizes: sides in px of the square anchor of the same area.
+        aspect_ratios: height / width.
+
+    Returns:
+        [C, 4] float64, px: the caller rounds to float32 once, after adding the centres.
+    """
+    side = torch.tensor(sizes, dtype=torch.float64)
+    ratio = torch.tensor(aspect_ratios, dtype=torch.float64)
+    # area = s * s and h = w * ratio, so w = s / sqrt(ratio)
+    widths = (side[None, :] / ratio.sqrt()[:, None]).flatten()  # [C], ratio by ratio
+    heights = (side[None, :] * ratio.sqrt()[:, None]).flatten()
+    corners = torch.stack([-widths, -heights, widths, heights], dim=1) / 2
+    return corners.round() if rounded else corners
+
+
+@lru_cache(maxsize=CACHED_SIZES)
+def _anchors(grid: Grid, image_size: tuple[int, int], device: torch.device) -> Tensor:
+    """All anchors of a grid; see Grid.anchors."""
+    levels = []
+    for level, (height, width) in enumerate(grid.map_sizes(image_size)):
+        stride_y = stride_x = grid.strides[level]
+        if grid.strides_from_image:
+            stride_y, stride_x = image_size[0] // height, image_size[1] // width
+        centres_y = (torch.arange(height, dtype=torch.float64) + grid.offset) * stride_y
+        centres_x = (torch.arange(width, dtype=torch.float64) + grid.offset) * stride_x
+        y, x = torch.meshgrid(centres_y, centres_x, indexing="ij")
+        centres = torch.stack([x, y, x, y], dim=-1)  # [H, W, 4]
+        cell = cell_anchors(grid.sizes[level], grid.aspect_ratios, rounded=grid.rounded)  # [C, 4]
+        levels.append((centres[:, :, None, :] + cell).reshape(-1, 4))
+    return torch.cat(levels).float().to(device)

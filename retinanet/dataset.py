@@ -1,0 +1,252 @@
+"""The data set: a prepared COCO file and its pictures, handed out as whole batches.
+
+An item is one worker's share of one step, so that a loader of any number of processes needs no sampler: which images a
+step holds, how each is augmented and to what size the whole global batch is padded follow from (seed, epoch, step).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import fsspec
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from retinanet.boxes import box_xywh_to_xyxy
+from retinanet.transforms import Transforms
+
+
+class Batch(NamedTuple):
+    """Images with their truths.
+
+    Attributes:
+        images: [N, 3, H, W] uint8 RGB, padded.
+        boxes: N tensors [M, 4] float32 px in the network's frame.
+        labels: N tensors [M] int64.
+        image_sizes: [N, 2] height and width without padding, px.
+        original_sizes: [N, 2] of the pictures, px.
+        image_ids: N ids of the file.
+    """
+
+    images: Tensor
+    boxes: list[Tensor]
+    labels: list[Tensor]
+    image_sizes: Tensor
+    original_sizes: Tensor
+    image_ids: list[int]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image of the file: where its picture is, its size in px, its truths without crowds."""
+
+    image_id: int
+    path: str
+    size: tuple[int, int]
+    boxes: Tensor
+    labels: Tensor
+
+
+class Split:
+    """A prepared split.
+
+    Args:
+        content: what data/prepared/*.json holds.
+        root: folder or URL of the pictures; None: the file's own.
+        cache_folder: where pictures of a URL are kept on this node's disk.
+        keep_decoded: pictures stay in memory once read.
+    """
+
+    def __init__(
+        self,
+        content: Mapping[str, Any],
+        *,
+        root: str | None = None,
+        cache_folder: str | None = None,
+        keep_decoded: bool = False,
+    ) -> None:
+        self.class_names = [category["name"] for category in content["categories"]]
+        self.records = read_records(content)
+        self.root = str(content["info"]["root"]) if root is None else root
+        self._cache_folder = cache_folder
+        self._decoded: dict[int, Tensor] | None = {} if keep_decoded else None
+
+    def picture(self, index: int) -> Tensor:
+        """[3, H, W] uint8 RGB of one record.
+
+        Raises:
+            ValueError: naming the file, when it cannot be read or has another size than its record.
+        """
+        if self._decoded is not None and index in self._decoded:
+            return self._decoded[index]
+        record = self.records[index]
+        image = read_picture(f"{self.root.rstrip('/')}/{record.path}", cache_folder=self._cache_folder)
+        if image.shape[1:] != record.size:
+            raise ValueError(f"{record.path} is {tuple(image.shape[1:])} px (height, width), its record says {record.size}; run prepare again")
+        if self._decoded is not None:
+            self._decoded[index] = image
+        return image
+
+
+def load_split(path: str | Path, **options: Any) -> Split:
+    """Read a prepared file; options as of Split."""
+    return Split(json.loads(Path(path).read_text(encoding="utf-8")), **options)
+
+
+def read_records(content: Mapping[str, Any]) -> list[Record]:
+    """The images of a prepared file in its order, with truths as corners and labels as positions in categories."""
+    label_of = {category["id"]: label for label, category in enumerate(content["categories"])}
+    by_image: dict[int, list[Mapping[str, Any]]] = {image["id"]: [] for image in content["images"]}
+    for annotation in content["annotations"]:
+        if not annotation.get("iscrowd", 0):
+            by_image[annotation["image_id"]].append(annotation)
+    records = []
+    for image in content["images"]:
+        truths = by_image[image["id"]]
+        boxes = torch.tensor([truth["bbox"] for truth in truths], dtype=torch.float32).reshape(-1, 4)
+        labels = torch.tensor([label_of[truth["category_id"]] for truth in truths], dtype=torch.int64)
+        size = (image["height"], image["width"])
+        records.append(Record(image["id"], image["file_name"], size, box_xywh_to_xyxy(boxes), labels))
+    return records
+
+
+def read_picture(location: str, *, cache_folder: str | None = None) -> Tensor:
+    """[3, H, W] uint8 RGB of a picture at a path or a URL; a URL's bytes are kept in cache_folder."""
+    try:
+        if "://" in location and cache_folder is not None:
+            with fsspec.open(f"filecache::{location}", filecache={"cache_storage": cache_folder}) as file:
+                encoded = file.read()
+        else:
+            with fsspec.open(location) as file:
+                encoded = file.read()
+        image = Image.open(io.BytesIO(encoded))
+        pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{location} cannot be read as a picture ({error}); run prepare again to find such files") from error
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def global_batches(num_images: int, batch_size: int, *, seed: int, epoch: int) -> list[list[int]]:
+    """The images of every step of an epoch: a permutation drawn from (seed, epoch), cut into full batches.
+
+    What is left over at the end comes first in no epoch: another permutation leaves others over. A data set smaller
+    than one batch is repeated to fill it.
+    """
+    order = np.random.default_rng([seed, epoch]).permutation(num_images)
+    order = np.resize(order, max(num_images, batch_size))
+    return [order[start : start + batch_size].tolist() for start in range(0, len(order) - batch_size + 1, batch_size)]
+
+
+class TrainingBatches(Dataset[Batch]):
+    """One worker's share of every step of one epoch.
+
+    Args:
+        rank, num_workers: which share; every num_workers-th image of a global batch.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        transforms: Transforms,
+        *,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        rank: int = 0,
+        num_workers: int = 1,
+    ) -> None:
+        if batch_size < num_workers:
+            raise ValueError(f"train.batch_size is {batch_size}, smaller than the {num_workers} workers; use fewer workers")
+        self.split, self.transforms = split, transforms
+        self.seed, self.epoch, self.rank, self.num_workers = seed, epoch, rank, num_workers
+        self.steps = global_batches(len(split.records), batch_size, seed=seed, epoch=epoch)
+
+    def __len__(self) -> int:
+        """Steps of the epoch."""
+        return len(self.steps)
+
+    def __getitem__(self, step: int) -> Batch:
+        """This worker's share of a step, padded to the size of the whole global batch."""
+        indices = self.steps[step]
+        records = [self.split.records[index] for index in indices]
+        drawn = [self.transforms.draw(self.seed, self.epoch, record.image_id) for record in records]
+        sizes = [self.transforms.resized_size(record.size, draw) for record, draw in zip(records, drawn, strict=True)]
+        canvas = self.transforms.padded_size(sizes)
+        mine = range(self.rank, len(indices), self.num_workers)
+        loaded = [
+            self.transforms.apply(self.split.picture(indices[i]), records[i].boxes, drawn[i]) for i in mine
+        ]
+        return Batch(
+            images=self.transforms.pad([image for image, _ in loaded], canvas),
+            boxes=[boxes for _, boxes in loaded],
+            labels=[records[i].labels for i in mine],
+            image_sizes=torch.tensor([sizes[i] for i in mine]),
+            original_sizes=torch.tensor([records[i].size for i in mine]),
+            image_ids=[records[i].image_id for i in mine],
+        )
+
+
+class EvaluationBatches(Dataset[Batch]):
+    """A split in its own order, a few images at a time, without augmentation; workers take every num_workers-th batch.
+
+    The batches do not depend on the number of workers, so neither does an image's padding.
+    """
+
+    def __init__(
+        self, split: Split, transforms: Transforms, *, batch_size: int = 8, rank: int = 0, num_workers: int = 1
+    ) -> None:
+        self.split, self.transforms = split, transforms
+        starts = range(0, len(split.records), batch_size)
+        batches = [list(range(start, min(start + batch_size, len(split.records)))) for start in starts]
+        self.batches = batches[rank::num_workers]
+
+    def __len__(self) -> int:
+        """Batches of this worker."""
+        return len(self.batches)
+
+    def __getitem__(self, position: int) -> Batch:
+        """One batch, padded to its own largest image."""
+        indices = self.batches[position]
+        records = [self.split.records[index] for index in indices]
+        unchanged = self.transforms.for_evaluation
+        loaded = [
+            self.transforms.apply(self.split.picture(index), record.boxes, unchanged)
+            for index, record in zip(indices, records, strict=True)
+        ]
+        sizes = [self.transforms.resized_size(record.size, unchanged) for record in records]
+        return Batch(
+            images=self.transforms.pad([image for image, _ in loaded], self.transforms.padded_size(sizes)),
+            boxes=[boxes for _, boxes in loaded],
+            labels=[record.labels for record in records],
+            image_sizes=torch.tensor(sizes),
+            original_sizes=torch.tensor([record.size for record in records]),
+            image_ids=[record.image_id for record in records],
+        )
+
+
+def split_batch(batch: Batch, num_images: int | None) -> Iterator[Batch]:
+    """Cut a batch into parts of at most num_images, for accumulation; None: one part."""
+    total = len(batch.image_ids)
+    size = total if num_images is None else num_images
+    for start in range(0, total, size):
+        rows = slice(start, start + size)
+        yield Batch(*(field[rows] for field in batch))
+
+
+def move_batch(batch: Batch, device: torch.device | str) -> Batch:
+    """The batch on a device; sizes and ids stay where they are."""
+    return batch._replace(
+        images=batch.images.to(device, non_blocking=True),
+        boxes=[boxes.to(device, non_blocking=True) for boxes in batch.boxes],
+        labels=[labels.to(device, non_blocking=True) for labels in batch.labels],
+    )
+
+

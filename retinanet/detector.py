@@ -1,0 +1,126 @@
+"""A trained detector: pixels in, detections out, with all that lies between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from retinanet.anchors import Grid
+from retinanet.dataset import Batch
+from retinanet.engine import predict
+from retinanet.model import RetinaNet, build_model
+from retinanet.postprocess import Detections, Postprocess
+from retinanet.transforms import Transforms
+from retinanet.weights import load_detector
+
+
+class Detector:
+    """A network with its grid, its classes, its way to read a picture and its post-process.
+
+    Attributes:
+        model: in evaluation mode.
+        grid: of its anchors.
+        class_names: K names.
+        transforms: how pictures become its input.
+        postprocess: with the paper's values, until another is put in its place.
+        description: what the file says besides: parameters, classes, the run it came from.
+    """
+
+    def __init__(self, model: nn.Module, description: dict[str, Any], device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.model = model.to(self.device).eval()
+        self.description = description
+        self.grid = Grid.from_dict(description["anchors"])
+        self.class_names: list[str] = [category["name"] for category in description["categories"]]
+        self.transforms = Transforms(**description["transforms"])
+        self.postprocess = self.build_postprocess()
+
+    @staticmethod
+    def load(path: Path | str, device: torch.device | str = "cpu") -> Detector:
+        """A detector from the file that the train stage writes.
+
+        Raises:
+            ValueError: when the file is missing, or something else.
+        """
+        weights, description = load_detector(path)
+        model = build_network(description)
+        model.load_state_dict(weights)
+        return Detector(model, description, device)
+
+    def build_postprocess(self, **parameters: Any) -> Postprocess:
+        """A post-process for this network; parameters as in section `postprocess`."""
+        model = self.description["model"]
+        return Postprocess(
+            self.grid,
+            len(self.class_names),
+            softmax=self.description["loss"]["class_loss"] == "softmax_focal",
+            box_means=model["box_means"],
+            box_stds=model["box_stds"],
+            **parameters,
+        )
+
+    def __call__(
+        self, images: Sequence[npt.NDArray[np.uint8]], *, score_threshold: float | None = None
+    ) -> list[Detections]:
+        """Detect on pictures, one after the other: a picture's detections do not depend on its company.
+
+        Args:
+            images: [H, W, 3] uint8 RGB arrays of any size.
+            score_threshold: at least the post-process's own; None: that.
+
+        Returns:
+            Per picture its detections in px of that picture, best first.
+        """
+        found = []
+        for image in images:
+            batch = self._batch(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1))
+            (_, detections), = self.predict([batch])
+            keep = detections.scores > (score_threshold or 0.0)
+            found.append(Detections(*(field[keep] for field in detections)))
+        return found
+
+    def predict(self, batches: Any) -> Any:
+        """Image ids with their detections, of batches of a data set."""
+        mean, std = list(self.transforms.mean), list(self.transforms.std)
+        return predict(self.model, self.postprocess, batches, mean=mean, std=std, device=self.device)
+
+    def _batch(self, image: Tensor) -> Batch:
+        """One picture [3, H, W] as a batch without truths."""
+        original = (image.shape[1], image.shape[2])
+        resized, _ = self.transforms.apply(image, torch.zeros(0, 4), self.transforms.for_evaluation)
+        size = (resized.shape[1], resized.shape[2])
+        return Batch(
+            images=self.transforms.pad([resized], self.transforms.padded_size([size])),
+            boxes=[torch.zeros(0, 4)],
+            labels=[torch.zeros(0, dtype=torch.int64)],
+            image_sizes=torch.tensor([size]),
+            original_sizes=torch.tensor([original]),
+            image_ids=[0],
+        )
+
+
+def describe_detector(
+    *, model: dict[str, Any], loss: dict[str, Any], transforms: dict[str, Any], anchors: dict[str, Any],
+    categories: list[dict[str, Any]], run: dict[str, Any],
+) -> dict[str, Any]:
+    """The description that a detector's file holds, in plain values."""
+    return {
+        "model": model, "loss": loss, "transforms": transforms, "anchors": anchors, "categories": categories, "run": run,
+    }
+
+
+def build_network(description: dict[str, Any]) -> RetinaNet:
+    """The network that a description tells of, with fresh weights."""
+    model = {key: value for key, value in description["model"].items() if key not in ("weights", "box_means", "box_stds")}
+    softmax = description["loss"]["class_loss"] == "softmax_focal"
+    return build_model(
+        num_logits=len(description["categories"]) + softmax,
+        anchors_per_cell=Grid.from_dict(description["anchors"]).anchors_per_cell,
+        **model,
+    )

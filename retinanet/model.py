@@ -1,0 +1,129 @@
+"""The network: backbone, feature pyramid and the two heads (paper, figure 3). It never sees a target."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from retinanet.backbone import Backbone, build_backbone, group_norm
+from retinanet.predictions import Predictions
+
+
+class FeaturePyramid(nn.Module):
+    """P3..P7 from C3..C5 (Lin et al. 2017, arXiv 1612.03144; P6 and P7 as in RetinaNet, section 4, footnote 2).
+
+    No normalisation, and no ReLU but the one before P7. The top-down map is interpolated to the lateral's size, so
+    every image size works.
+    """
+
+    def __init__(self, in_channels: list[int], channels: int, p6_from: str) -> None:
+        super().__init__()
+        if p6_from not in ("c5", "p5"):
+            raise ValueError(f"model.p6_from is {p6_from!r}, expected c5 or p5")
+        self.laterals = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in in_channels)
+        self.outputs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels)
+        self.p6_from_c5 = p6_from == "c5"
+        self.p6 = nn.Conv2d(in_channels[-1] if self.p6_from_c5 else channels, channels, 3, stride=2, padding=1)
+        self.p7 = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_uniform_(module.weight, a=1)
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # these convolutions have one
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        """[C3, C4, C5] to [P3, .. P7], each [N, channels, H, W] of stride 8 .. 128 px."""
+        laterals = [lateral(feature) for lateral, feature in zip(self.laterals, features, strict=True)]
+        merged = [laterals[-1]]
+        for lateral in reversed(laterals[:-1]):
+            merged.insert(0, lateral + F.interpolate(merged[0], size=lateral.shape[-2:], mode="nearest"))
+        pyramid = [output(feature) for output, feature in zip(self.outputs, merged, strict=True)]
+        p6 = self.p6(features[-1] if self.p6_from_c5 else pyramid[-1])
+        return [*pyramid, p6, self.p7(F.relu(p6))]
+
+
+class Head(nn.Module):
+    """A small fully convolutional network, shared over the levels: (3x3 convolution, norm, ReLU) x depth and an output."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, channels: int, depth: int, norm: str, bias: float) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for i in range(depth):
+            layers.append(nn.Conv2d(in_channels if i == 0 else channels, channels, 3, padding=1))
+            layers += [group_norm(channels)] if norm == "group" else []
+            layers.append(nn.ReLU(inplace=True))
+        self.tower = nn.Sequential(*layers)
+        self.output = nn.Conv2d(channels if depth else in_channels, out_channels, 3, padding=1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # these convolutions have one
+        nn.init.constant_(self.output.bias, bias)  # type: ignore[arg-type]
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """[N, C, H, W] of one level to [N, out_channels, H, W]."""
+        result: Tensor = self.output(self.tower(feature))
+        return result
+
+
+class RetinaNet(nn.Module):
+    """Images to the maps of both heads."""
+
+    def __init__(self, backbone: Backbone, pyramid: FeaturePyramid, class_head: Head, box_head: Head) -> None:
+        super().__init__()
+        self.backbone, self.pyramid = backbone, pyramid
+        self.class_head, self.box_head = class_head, box_head
+
+    def forward(self, images: Tensor) -> Predictions:
+        """Predict for a batch.
+
+        Args:
+            images: [N, 3, H, W] float, normalised; H and W of any size.
+
+        Returns:
+            The maps of both heads on P3..P7.
+        """
+        pyramid = self.pyramid(self.backbone(images))
+        return Predictions([self.class_head(level) for level in pyramid], [self.box_head(level) for level in pyramid])
+
+
+def build_model(
+    *,
+    num_logits: int,
+    anchors_per_cell: int = 9,
+    backbone: str = "resnet50",
+    norm: str = "frozen_batch",
+    frozen_stages: int = 0,
+    fpn_channels: int = 256,
+    p6_from: str = "c5",
+    head_channels: int = 256,
+    head_depth: int = 4,
+    head_norm: str = "none",
+    prior: float = 0.01,
+) -> RetinaNet:
+    """A network with fresh weights; drawn from torch's global generator, so seed it before.
+
+    Args:
+        num_logits: per anchor; K for the sigmoid form, K+1 for softmax.
+        prior: the class probability that every anchor starts with (paper, section 3.3).
+    """
+    body = build_backbone(backbone, norm=norm, frozen_stages=frozen_stages)
+    head: Callable[..., Head] = lambda outputs, bias: Head(  # noqa: E731  # both heads differ in these two only
+        fpn_channels, anchors_per_cell * outputs, channels=head_channels, depth=head_depth, norm=head_norm, bias=bias
+    )
+    return RetinaNet(
+        body,
+        FeaturePyramid(body.channels, fpn_channels, p6_from),
+        class_head=head(num_logits, -math.log((1 - prior) / prior)),
+        box_head=head(4, 0.0),
+    )
+
+
+def normalise_images(images: Tensor, mean: list[float], std: list[float]) -> Tensor:
+    """uint8 [N, 3, H, W] RGB to float32 with zero mean and unit variance, on the images' device."""
+    scale = torch.tensor([255.0 * value for value in std], device=images.device)[:, None, None]
+    shift = torch.tensor([value / deviation for value, deviation in zip(mean, std, strict=True)], device=images.device)
+    return images.to(torch.float32, copy=True).div_(scale).sub_(shift[:, None, None])

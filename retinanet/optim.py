@@ -1,0 +1,83 @@
+"""The optimiser, its schedule, and the moving average of the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+SCHEDULES = ("steps", "cosine", "one_cycle", "constant")
+
+
+def construct_optimizer(
+    model: nn.Module, *, optimizer: str = "sgd", lr: float = 0.01, momentum: float = 0.9, weight_decay: float = 1e-4
+) -> torch.optim.Optimizer:
+    """An optimiser over all parameters that are not frozen; biases and norms are not decayed (Detectron).
+
+    Args:
+        lr: at its peak, for the batch that is used.
+        momentum: of SGD; AdamW keeps its (.9, .999).
+    """
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [parameter for parameter in trainable if parameter.ndim > 1], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in trainable if parameter.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, foreach=True)
+    if optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, fused=True)
+    raise ValueError(f"optim.optimizer is {optimizer!r}, expected sgd or adamw")
+
+
+def scale_lr(lr: float, lr_batch_size: int, batch_size: int) -> float:
+    """The learning rate for a batch, linear in its size (Goyal et al. 2017)."""
+    return lr * batch_size / lr_batch_size
+
+
+def lr_factor(
+    step: int,
+    total_steps: int,
+    *,
+    schedule: str = "steps",
+    warmup_fraction: float = 0.0,
+    warmup_start: float = 0.001,
+    steps: Sequence[float] = (2 / 3, 8 / 9),
+    step_factor: float = 0.1,
+) -> float:
+    """Factor on the peak learning rate at a step (0-based).
+
+    Args:
+        warmup_fraction: of all steps; from warmup_start to 1, along a line (one_cycle: half a cosine, Smith 2018).
+        steps: where, as fractions of all steps, schedule "steps" multiplies by step_factor.
+    """
+    if schedule not in SCHEDULES:
+        raise ValueError(f"optim.schedule is {schedule!r}, expected one of {', '.join(SCHEDULES)}")
+    warmup_steps = warmup_fraction * total_steps
+    if step < warmup_steps:
+        progress = step / warmup_steps
+        rise = (1 - math.cos(math.pi * progress)) / 2 if schedule == "one_cycle" else progress
+        return warmup_start + (1 - warmup_start) * rise
+    if schedule == "steps":
+        return step_factor ** sum(step >= fraction * total_steps for fraction in steps)
+    if schedule == "constant":
+        return 1.0
+    progress = (step - warmup_steps) / max(1.0, total_steps - warmup_steps)
+    return (1 + math.cos(math.pi * progress)) / 2
+
+
+def construct_schedule(optimizer: torch.optim.Optimizer, total_steps: int, **options: object) -> LambdaLR:
+    """The schedule of an optimiser, stepped once per batch; options as of lr_factor."""
+    return LambdaLR(optimizer, lambda step: lr_factor(step, total_steps, **options))  # type: ignore[arg-type]
+
+
+def construct_ema(model: nn.Module, decay: float | None) -> AveragedModel | None:
+    """The exponential moving average of a model's weights and buffers; None where there is no decay."""
+    if decay is None:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)

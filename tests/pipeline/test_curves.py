@@ -1,0 +1,109 @@
+"""The laws of pipeline/curves.py and of DVC's template for its CSV."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.curves import plot_curves, plot_precision_recall, write_precision_recall_csv
+from retinanet.coco_eval import PrecisionRecallPoint
+
+TEMPLATE = Path(__file__).resolve().parents[2] / ".dvc" / "plots" / "precision_recall.json"
+EPOCHS: list[dict[str, Any]] = [
+    {"epoch": 1, "loss": 1.5, "loss_cls": 1.0, "loss_box": 0.5, "AP": None, "lr": 0.01},
+    {"epoch": 2, "loss": 0.8, "loss_cls": 0.5, "loss_box": 0.3, "AP": 0.2, "AP50": 0.4, "lr": 0.001},
+]
+
+
+def curve_points(*names: str) -> list[PrecisionRecallPoint]:
+    recalls = np.linspace(0, 1, 101).tolist()
+    return [
+        PrecisionRecallPoint(name, iou, r, 1 - r * iou, 1 - r) for name in names for iou in (0.5, 0.75) for r in recalls
+    ]
+
+
+def size_px(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
+
+
+def run_dvc(*arguments: str, folder: Path) -> None:
+    environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
+    subprocess.run([sys.executable, "-m", "dvc", *arguments], check=True, cwd=folder, env=environment)
+
+
+def test_csv_holds_one_row_per_point(tmp_path: Path) -> None:
+    points = curve_points("cat", 'a "dog", small')
+    write_precision_recall_csv(points, tmp_path / "pr.csv")
+    with (tmp_path / "pr.csv").open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["class", "iou", "recall", "precision", "score"]
+    assert [row[0] for row in rows] == [point.class_name for point in points]
+    np.testing.assert_allclose(
+        [[float(x) for x in row[1:]] for row in rows], [point[1:] for point in points], atol=1e-6
+    )
+
+
+def test_csv_of_no_points_keeps_its_header(tmp_path: Path) -> None:
+    write_precision_recall_csv([], tmp_path / "pr.csv")
+    assert (tmp_path / "pr.csv").read_bytes() == b"class,iou,recall,precision,score\n"
+
+
+@pytest.mark.parametrize("num_classes", [0, 10, 11])
+def test_precision_recall_is_drawn_for_any_number_of_classes(tmp_path: Path, num_classes: int) -> None:
+    plot_precision_recall(curve_points(*(f"class {k}" for k in range(num_classes))), tmp_path / "pr.png")
+    assert size_px(tmp_path / "pr.png") == (990, 550)
+
+
+@pytest.mark.parametrize("keys", [{"epoch", "loss", "loss_cls", "loss_box"}, {*EPOCHS[1]}])
+@pytest.mark.parametrize("num_epochs", [0, 2])
+def test_training_curves_are_drawn_for_any_history(tmp_path: Path, num_epochs: int, keys: set[str]) -> None:
+    history = [{key: value for key, value in row.items() if key in keys} for row in EPOCHS[:num_epochs]]
+    plot_curves(history, tmp_path / "curves.png")
+    assert size_px(tmp_path / "curves.png") == (990, 550)
+
+
+def test_same_values_give_the_same_picture(tmp_path: Path) -> None:
+    for name in ("one.png", "two.png"):
+        plot_curves(EPOCHS, tmp_path / name)
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+
+
+@pytest.mark.slow
+def test_drawing_leaves_pyplot_alone(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from pipeline.curves import plot_curves\n"
+        "assert 'matplotlib' not in sys.modules\n"
+        f"plot_curves([], Path({str(tmp_path / 'curves.png')!r}))\n"
+        "assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=TEMPLATE.parents[2])
+
+
+@pytest.mark.slow
+def test_dvc_fills_the_template_from_the_csv(tmp_path: Path) -> None:
+    write_precision_recall_csv(curve_points("cat", "dog"), tmp_path / "pr.csv")
+    plot = {"x": "recall", "y": "precision", "template": "precision_recall", "title": "Precision and recall"}
+    (tmp_path / "dvc.yaml").write_text(json.dumps({"plots": [{"pr.csv": plot}]}))
+    run_dvc("init", "--no-scm", folder=tmp_path)
+    (tmp_path / ".dvc" / "plots").mkdir()
+    shutil.copy(TEMPLATE, tmp_path / ".dvc" / "plots")
+    run_dvc("plots", "show", "--out", "html", folder=tmp_path)
+    found = re.search(r"var spec = (\{.*\});", (tmp_path / "html" / "index.html").read_text())
+    assert found is not None
+    spec = json.loads(found[1])
+    assert "<DVC_METRIC" not in found[1]
+    assert (spec["title"]["text"], spec["encoding"]["x"]["field"]) == ("Precision and recall", "recall")
+    assert len(spec["data"]["values"]) == 2 * 2 * 101
+    assert {"class", "iou", "score", "rev"} <= spec["data"]["values"][0].keys()
