@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from pipeline.outs import read_json, write_json
 from pipeline.params import load_params
-from retinanet.anchors import Grid, build_grid
+from retinanet.anchors import build_grid
 from retinanet.dataset import Record, read_records
 from retinanet.matcher import match_anchors
 from retinanet.transforms import Transforms
@@ -43,7 +43,9 @@ def main(arguments: list[str] | None = None) -> None:
     content = read_json(TRAIN)
     grid = build_grid(**params.anchors.model_dump())
     truths = Truths(content["categories"])
-    for record, boxes, image_size in at_training_scale(read_records(content), Transforms(**params.transforms.model_dump())):
+    for record, boxes, image_size in at_training_scale(
+        read_records(content), Transforms(**params.transforms.model_dump())
+    ):
         truths.add(record, *cover(boxes, grid.anchors(image_size), **params.matcher.model_dump()))
     report = truths.report(params.matcher.foreground_iou, params.matcher.background_iou)
     write_json(ANCHORS, grid.to_dict())
@@ -51,7 +53,9 @@ def main(arguments: list[str] | None = None) -> None:
     print(summary(report))
 
 
-def at_training_scale(records: Sequence[Record], transforms: Transforms) -> Iterator[tuple[Record, Tensor, tuple[int, int]]]:
+def at_training_scale(
+    records: Sequence[Record], transforms: Transforms
+) -> Iterator[tuple[Record, Tensor, tuple[int, int]]]:
     """Every image with its truths resized as for evaluation, and its padded size: (record, [M, 4] px, (H, W))."""
     for record in tqdm(records, disable=None, unit="image", desc="anchor_stats"):
         height, width = transforms.resized_size(record.size, transforms.for_evaluation)
@@ -79,10 +83,11 @@ class Truths:
 
     def __init__(self, categories: Sequence[dict[str, Any]]) -> None:
         self.class_names = [category["name"] for category in categories]
-        self.best_iou: list[Tensor] = []
-        self.owned: list[Tensor] = []
-        self.areas: list[Tensor] = []
-        self.labels: list[Tensor] = []
+        # The first rows are those of no truth: a split may have none.
+        self.best_iou = [torch.zeros(0)]
+        self.owned = [torch.zeros(0, dtype=torch.int64)]
+        self.areas = [torch.zeros(0)]
+        self.labels = [torch.zeros(0, dtype=torch.int64)]
 
     def add(self, record: Record, best_iou: Tensor, owned: Tensor, areas: Tensor) -> None:
         """The truths of one image."""
@@ -93,7 +98,9 @@ class Truths:
 
     def report(self, foreground_iou: float, background_iou: float) -> dict[str, Any]:
         """Figures over all truths, by size and by class."""
-        best_iou, owned, areas, labels = (torch.cat(rows) for rows in (self.best_iou, self.owned, self.areas, self.labels))
+        best_iou, owned, areas, labels = (
+            torch.cat(rows) for rows in (self.best_iou, self.owned, self.areas, self.labels)
+        )
         thresholds = {"foreground": foreground_iou, "background": background_iou}
         sizes = {name: (areas >= low) & (areas < high) for name, (low, high) in SIZES.items()}
         classes = {name: labels == label for label, name in enumerate(self.class_names)}

@@ -1,7 +1,7 @@
 """The door to Ray: start it quietly, train on it, and hear from it while it works.
 
-Workers call `worker`, `report` and `tell`; everything else happens in the driver. Ray Train resumes a run by its name and
-storage alone, so the name must say what is trained: it is the digest of parameters, data and anchors.
+Workers call `worker`, `report` and `tell`; everything else happens in the driver. Ray Train resumes a run by its name
+and storage alone, so the name must say what is trained: it is the digest of parameters, data, anchors and code.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ import ray  # noqa: E402  # the environment comes first
 import ray.train  # noqa: E402
 import ray.train.torch  # noqa: E402
 from ray.util.queue import Empty, Queue  # noqa: E402
+
+# The user's mistake, and a training that diverges. Everything else (a node is lost, memory is short) may pass.
+LASTING = (ValueError, FloatingPointError)
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def start_ray(address: str, resources: Resources) -> Iterator[None]:
     Raises:
         ValueError: when the cluster does not have what the training asks for.
     """
-    address = os.environ.get("RAY_ADDRESS", address)
+    address = address_of(address)
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
     if address == "local":
         # A machine with fewer cores than workers still trains, only slower.
@@ -88,6 +91,11 @@ def start_ray(address: str, resources: Resources) -> Iterator[None]:
         ray.shutdown()
 
 
+def address_of(address: str) -> str:
+    """Where Ray is: RAY_ADDRESS, or else this address."""
+    return os.environ.get("RAY_ADDRESS") or address
+
+
 def check_resources(resources: Resources) -> None:
     """Refuse at once what Ray would wait for without end."""
     there = ray.cluster_resources()
@@ -95,8 +103,8 @@ def check_resources(resources: Resources) -> None:
         needed = resources.workers * each
         if needed > there.get(kind, 0):
             raise ValueError(
-                f"{resources.workers} workers of {each:g} {kind} need {needed:g}, the cluster has {there.get(kind, 0):g}; "
-                "lower workers in conf/ or add nodes"
+                f"{resources.workers} workers of {each:g} {kind} need {needed:g}, "
+                f"the cluster has {there.get(kind, 0):g}; lower workers in conf/ or add nodes"
             )
 
 
@@ -126,7 +134,9 @@ def train(
         RuntimeError: with the worker's own error, when the training failed for good.
     """
     with start_ray(address, resources):
-        result = run_trainer(fit, config, resources=resources, name=name, storage=storage, score=score, on_event=on_event)
+        result = run_trainer(
+            fit, config, resources=resources, name=name, storage=storage, score=score, on_event=on_event
+        )
         checkpoint, metrics = max(result.best_checkpoints, key=lambda pair: pair[1][score])
         # Ray moves the files; where the storage is elsewhere, this downloads them.
         with checkpoint.as_directory() as folder:
@@ -184,6 +194,12 @@ class Forward(ray.train.UserCallback):  # type: ignore[misc]  # ray has no types
         # An exception here would end the training, and an event is not worth that.
         self.events.actor.put_nowait.remote({"kind": "report", **metrics[0]})
 
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """End the training, by an exception, at an error that would come again with every new try."""
+        cause = own_error(worker_exceptions)
+        if isinstance(cause, LASTING):
+            raise cause
+
 
 @contextmanager
 def listening(events: Queue, on_event: Callable[[dict[str, Any]], None]) -> Iterator[None]:
@@ -212,10 +228,16 @@ def listening(events: Queue, on_event: Callable[[dict[str, Any]], None]) -> Iter
 
 
 def first_cause(error: BaseException) -> str:
-    """The message of the worker's own exception, without Ray's wrapping."""
-    failures = getattr(error, "worker_failures", None) or {}
-    causes = [getattr(failure, "cause", None) or failure for failure in failures.values()]
-    return str(causes[0]).strip() if causes else str(error)
+    """What failed: one sentence for the user's mistake, Ray's whole account for anything else."""
+    cause = own_error(getattr(error, "worker_failures", {})) or getattr(error, "controller_failure", error)
+    return str(cause if isinstance(cause, LASTING) else error).strip()
+
+
+def own_error(failures: Mapping[int, BaseException]) -> BaseException | None:
+    """The exception that a worker raised itself, a lasting one first: the others fail because that one left them."""
+    # Ray wraps it in one whose text is the traceback.
+    causes = [getattr(failure, "_base_exc", failure) for failure in failures.values()]
+    return next((cause for cause in causes if isinstance(cause, LASTING)), causes[0] if causes else None)
 
 
 def worker(config: Mapping[str, Any]) -> Worker:

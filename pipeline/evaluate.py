@@ -13,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from pipeline.curves import plot_precision_recall, write_precision_recall_csv
-from pipeline.identity import RunFolder, outer_root
+from pipeline.identity import RUN_ID, RunFolder, outer_root
 from pipeline.outs import nest, read_json, write_json, write_whole
 from pipeline.params import Params, flatten, load_params, project_root
 from pipeline.params.place import Place, load_place
@@ -104,9 +104,7 @@ def record(result: CocoResult, detector: Detector, params: Params, place: Place)
     origin = detector.description["run"]
     folder = RunFolder(storage, origin["digest"])
     flat = flatten(params.model_dump())
-    with open_run(
-        run_id=folder.read("mlflow_run_id"), name=f"train {origin['digest'][:8]}", params=flat, tags={}
-    ) as run:
+    with open_run(run_id=folder.read(RUN_ID), name=f"train {origin['digest'][:8]}", params=flat, tags={}) as run:
         run.log_metrics({f"{params.evaluate.split}.{name}": value for name, value in result.metrics.items()})
         for artifact in (REPORT, CURVE_PICTURE, SHEET):
             run.log_artifact(artifact)

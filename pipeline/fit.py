@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from pipeline import cluster
+from pipeline.outs import read_json
 from retinanet.anchors import Grid
 from retinanet.coco_eval import evaluate_detections, pack_detections, unpack_detections
 from retinanet.criterion import Criterion
@@ -38,8 +39,12 @@ def fit(config: dict[str, Any]) -> None:
     worker = cluster.worker(config)
     torch.set_num_threads(config["place"]["cpus_per_worker"])
     train_split, val_split = (
-        load_split(config["data"][name], root=config["data"]["root"], cache_folder=config["data"]["cache_folder"],
-                   keep_decoded=config["place"]["cache_images"])
+        load_split(
+            config["data"][name],
+            root=config["data"]["root"],
+            cache_folder=config["data"]["cache_folder"],
+            keep_decoded=config["place"]["cache_images"],
+        )
         for name in ("train", "val")
     )
     batches = Batches(config, train_split, worker)
@@ -75,7 +80,7 @@ def build_learner(config: Mapping[str, Any], worker: cluster.Worker, *, total_st
         load_backbone_weights(network.backbone, params["model"]["backbone"], params["model"]["weights"])
     network.to(worker.device)
     if place["channels_last"]:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+        network.to(memory_format=torch.channels_last)
     optim = params["optim"]
     lr = scale_lr(optim["lr"], optim["lr_batch_size"], params["train"]["batch_size"])
     optimizer = construct_optimizer(
@@ -136,7 +141,9 @@ class Batches:
         """The batches of an epoch, read ahead by the place's loader processes."""
         batches = self.of_epoch(epoch)
         processes = self.config["place"]["loader_processes"]
-        loader = DataLoader(batches, batch_size=None, num_workers=processes, pin_memory=self.worker.device.type == "cuda")
+        loader = DataLoader(
+            batches, batch_size=None, num_workers=processes, pin_memory=self.worker.device.type == "cuda"
+        )
         for step, batch in enumerate(loader):
             if self.worker.rank == 0 and self.may_tell():
                 cluster.tell(self.config, {"kind": "step", "epoch": epoch + 1, "step": step, "steps": len(batches)})
@@ -145,7 +152,7 @@ class Batches:
 
 def is_evaluated(epoch: int, config: Mapping[str, Any]) -> bool:
     """Every evaluate_every epochs (1-based), and after the last."""
-    train = config["params"]["train"]
+    train: Mapping[str, int] = config["params"]["train"]
     return epoch % train["evaluate_every"] == 0 or epoch == train["epochs"]
 
 
@@ -160,7 +167,10 @@ def validate(learner: Learner, config: Mapping[str, Any], split: Split, worker: 
     """
     detector = Detector(learner.judged, dict(config["description"]), worker.device)
     batches = EvaluationBatches(split, detector.transforms, rank=worker.rank, num_workers=worker.num_workers)
-    mine = {image_id: (d.boxes.numpy(), d.scores.numpy(), d.labels.numpy()) for image_id, d in detector.predict(iter_batches(batches))}
+    mine = {
+        image_id: (d.boxes.numpy(), d.scores.numpy(), d.labels.numpy())
+        for image_id, d in detector.predict(iter_batches(batches))
+    }
     metrics: list[Any] = [None]
     if worker.num_workers == 1:
         return judge(config, mine)
@@ -181,16 +191,8 @@ def iter_batches(batches: EvaluationBatches) -> Iterator[Batch]:
 
 def judge(config: Mapping[str, Any], detections: Mapping[int, Any]) -> dict[str, Any]:
     """The 12 COCO numbers of detections on the validation split."""
-    metrics = evaluate_detections(read_json(config["data"]["val"]), detections).metrics
+    metrics = evaluate_detections(read_json(Path(config["data"]["val"])), detections).metrics
     return {name: value for name, value in metrics.items() if "." not in name}
-
-
-def read_json(path: str) -> dict[str, Any]:
-    """A prepared file."""
-    import json
-
-    content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-    return content
 
 
 def row_of(report: EpochReport) -> dict[str, Any]:

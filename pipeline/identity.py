@@ -14,18 +14,26 @@ import fsspec
 from filelock import FileLock, Timeout
 
 SECONDS_BETWEEN_WORDS = 30
+RUN_ID = "mlflow_run_id"  # the text in a run's folder that says which run of the tracker is its own
 
 
 def digest_run(values: Mapping[str, Any], files: Sequence[Path]) -> str:
-    """16 hexadecimal digits of parameters and of the bytes of files: the same experiment has the same digest."""
+    """16 hexadecimal digits of parameters and of the bytes of files: the same experiment has the same digest.
+
+    Raises:
+        ValueError: naming the file, when one is missing.
+    """
     content = {"values": values, "files": [digest_file(path) for path in files]}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def digest_file(path: Path) -> str:
     """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist; run the stage before (`dvc repro` does)") from None
 
 
 def outer_root(root: Path) -> Path:

@@ -28,7 +28,9 @@ class Progress:
         """Word from within an epoch: the bar moves, or a line now and then."""
         if sys.stderr.isatty():
             if self._bar is None:
-                self._bar = tqdm(total=event["steps"], leave=False, unit="step", desc=f"epoch {event['epoch']}/{self.epochs}")
+                self._bar = tqdm(
+                    total=event["steps"], leave=False, unit="step", desc=f"epoch {event['epoch']}/{self.epochs}"
+                )
             self._bar.update(event["step"] - self._bar.n)
         elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             self._say(f"epoch {event['epoch']}/{self.epochs} step {event['step']}/{event['steps']}")
@@ -42,10 +44,9 @@ class Progress:
         recent = [past["seconds"] for past in history[-3:]]
         left = (self.epochs - row["epoch"]) * sum(recent) / len(recent)
         ap = f"  AP {row['AP']:.3f}  AP50 {row['AP50']:.3f}" if row.get("AP") is not None else ""
-        self._say(
-            f"epoch {row['epoch']}/{self.epochs}  loss {row['loss']:.4f} (class {row['loss_cls']:.4f}, box {row['loss_box']:.4f})"
-            f"{ap}  {row['images_per_s']:.1f} images/s  {duration(left)} left"
-        )
+        parts = f"(class {row['loss_cls']:.4f}, box {row['loss_box']:.4f})"
+        pace = f"{row['images_per_s']:.1f} images/s  {duration(left)} left"
+        self._say(f"epoch {row['epoch']}/{self.epochs}  loss {row['loss']:.4f} {parts}{ap}  {pace}")
 
     def _say(self, line: str) -> None:
         print(line, flush=True)

@@ -11,8 +11,8 @@ from typing import Any
 
 from pipeline import cluster
 from pipeline.curves import plot_curves, write_history_csv
-from pipeline.fit import fit
-from pipeline.identity import RunFolder, digest_file, digest_run, lock_run, outer_root
+from pipeline.fit import build_criterion, fit
+from pipeline.identity import RUN_ID, RunFolder, digest_file, digest_run, lock_run, outer_root
 from pipeline.outs import read_json, write_json, write_whole
 from pipeline.params import Params, flatten, load_params, project_root
 from pipeline.params.place import Place, load_place
@@ -27,6 +27,9 @@ MODEL = Path("models/model.pt")
 REPORT = Path("reports/train.json")
 HISTORY = Path("plots/training.csv")
 CURVES = Path("plots/training.png")
+HOUSE = Path(__file__).resolve().parents[1]
+# What computes the result: changed code must not go on with what other code began, nor pass for its result.
+CODE = (*sorted(HOUSE.glob("retinanet/**/*.py")), HOUSE / "pipeline/fit.py")
 SECTIONS = {"seed", "transforms", "matcher", "loss", "model", "optim", "train"}  # those of this stage in dvc.yaml
 
 DESCRIPTION = """\
@@ -48,27 +51,59 @@ def main(arguments: list[str] | None = None) -> None:
     params, place = load_params(), load_place()
     if place.precision == "auto":
         place = place.model_copy(update={"precision": native_precision(place.gpus_per_worker > 0)})
+    check_share(params, place)
     values = {**params.model_dump(include=SECTIONS), "precision": place.precision}
-    digest = digest_run(values, [*SPLITS.values(), ANCHORS])
+    digest = digest_run(values, [*SPLITS.values(), ANCHORS, *weights_file(params), *CODE])
     home = outer_root(project_root())
     storage = place.storage if "://" in place.storage else str(home / place.storage)
     with lock_run(home / "runs" / "locks", digest):
         train(params, place, digest=digest, storage=storage)
 
 
+def check_share(params: Params, place: Place) -> None:
+    """Refuse, or tell, what params.yaml and conf/ say only together.
+
+    Raises:
+        ValueError: when there are more workers than images in a batch.
+    """
+    if place.workers > params.train.batch_size:
+        raise ValueError(
+            f"workers is {place.workers} in conf/, more than the images of a batch (train.batch_size "
+            f"{params.train.batch_size}); use fewer workers"
+        )
+    if params.model.norm == "batch" and (place.workers > 1 or place.images_per_step is not None):
+        print(
+            "model.norm is batch: a worker normalises over its own images, so the result depends on conf/", flush=True
+        )
+
+
+def weights_file(params: Params) -> list[Path]:
+    """The file that model.weights names, if it names one."""
+    weights = params.model.weights
+    return [] if weights in (None, "imagenet") else [project_root() / weights]
+
+
 def train(params: Params, place: Place, *, digest: str, storage: str) -> None:
     """Train one run to its end, export its best detector, and record it."""
+    config = worker_config(params, place, digest=digest)
+    build_criterion(config["description"], config["params"])  # what it complains of comes before any work
     folder = RunFolder(storage, digest)
     flat = flatten(params.model_dump())
-    tags = provenance_tags(params=flat, data_hash=digest_file(SPLITS["train"]), run_digest=digest)
+    tags = provenance_tags(
+        params=flat,
+        data_hash=digest_file(SPLITS["train"]),
+        run_digest=digest,
+        ray_address=cluster.address_of(place.address),
+    )
     flat |= {f"conf.{key}": value for key, value in place.model_dump().items()}
-    with open_run(run_id=folder.read("mlflow_run_id"), name=f"train {digest[:8]}", params=flat, tags=tags) as run:
+    with open_run(run_id=folder.read(RUN_ID), name=f"train {digest[:8]}", params=flat, tags=tags) as run:
         print(f"run {digest}: {params.train.epochs} epochs on {place.workers} workers, {place.precision}", flush=True)
         listener = Listener(run, folder, Progress(params.train.epochs))
+        listener.keep_run_id()
         resources = place.model_dump(include=set(cluster.Resources.__dataclass_fields__))
         outcome = cluster.train(
             fit,
-            worker_config(params, place, digest=digest),
+            config,
             address=place.address,
             resources=cluster.Resources(**resources),
             name=digest,
@@ -79,7 +114,7 @@ def train(params: Params, place: Place, *, digest: str, storage: str) -> None:
         )
         history = outcome.last_metrics["history"]
         run.log_history(history)
-        folder.write("mlflow_run_id", run.run_id or "")
+        listener.keep_run_id()
         write_reports(history, best=outcome.metrics["history"][-1], digest=digest)
         log_outs(run)
     print(f"best epoch {outcome.metrics['history'][-1]['epoch']}; compare the runs with: {run.url}", flush=True)
@@ -90,8 +125,10 @@ def worker_config(params: Params, place: Place, *, digest: str) -> dict[str, Any
     content = read_json(SPLITS["train"])
     sections = params.model_dump()
     root = place.data_root or content["info"]["root"]
+    weights = [str(path) for path in weights_file(params)]
     return {
-        "params": sections,
+        "params": sections
+        | {"model": sections["model"] | {"weights": weights[0] if weights else params.model.weights}},
         "place": place.model_dump(),
         "description": describe_detector(
             **{name: sections[name] for name in ("model", "loss", "transforms")},
@@ -122,8 +159,12 @@ class Listener:
         else:
             self.progress.epoch(event["history"])
             self.run.log_history(event["history"])
-            # The id is known once the store has answered; a resumed training continues that run.
-            self.folder.write("mlflow_run_id", self.run.run_id or "")
+            self.keep_run_id()
+
+    def keep_run_id(self) -> None:
+        """A resumed training continues this run of the tracker; its id is known once the store has answered."""
+        if self.run.run_id is not None:
+            self.folder.write(RUN_ID, self.run.run_id)
 
 
 def export(checkpoint: Path) -> None:

@@ -103,7 +103,9 @@ def build_grid(
         octave = [2.0 ** (i / scales_per_octave) for i in range(scales_per_octave)]
         sizes = [[base_scale * stride * factor for factor in octave] for stride in STRIDES]
     if len(sizes) != len(STRIDES):
-        raise ValueError(f"anchors.sizes has {len(sizes)} entries, but the pyramid has 5 levels (P3..P7); give one list per level")
+        raise ValueError(
+            f"anchors.sizes has {len(sizes)} entries, but the pyramid has 5 levels (P3..P7); give one list per level"
+        )
     if rounded:
         sizes = [[float(int(side)) for side in level] for level in sizes]
     return Grid(

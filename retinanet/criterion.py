@@ -8,7 +8,7 @@ of each part are then divided by that sum. Every anchor of every image counts, p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -92,7 +92,7 @@ class Criterion:
         self.class_alpha, self.class_factor = class_weighting(alpha, num_classes, class_loss)
         self.box_loss, self.beta, self.box_weight = box_loss, beta, box_weight
         self.normaliser = normaliser
-        self.code = {"means": box_means, "stds": box_stds}
+        self.code: dict[str, Any] = {"means": box_means, "stds": box_stds}
 
     def assign(self, truths: Sequence[Truths], image_size: tuple[int, int]) -> Assignment:
         """Match the anchors of every image of a batch.
@@ -148,7 +148,9 @@ class Criterion:
     def _class_loss(self, predictions: Predictions, assignment: Assignment, weights: Tensor) -> Tensor:
         """Sum over the levels of the focal loss on the heads' own maps."""
         level_loss = self._sigmoid_level if self.class_loss == "sigmoid_focal" else self._softmax_level
-        losses = [level_loss(logits, level, assignment, weights) for level, logits in enumerate(predictions.class_logits)]
+        losses = [
+            level_loss(logits, level, assignment, weights) for level, logits in enumerate(predictions.class_logits)
+        ]
         return torch.stack(losses).sum()
 
     def _sigmoid_level(self, logits: Tensor, level: int, assignment: Assignment, weights: Tensor) -> Tensor:
@@ -205,13 +207,14 @@ class Criterion:
     def _places(self, anchors: tuple[Tensor, Tensor], level: int, image_size: tuple[int, int]) -> Places:
         """Where on a level's map some anchors (image and flat index) lie."""
         return places_on_level(
-            *anchors, level=level, map_sizes=self.grid.map_sizes(image_size), anchors_per_cell=self.grid.anchors_per_cell
+            *anchors,
+            level=level,
+            map_sizes=self.grid.map_sizes(image_size),
+            anchors_per_cell=self.grid.anchors_per_cell,
         )
 
 
-def class_weighting(
-    alpha: float | Sequence[float] | None, num_classes: int, class_loss: str
-) -> tuple[Tensor, float]:
+def class_weighting(alpha: float | Sequence[float] | None, num_classes: int, class_loss: str) -> tuple[Tensor, float]:
     """The alpha of every class as a tensor, and a factor on the whole class loss.
 
     Returns:

@@ -6,9 +6,11 @@ step holds, how each is augmented and to what size the whole global batch is pad
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from retinanet.boxes import box_xywh_to_xyxy
-from retinanet.transforms import Transforms
+from retinanet.transforms import Transforms, seeded
 
 
 class Batch(NamedTuple):
@@ -46,13 +48,20 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Record:
-    """One image of the file: where its picture is, its size in px, its truths without crowds."""
+    """One image of the file: where its picture is, its size in px, its truths without crowds.
+
+    Attributes:
+        boxes: [M, 4] float32 px in the picture.
+        labels: [M] int64.
+        sha256: digest of the picture's bytes, where the file says it.
+    """
 
     image_id: int
     path: str
     size: tuple[int, int]
     boxes: Tensor
     labels: Tensor
+    sha256: str = ""
 
 
 class Split:
@@ -88,9 +97,13 @@ class Split:
         if self._decoded is not None and index in self._decoded:
             return self._decoded[index]
         record = self.records[index]
-        image = read_picture(f"{self.root.rstrip('/')}/{record.path}", cache_folder=self._cache_folder)
+        location = f"{self.root.rstrip('/')}/{record.path}"
+        image = read_picture(location, cache_folder=self._cache_folder, sha256=record.sha256)
         if image.shape[1:] != record.size:
-            raise ValueError(f"{record.path} is {tuple(image.shape[1:])} px (height, width), its record says {record.size}; run prepare again")
+            raise ValueError(
+                f"{location} is {tuple(image.shape[1:])} px (height, width), its record says {record.size}; "
+                "run prepare again"
+            )
         if self._decoded is not None:
             self._decoded[index] = image
         return image
@@ -114,33 +127,57 @@ def read_records(content: Mapping[str, Any]) -> list[Record]:
         boxes = torch.tensor([truth["bbox"] for truth in truths], dtype=torch.float32).reshape(-1, 4)
         labels = torch.tensor([label_of[truth["category_id"]] for truth in truths], dtype=torch.int64)
         size = (image["height"], image["width"])
-        records.append(Record(image["id"], image["file_name"], size, box_xywh_to_xyxy(boxes), labels))
+        sha256 = image.get("sha256", "")
+        records.append(Record(image["id"], image["file_name"], size, box_xywh_to_xyxy(boxes), labels, sha256))
     return records
 
 
-def read_picture(location: str, *, cache_folder: str | None = None) -> Tensor:
-    """[3, H, W] uint8 RGB of a picture at a path or a URL; a URL's bytes are kept in cache_folder."""
+def read_picture(location: str, *, cache_folder: str | None = None, sha256: str = "") -> Tensor:
+    """[3, H, W] uint8 RGB of a picture at a path or a URL, upright as its EXIF data say.
+
+    Args:
+        cache_folder, sha256: as of read_bytes.
+
+    Raises:
+        ValueError: naming the picture.
+    """
     try:
-        if "://" in location and cache_folder is not None:
-            with fsspec.open(f"filecache::{location}", filecache={"cache_storage": cache_folder}) as file:
-                encoded = file.read()
-        else:
-            with fsspec.open(location) as file:
-                encoded = file.read()
-        image = Image.open(io.BytesIO(encoded))
+        image = Image.open(io.BytesIO(read_bytes(location, cache_folder=cache_folder, sha256=sha256)))
         pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{location} cannot be read as a picture ({error}); run prepare again to find such files") from error
+    except Exception as error:  # every format of Pillow and every store of fsspec raises its own
+        reason = str(error) or type(error).__name__
+        raise ValueError(
+            f"{location} cannot be read as a picture ({reason}); run prepare again to find such files"
+        ) from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def read_bytes(location: str, *, cache_folder: str | None = None, sha256: str = "") -> bytes:
+    """What a file at a path or a URL holds; of a URL a copy is kept in cache_folder.
+
+    A copy appears under its name only when it is whole, because the processes of a node share the folder, and is named
+    after the URL and the digest that the record expects, because what lies at a URL may change.
+    """
+    if "://" not in location or cache_folder is None:
+        with fsspec.open(location) as file:
+            content: bytes = file.read()
+        return content
+    kept = Path(cache_folder) / hashlib.sha256(f"{location} {sha256}".encode()).hexdigest()
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        temporary = kept.with_name(f"{kept.name}.{os.getpid()}")
+        temporary.write_bytes(read_bytes(location))
+        temporary.replace(kept)
+    return kept.read_bytes()
 
 
 def global_batches(num_images: int, batch_size: int, *, seed: int, epoch: int) -> list[list[int]]:
     """The images of every step of an epoch: a permutation drawn from (seed, epoch), cut into full batches.
 
-    What is left over at the end comes first in no epoch: another permutation leaves others over. A data set smaller
-    than one batch is repeated to fill it.
+    What does not fill a batch is left out; the next epoch's permutation leaves out others. A data set smaller than one
+    batch is repeated to fill it.
     """
-    order = np.random.default_rng([seed, epoch]).permutation(num_images)
+    order = seeded(seed, epoch).permutation(num_images)
     order = np.resize(order, max(num_images, batch_size))
     return [order[start : start + batch_size].tolist() for start in range(0, len(order) - batch_size + 1, batch_size)]
 
@@ -164,7 +201,11 @@ class TrainingBatches(Dataset[Batch]):
         num_workers: int = 1,
     ) -> None:
         if batch_size < num_workers:
-            raise ValueError(f"train.batch_size is {batch_size}, smaller than the {num_workers} workers; use fewer workers")
+            raise ValueError(
+                f"train.batch_size is {batch_size}, smaller than the {num_workers} workers; use fewer workers"
+            )
+        if not split.records:
+            raise ValueError("the training split holds no image; look at data.train and run prepare again")
         self.split, self.transforms = split, transforms
         self.seed, self.epoch, self.rank, self.num_workers = seed, epoch, rank, num_workers
         self.steps = global_batches(len(split.records), batch_size, seed=seed, epoch=epoch)
@@ -181,9 +222,7 @@ class TrainingBatches(Dataset[Batch]):
         sizes = [self.transforms.resized_size(record.size, draw) for record, draw in zip(records, drawn, strict=True)]
         canvas = self.transforms.padded_size(sizes)
         mine = range(self.rank, len(indices), self.num_workers)
-        loaded = [
-            self.transforms.apply(self.split.picture(indices[i]), records[i].boxes, drawn[i]) for i in mine
-        ]
+        loaded = [self.transforms.apply(self.split.picture(indices[i]), records[i].boxes, drawn[i]) for i in mine]
         return Batch(
             images=self.transforms.pad([image for image, _ in loaded], canvas),
             boxes=[boxes for _, boxes in loaded],
@@ -238,7 +277,7 @@ def split_batch(batch: Batch, num_images: int | None) -> Iterator[Batch]:
     size = total if num_images is None else num_images
     for start in range(0, total, size):
         rows = slice(start, start + size)
-        yield Batch(*(field[rows] for field in batch))
+        yield Batch._make(field[rows] for field in batch)
 
 
 def move_batch(batch: Batch, device: torch.device | str) -> Batch:
@@ -248,5 +287,3 @@ def move_batch(batch: Batch, device: torch.device | str) -> Batch:
         boxes=[boxes.to(device, non_blocking=True) for boxes in batch.boxes],
         labels=[labels.to(device, non_blocking=True) for labels in batch.labels],
     )
-
-

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +79,13 @@ class Detector:
         """
         found = []
         for image in images:
-            batch = self._batch(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1))
-            (_, detections), = self.predict([batch])
+            ((_, detections),) = self.predict([self._batch(read_array(image))])
             keep = detections.scores > (score_threshold or 0.0)
             found.append(Detections(*(field[keep] for field in detections)))
         return found
 
-    def predict(self, batches: Any) -> Any:
-        """Image ids with their detections, of batches of a data set."""
+    def predict(self, batches: Iterable[Batch]) -> Iterator[tuple[int, Detections]]:
+        """Image ids with their detections in px of the pictures, of batches of a data set."""
         mean, std = list(self.transforms.mean), list(self.transforms.std)
         return predict(self.model, self.postprocess, batches, mean=mean, std=std, device=self.device)
 
@@ -105,19 +104,39 @@ class Detector:
         )
 
 
+def read_array(image: npt.NDArray[np.uint8]) -> Tensor:
+    """A picture [H, W, 3] uint8 as a tensor [3, H, W] of its own memory."""
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
+        raise ValueError(f"a picture is an array [H, W, 3] of uint8 RGB, got {list(array.shape)} of {array.dtype}")
+    return torch.from_numpy(np.array(array.transpose(2, 0, 1), order="C"))
+
+
 def describe_detector(
-    *, model: dict[str, Any], loss: dict[str, Any], transforms: dict[str, Any], anchors: dict[str, Any],
-    categories: list[dict[str, Any]], run: dict[str, Any],
+    *,
+    model: dict[str, Any],
+    loss: dict[str, Any],
+    transforms: dict[str, Any],
+    anchors: dict[str, Any],
+    categories: list[dict[str, Any]],
+    run: dict[str, Any],
 ) -> dict[str, Any]:
     """The description that a detector's file holds, in plain values."""
     return {
-        "model": model, "loss": loss, "transforms": transforms, "anchors": anchors, "categories": categories, "run": run,
+        "model": model,
+        "loss": loss,
+        "transforms": transforms,
+        "anchors": anchors,
+        "categories": categories,
+        "run": run,
     }
 
 
 def build_network(description: dict[str, Any]) -> RetinaNet:
     """The network that a description tells of, with fresh weights."""
-    model = {key: value for key, value in description["model"].items() if key not in ("weights", "box_means", "box_stds")}
+    model = {
+        key: value for key, value in description["model"].items() if key not in ("weights", "box_means", "box_stds")
+    }
     softmax = description["loss"]["class_loss"] == "softmax_focal"
     return build_model(
         num_logits=len(description["categories"]) + softmax,

@@ -126,6 +126,7 @@ def train_epochs(
         losses: list[Tensor] = []
         num_images = 0
         for batch in batches_of(epoch):
+            lr = learner.optimizer.param_groups[0]["lr"]
             losses.append(train_step(learner, batch))
             num_images += len(batch.image_ids)
             if learner.device.type == "cpu" or len(losses) % STEPS_BETWEEN_LOOKS == 0:
@@ -140,7 +141,7 @@ def train_epochs(
             step=learner.schedule.last_epoch,
             losses={"loss": loss_cls + loss_box, "loss_cls": loss_cls, "loss_box": loss_box},
             step_losses=by_step.sum(dim=1).tolist(),
-            lr=learner.optimizer.param_groups[0]["lr"],
+            lr=lr,
             images_per_s=total_images.item() / seconds,
             seconds=seconds,
         )
@@ -226,7 +227,9 @@ def synchronise_gradients(model: nn.Module, last: bool) -> AbstractContextManage
 def native_precision(gpu: bool) -> str:
     """bf16 where the hardware multiplies it natively, else fp32; emulated, bf16 would be slower than fp32."""
     if gpu:
-        return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        return (
+            "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        )
     capabilities = torch.cpu.get_capabilities()
     return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
 

@@ -67,13 +67,14 @@ class _DenseFocal(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, targets: Tensor, gamma: float) -> Tensor:
         sign = 1 - 2 * targets.to(_wide_dtype(logits))  # the target 1 mirrors the logit
         value, slope = focal_background(_wide(logits) * sign, gamma)
-        ctx.save_for_backward((slope * sign).to(logits.dtype))
+        ctx.save_for_backward((slope * sign).to(_slope_dtype(logits)))
+        ctx.dtype = logits.dtype
         return value
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
         (slope,) = ctx.saved_tensors
-        return slope * grad_outputs[0].to(slope.dtype), None, None
+        return (slope * grad_outputs[0]).to(ctx.dtype), None, None
 
 
 def sparse_sigmoid_focal_loss(
@@ -118,18 +119,19 @@ class _SparseFocal(torch.autograd.Function):
         gamma: float,
         image_weights: Tensor,
     ) -> Tensor:
-        gradient = torch.empty_like(logits)
+        gradient = torch.empty_like(logits, dtype=_slope_dtype(logits))
         background_weights = 1 - class_alpha
         total = _background_pass(logits, gradient, background_weights, gamma, image_weights)
         total = total - _erase_ignored(logits, gradient, ignored, background_weights, gamma, image_weights)
         total = total + _turn_foreground(logits, gradient, foreground, class_alpha, gamma, image_weights)
         ctx.save_for_backward(gradient)
+        ctx.dtype = logits.dtype
         return total.to(_wide_dtype(logits))
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * grad_outputs[0].to(gradient.dtype), None, None, None, None, None
+        return (gradient * grad_outputs[0]).to(ctx.dtype), None, None, None, None, None
 
 
 def _wide_dtype(logits: Tensor) -> torch.dtype:
@@ -140,6 +142,11 @@ def _wide_dtype(logits: Tensor) -> torch.dtype:
 def _wide(logits: Tensor) -> Tensor:
     """Logits in the precision of the loss; call it on blocks, not on whole maps."""
     return logits.to(_wide_dtype(logits))
+
+
+def _slope_dtype(logits: Tensor) -> torch.dtype:
+    """Gradients wait for backward in the type of the logits, but float16 would lose most before they are scaled."""
+    return torch.float32 if logits.dtype == torch.float16 else logits.dtype
 
 
 def _background_pass(
@@ -250,13 +257,14 @@ class _SoftmaxFocal(torch.autograd.Function):
         one_hot = torch.zeros_like(p).scatter_(-1, target, 1.0)
         # at the target 1 - p_t is q, which the difference would round away
         gradient = slope[..., None] * (one_hot - p).scatter(-1, target, q[..., None])
-        ctx.save_for_backward(gradient.to(logits.dtype))
+        ctx.save_for_backward(gradient.to(_slope_dtype(logits)))
+        ctx.dtype = logits.dtype
         return -modulator * log_p
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * grad_outputs[0][..., None].to(gradient.dtype), None, None
+        return (gradient * grad_outputs[0][..., None]).to(ctx.dtype), None, None
 
 
 def smooth_l1_loss(predicted: Tensor, target: Tensor, *, beta: float) -> Tensor:
@@ -271,12 +279,14 @@ def l1_loss(predicted: Tensor, target: Tensor, *, beta: float = 0.0) -> Tensor:
 
 def giou_loss(predicted: Tensor, target: Tensor) -> Tensor:
     """[F, 4] boxes in px to [F] losses 1 - GIoU (Rezatofighi et al. 2019)."""
-    return generalized_box_iou_loss(predicted, target)
+    losses: Tensor = generalized_box_iou_loss(predicted, target)
+    return losses
 
 
 def ciou_loss(predicted: Tensor, target: Tensor) -> Tensor:
     """[F, 4] boxes in px to [F] losses 1 - CIoU (Zheng et al. 2020)."""
-    return complete_box_iou_loss(predicted, target)
+    losses: Tensor = complete_box_iou_loss(predicted, target)
+    return losses
 
 
 # What a box loss compares: the box code, or decoded boxes in px.

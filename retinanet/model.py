@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -46,9 +46,11 @@ class FeaturePyramid(nn.Module):
 
 
 class Head(nn.Module):
-    """A small fully convolutional network, shared over the levels: (3x3 convolution, norm, ReLU) x depth and an output."""
+    """A small fully convolutional network, shared over the levels: (3x3 convolution, norm, ReLU) x depth, output."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, channels: int, depth: int, norm: str, bias: float) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, *, channels: int, depth: int, norm: str, bias: float
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for i in range(depth):
@@ -111,14 +113,12 @@ def build_model(
         prior: the class probability that every anchor starts with (paper, section 3.3).
     """
     body = build_backbone(backbone, norm=norm, frozen_stages=frozen_stages)
-    head: Callable[..., Head] = lambda outputs, bias: Head(  # noqa: E731  # both heads differ in these two only
-        fpn_channels, anchors_per_cell * outputs, channels=head_channels, depth=head_depth, norm=head_norm, bias=bias
-    )
+    head = partial(Head, fpn_channels, channels=head_channels, depth=head_depth, norm=head_norm)
     return RetinaNet(
         body,
         FeaturePyramid(body.channels, fpn_channels, p6_from),
-        class_head=head(num_logits, -math.log((1 - prior) / prior)),
-        box_head=head(4, 0.0),
+        class_head=head(anchors_per_cell * num_logits, bias=-math.log((1 - prior) / prior)),
+        box_head=head(anchors_per_cell * 4, bias=0.0),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -55,7 +55,7 @@ class Postprocess:
         self.score_threshold, self.candidates_per_level = score_threshold, candidates_per_level
         self.nms_iou, self.max_detections, self.min_size = nms_iou, max_detections, min_size
         self.softmax = softmax
-        self.code = {"means": box_means, "stds": box_stds}
+        self.code: dict[str, Any] = {"means": box_means, "stds": box_stds}
 
     @torch.no_grad()
     def __call__(self, predictions: Predictions, image_sizes: Tensor, padded_size: tuple[int, int]) -> list[Detections]:
@@ -85,7 +85,8 @@ class Postprocess:
         if self.min_size is not None:
             large = ((boxes[:, 2:] - boxes[:, :2]) > self.min_size).all(dim=1)
             boxes, scores, labels = boxes[large], scores[large], labels[large]
-        keep = batched_nms(boxes, scores, labels, self.nms_iou)[: self.max_detections]  # by falling score
+        # It moves every class to a place of its own: in float64, so that boxes far out are not rounded.
+        keep = batched_nms(boxes.double(), scores.double(), labels, self.nms_iou)[: self.max_detections]  # best first
         return Detections(boxes[keep], scores[keep], labels[keep])
 
     def _candidates(self, logits: Tensor, deltas: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -104,9 +105,8 @@ class Postprocess:
 
     def _class_values(self, logits: Tensor) -> Tensor:
         """[C*K, H, W] as [C, K, H, W] logits, or probabilities without the background in the softmax form."""
-        if not self.softmax:
-            return logits.unflatten(0, (-1, self.num_classes))
-        return logits.unflatten(0, (-1, self.num_classes + 1)).float().softmax(dim=1)[:, 1:]
+        by_class: Tensor = logits.unflatten(0, (-1, self.num_classes + self.softmax))
+        return by_class.float().softmax(dim=1)[:, 1:] if self.softmax else by_class
 
 
 def logit(probability: float) -> float:

@@ -64,7 +64,7 @@ def places_on_level(
     )
 
 
-def permute_to_N_A_K(maps: Sequence[Tensor], num_channels: int) -> Tensor:  # noqa: N802  # the axes, as the legend has them
+def permute_to_N_A_K(maps: Sequence[Tensor], num_channels: int) -> Tensor:
     """All levels' maps [N, C*K, H, W] as one [N, A, K] in the order of the anchors: for tests and pictures."""
     flat = []
     for level in maps:
@@ -73,7 +73,7 @@ def permute_to_N_A_K(maps: Sequence[Tensor], num_channels: int) -> Tensor:  # no
     return torch.cat(flat, dim=1)
 
 
-def permute_from_N_A_K(flat: Tensor, map_sizes: Sequence[tuple[int, int]]) -> list[Tensor]:  # noqa: N802
+def permute_from_N_A_K(flat: Tensor, map_sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
     """The inverse of permute_to_N_A_K: [N, A, K] to maps [N, C*K, H, W]."""
     anchors_per_cell = flat.shape[1] // sum(height * width for height, width in map_sizes)
     maps, first = [], 0

@@ -73,9 +73,10 @@ class Transforms:
 
     def draw(self, *seed: int) -> Augmentation:
         """Draw what training does to an image; the same seed (run's seed, epoch, image id) draws the same."""
-        generator = np.random.default_rng([abs(number) for number in seed])
+        generator = seeded(*seed)
         short_side = self.short_sides[generator.integers(len(self.short_sides))]
-        scale = float(generator.uniform(*self.scale_jitter))
+        smallest, largest = self.scale_jitter
+        scale = float(generator.uniform(smallest, largest))
         flips = generator.random(2) < (self.horizontal_flip, self.vertical_flip)
         return Augmentation(short_side, scale, bool(flips[0]), bool(flips[1]), self._draw_colour(generator))
 
@@ -83,9 +84,9 @@ class Transforms:
         """Factors for brightness, contrast, saturation and hue in a drawn order, as torchvision's ColorJitter."""
         widths = [("brightness", self.brightness), ("contrast", self.contrast)]
         widths += [("saturation", self.saturation), ("hue", self.hue)]
-        drawn = [(name, _centre(name) + generator.uniform(-width, width)) for name, width in widths if width > 0]
-        return tuple((drawn[i][0], max(drawn[i][1], 0.0) if _centre(drawn[i][0]) else drawn[i][1])
-                     for i in generator.permutation(len(drawn)))
+        shifts = [(name, float(generator.uniform(-width, width))) for name, width in widths if width > 0]
+        drawn = [(name, shift if name == "hue" else max(0.0, 1.0 + shift)) for name, shift in shifts]
+        return tuple(drawn[i] for i in generator.permutation(len(drawn)))
 
     def resized_size(self, size: tuple[int, int], augmentation: Augmentation) -> tuple[int, int]:
         """Height and width in px to which a picture of a size is resized: at least 1 px each."""
@@ -133,9 +134,9 @@ class Transforms:
         return canvas
 
 
-def _centre(name: str) -> float:
-    """The colour factor that changes nothing."""
-    return 0.0 if name == "hue" else 1.0
+def seeded(*seed: int) -> np.random.Generator:
+    """A generator for whole numbers of any sign; numpy itself refuses negative ones."""
+    return np.random.default_rng([number % 2**64 for number in seed])
 
 
 def flip(image: Tensor, boxes: Tensor, *, horizontal: bool, vertical: bool) -> tuple[Tensor, Tensor]:

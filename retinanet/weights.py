@@ -36,22 +36,45 @@ def load_backbone_weights(backbone: Backbone, name: str, weights: str) -> None:
     Raises:
         ValueError: when the file does not exist or holds another network's weights.
     """
-    if weights == "imagenet":
-        state = IMAGENET[name].get_state_dict(progress=True, check_hash=True)
-    elif Path(weights).is_file():
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-    else:
-        raise ValueError(f"model.weights is {weights!r}: no such file; expected imagenet or a file with a ResNet's weights")
+    state = fetch_imagenet_weights(name) if weights == "imagenet" else read_backbone_weights(weights)
     own = backbone.state_dict()
     kept = {key: value for key, value in state.items() if not key.startswith("fc.")}
     surplus = [key for key in kept if key not in own and not key.endswith("num_batches_tracked")]
     missing = [key for key in own if key not in kept and not key.endswith("num_batches_tracked")]
-    if surplus or missing:
+    shapes = [key for key, value in kept.items() if key in own and value.shape != own[key].shape]
+    if surplus or missing or shapes:
         raise ValueError(
-            f"model.weights {weights!r} does not fit {name}: {len(missing)} entries are missing (first: {missing[:1]}), "
-            f"{len(surplus)} are unknown (first: {surplus[:1]}); is it another backbone, or another model.norm?"
+            f"model.weights {weights!r} does not fit {name}: entries missing {len(missing)} (first: {missing[:1]}), "
+            f"unknown {len(surplus)} (first: {surplus[:1]}), of another shape {len(shapes)} (first: {shapes[:1]}); "
+            "is it another backbone, or another model.norm?"
         )
     backbone.load_state_dict({key: value for key, value in kept.items() if key in own}, strict=False)
+
+
+def fetch_imagenet_weights(name: str) -> Mapping[str, Tensor]:
+    """The weights of torchvision, from torch's cache on this machine or, the first time, from the network."""
+    try:
+        state: Mapping[str, Tensor] = IMAGENET[name].get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"model.weights is imagenet: {IMAGENET[name].url} cannot be fetched ({error}); "
+            "fetch it elsewhere and set model.weights to the file"
+        ) from error
+    return state
+
+
+def read_backbone_weights(path: str) -> Mapping[str, Tensor]:
+    """The state dictionary in a file."""
+    if not Path(path).is_file():
+        raise ValueError(
+            f"model.weights is {path!r}: no such file; expected imagenet or a file with a ResNet's weights"
+        )
+    state = load_plain(path)
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(
+            f"model.weights {path!r} holds no state dictionary; expected names with tensors, as of a ResNet"
+        )
+    return state
 
 
 def save_detector(path: Path, state: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
@@ -62,8 +85,11 @@ def save_detector(path: Path, state: Mapping[str, Tensor], description: Mapping[
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     weights = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    torch.save({"format": FORMAT, "weights": weights, "description": dict(description)}, temporary)
-    temporary.replace(path)
+    try:
+        torch.save({"format": FORMAT, "weights": weights, "description": dict(description)}, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load_detector(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -72,10 +98,27 @@ def load_detector(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         ValueError: when the file is missing, or something else.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist; run the train stage first") from None
+    if not Path(path).is_file():
+        raise ValueError(f"{path} does not exist; run the train stage first")
+    content = load_plain(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} holds no detector of this version (format {FORMAT}); run the train stage again")
     return content["weights"], content["description"]
+
+
+def load_plain(path: Path | str) -> object:
+    """What torch.save wrote, on the CPU: tensors and plain values only, because a pickle may run any code.
+
+    Raises:
+        ValueError: when the file is broken or holds anything else.
+    """
+    try:
+        content: object = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken pickle raises anything
+        # torch's own message tells how to load the file nevertheless; what it refused stands in the error below.
+        reason = (str(error.__context__ or error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"{path} cannot be read as weights ({reason}); "
+            "expected a file of torch.save that holds tensors and plain values only"
+        ) from error
+    return content

@@ -1,4 +1,4 @@
-"""What the rooms of the tests share: a seeded generator, and the numbers of the peers in tests/golden."""
+"""What the rooms of the tests share: a seeded generator, a small world, the numbers of the peers in tests/golden."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.small_world import SmallWorld, write_small_world
+
 GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -18,6 +20,12 @@ GOLDEN = Path(__file__).parent / "golden"
 def generator() -> torch.Generator:
     """Randomness that is the same in every run."""
     return torch.Generator().manual_seed(1234)
+
+
+@pytest.fixture
+def small_world(tmp_path: Path) -> SmallWorld:
+    """Nine pictures as a prepared data set, in the test's own folder."""
+    return write_small_world(tmp_path / "small_world")
 
 
 @cache

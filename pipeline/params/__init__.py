@@ -36,14 +36,18 @@ class Params(Section):
         """What no section can see alone, as sentences."""
         complaints = []
         if self.evaluate.split == "test" and self.data.test is None:
-            complaints.append("evaluate.split is test, but data.test is null; name a test split or set evaluate.split: val")
+            complaints.append(
+                "evaluate.split is test, but data.test is null; name a test split or set evaluate.split: val"
+            )
         if self.anchors.sizes is None and self.anchors.scales_per_octave is None:
             complaints.append("anchors.sizes and anchors.scales_per_octave are both null; give one of them")
         num_classes = None if self.data.classes is None else len(self.data.classes)
         if isinstance(self.loss.alpha, list) and num_classes is not None:
             expected = num_classes + (self.loss.class_loss == "softmax_focal")
             if len(self.loss.alpha) != expected:
-                complaints.append(f"loss.alpha has {len(self.loss.alpha)} entries, {expected} are needed for data.classes")
+                complaints.append(
+                    f"loss.alpha has {len(self.loss.alpha)} entries, {expected} are needed for data.classes"
+                )
         return complaints
 
 

@@ -36,9 +36,13 @@ class Anchors(Section):
         if self.sizes is None:
             return []
         if len(self.sizes) != NUM_LEVELS:
-            return [f"sizes has {len(self.sizes)} entries, but the pyramid has 5 levels (P3..P7); give one list per level"]
+            return [
+                f"sizes has {len(self.sizes)} entries, but the pyramid has 5 levels (P3..P7); give one list per level"
+            ]
         lengths = {len(level) for level in self.sizes}
-        return [] if len(lengths) == 1 and 0 not in lengths else ["sizes needs as many sides on each level, at least one"]
+        return (
+            [] if len(lengths) == 1 and 0 not in lengths else ["sizes needs as many sides on each level, at least one"]
+        )
 
 
 class Matcher(Section):
@@ -68,6 +72,12 @@ class Loss(Section):
     box_weight: NotNegative
     normaliser: Literal["batch", "image", "batch_of_images"]
 
+    def check(self) -> list[str]:
+        """The sigmoid form weighs background by 1 - alpha, which may not be negative."""
+        if self.class_loss == "sigmoid_focal" and isinstance(self.alpha, list) and max(self.alpha, default=0) > 1:
+            return [f"alpha is {self.alpha}, with sigmoid_focal no entry may be above 1"]
+        return []
+
 
 class Model(Section):
     """The network."""
@@ -90,10 +100,16 @@ class Model(Section):
         complaints = []
         if self.weights is None and self.norm == "frozen_batch":
             complaints.append("norm is frozen_batch, but weights is null: statistics that were never learnt; use group")
+        if self.weights == "imagenet" and self.norm == "group":
+            complaints.append(
+                "weights is imagenet, but norm is group: torchvision's weights were learnt with batch norm"
+            )
         if self.weights is None and self.frozen_stages > 0:
             complaints.append(f"frozen_stages is {self.frozen_stages}, but weights is null: frozen at random; use 0")
         if self.head_norm == "group" and self.head_channels % 8:
-            complaints.append(f"head_channels is {self.head_channels}, with head_norm: group it must be a multiple of 8")
+            complaints.append(
+                f"head_channels is {self.head_channels}, with head_norm: group it must be a multiple of 8"
+            )
         return complaints
 
 

@@ -18,13 +18,20 @@ SectionType = TypeVar("SectionType", bound=Section)
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist; run from the folder of dvc.yaml") from None
+    return parse_yaml(text, source=str(path))
+
+
+def parse_yaml(text: str, *, source: str) -> dict[str, Any]:
+    """The mapping that a YAML text holds; an error names its source."""
+    try:
+        content = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from None
+        raise ValueError(f"{source} is not valid YAML: {error}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds {type(content).__name__}, expected a mapping of sections")
+        raise ValueError(f"{source} holds {type(content).__name__}, expected a mapping of sections")
     return content
 
 
@@ -36,13 +43,21 @@ def validate(section: type[SectionType], content: Mapping[str, Any], path: Path)
         # What is there but wrong comes before what is missing: a misspelt key is both.
         errors = sorted(error.errors(), key=lambda details: details["type"] == "missing")
         complaints = [describe(section, details) for details in errors]
-        # A union reports every member that did not fit; one sentence per place is enough.
-        unique = list({complaint.split(" ")[0]: complaint for complaint in reversed(complaints)}.values())[::-1]
-        raise ValueError(f"{path}: " + "\n  ".join(unique)) from None
+        raise ValueError(f"{path}: " + "\n  ".join(one_per_place(complaints))) from None
     complaints = list(all_complaints(checked))
     if complaints:
         raise ValueError(f"{path}: " + "\n  ".join(complaints))
     return checked
+
+
+def one_per_place(complaints: list[str]) -> list[str]:
+    """One sentence per place, the most exact: a union complains for each member, of a list and of the entry in it."""
+    places = [complaint.partition(" ")[0] for complaint in complaints]
+    return [
+        complaint
+        for i, (place, complaint) in enumerate(zip(places, complaints, strict=True))
+        if place not in places[:i] and not any(other.startswith(f"{place}.") for other in places)
+    ]
 
 
 def all_complaints(section: Section, prefix: str = "") -> Iterator[str]:
@@ -60,11 +75,11 @@ def describe(section: type[BaseModel], details: Any) -> str:
     keys = path_of_keys(section, location)
     dotted, value = ".".join(keys), details["input"]
     if details["type"] == "extra_forbidden":
-        valid = [".".join([*keys[:-1], key]) for key in known_keys(section, keys[:-1])]
-        return f"{dotted} is not a parameter{nearest(dotted, valid)}"
+        outer = ".".join(keys[:-1])
+        return f"{dotted} is not a parameter{nearest(keys[-1], known_keys(section, keys[:-1]), outer=outer)}"
     if details["type"] == "missing":
         return f"{dotted} is missing; every key of the shipped params.yaml must be there"
-    hint = "; YAML reads 1e-3 as text, write 0.001" if looks_like_number(value) else ""
+    hint = f"; to YAML this is text, write {spell_number(value)}" if looks_like_number(value) else ""
     if details["type"] == "literal_error" and isinstance(value, str):
         hint = nearest(str(value), [str(choice) for choice in literal_choices(section, keys)])
     return f"{dotted} is {value!r}: {details['msg'][0].lower()}{details['msg'][1:]}{hint}"
@@ -79,10 +94,20 @@ def looks_like_number(value: object) -> bool:
     return isinstance(value, str)
 
 
-def nearest(word: str, valid: list[str]) -> str:
-    """A hint at the valid word that is nearest to what came."""
-    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else f"; valid here: {', '.join(valid)}"
+def spell_number(text: str) -> str:
+    """A number as YAML 1.1 reads it: 1e-3 as 0.001, 1e-5 as 1.0e-05."""
+    spelt = text if text.strip().isdigit() else repr(float(text))
+    return spelt if "e" not in spelt or "." in spelt else spelt.replace("e", ".0e")
+
+
+def nearest(word: str, valid: list[str], *, outer: str = "") -> str:
+    """A hint at the valid word that is nearest to what came; `outer` is the dotted path before it."""
+    spelling = {choice.lower(): choice for choice in valid}
+    close = difflib.get_close_matches(word.lower(), spelling, n=1, cutoff=0.5)
+    prefix = f"{outer}." if outer else ""
+    if close:
+        return f"; did you mean {prefix}{spelling[close[0]]}?"
+    return f"; valid here: {', '.join(prefix + choice for choice in valid)}"
 
 
 def path_of_keys(section: type[BaseModel], location: list[str]) -> list[str]:
@@ -120,7 +145,9 @@ def literal_choices(section: type[BaseModel], keys: list[str]) -> list[object]:
     for key in keys[:-1]:
         section = inner_section(section.model_fields[key].annotation) or section
     annotation = section.model_fields[keys[-1]].annotation
-    return [choice for part in (annotation, *get_args(annotation)) for choice in get_args(part) if isinstance(choice, str)]
+    return [
+        choice for part in (annotation, *get_args(annotation)) for choice in get_args(part) if isinstance(choice, str)
+    ]
 
 
 def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import yaml
-
 from pipeline.params import flatten
+from pipeline.params.reading import parse_yaml
 
 PACKAGES = ("torch", "torchvision", "ray", "mlflow", "dvc")
 CODE = ("retinanet", "pipeline", "dvc.yaml", "requirements.txt")
@@ -68,7 +67,7 @@ def git_tags(params: Mapping[str, object]) -> dict[str, str | None]:
 def reproducing_command(commit: str, params: Mapping[str, object]) -> str:
     """Check out the commit and run it, with the parameters that differ from the commit's own."""
     committed = git("show", f"{commit}:./params.yaml")
-    held = flatten(yaml.safe_load(committed)) if committed else {}
+    held = flatten(parse_yaml(committed, source="params.yaml")) if committed else {}
     texts = {key: json.dumps(value) for key, value in params.items()}
     settings = [f"{key}={text}" for key, text in texts.items() if key in held and json.dumps(held[key]) != text]
     if not settings:

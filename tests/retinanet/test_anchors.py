@@ -104,7 +104,12 @@ def test_anchors_are_those_of_the_peers(golden: Golden, peer: str) -> None:
 
 @pytest.mark.parametrize(
     ("peer", "size"),
-    [(peer, size) for peer in PEERS for size in ("256x256", "333x500", "800x1216") if (peer, size) != ("torchvision", "333x500")]
+    [
+        (peer, size)
+        for peer in PEERS
+        for size in ("256x256", "333x500", "800x1216")
+        if (peer, size) != ("torchvision", "333x500")
+    ]
     + [("torchvision", "352x512")],
 )
 def test_anchors_of_larger_images_are_those_of_the_peers(golden: Golden, peer: str, size: str) -> None:

@@ -95,7 +95,9 @@ def test_a_truth_that_overlaps_nothing_changes_nothing(
     anchors, truths = build_grid().anchors((64, 96))[:900], random_truths(generator, 4)
     anchors = torch.cat([anchors, torch.tensor([[10.0, 10, 10, 10]])])  # two boxes without area: 0 / 0
     alone = match_anchors(truths, anchors, low_quality=low_quality)
-    assert torch.equal(match_anchors(torch.cat([truths, torch.tensor([truth])]), anchors, low_quality=low_quality), alone)
+    assert torch.equal(
+        match_anchors(torch.cat([truths, torch.tensor([truth])]), anchors, low_quality=low_quality), alone
+    )
 
 
 @pytest.mark.parametrize("low_quality", LOW_QUALITY)
@@ -120,7 +122,10 @@ def test_every_truth_owns_its_best_anchors_unless_a_later_truth_claims_them(gene
 
 @pytest.mark.parametrize("low_quality", ["anchor", "none"])
 def test_labels_are_those_of_torchvisions_matcher(generator: torch.Generator, low_quality: str) -> None:
-    anchors, reference = build_grid().anchors((64, 96)), Matcher(0.5, 0.4, allow_low_quality_matches=low_quality == "anchor")
+    anchors, reference = (
+        build_grid().anchors((64, 96)),
+        Matcher(0.5, 0.4, allow_low_quality_matches=low_quality == "anchor"),
+    )
     for count in range(1, 9):
         truths = random_truths(generator, count)
         expected = reference(box_iou(truths, anchors))  # -1 background, -2 between: our numbers too

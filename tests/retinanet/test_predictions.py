@@ -61,7 +61,7 @@ def test_a_place_and_a_flat_index_name_the_same_thing(anchors: list[tuple[int, i
 
 
 def test_place_of_an_anchor_worked_by_hand() -> None:
-    # Anchor 9 of level 0 (2 x 3 cells of 2): cell 4, so y 1, x 1, anchor 1. Anchor 12 + 3 is on level 1: cell 1, anchor 1.
+    # Anchor 9 of level 0 (2 x 3 cells of 2): cell 4, so y 1, x 1, anchor 1. Anchor 12 + 3: level 1, cell 1, anchor 1.
     image, anchor = torch.tensor([0, 1]), torch.tensor([9, 15])
     first = places_on_level(image, anchor, level=0, map_sizes=MAP_SIZES, anchors_per_cell=C)
     assert [field.tolist() for field in first] == [[0], [0], [1], [1], [1]]

@@ -1,0 +1,114 @@
+"""A Ray that all tests share, and a small project in which they train."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).parents[2]
+
+CLUSTER = """
+import sys
+from pipeline import cluster  # its variables quiet Ray
+import ray
+options = {"num_cpus": 4, "include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+print(ray.init(address="local", _temp_dir=sys.argv[1], **options).address_info["gcs_address"], flush=True)
+sys.stdin.read()
+"""
+
+# 24 images in batches of 8 are 3 steps an epoch. A high prior lets an untrained network detect something to compare.
+TINY: dict[str, dict[str, Any]] = {
+    "transforms": {"short_side": 64, "long_side": 64},
+    "model": {"fpn_channels": 16, "head_channels": 16, "head_depth": 1, "prior": 0.2},
+    "train": {"batch_size": 8, "epochs": 3, "evaluate_every": 1},
+    "evaluate": {"pictures": 4},
+}
+SHAPES = {"train": 24, "val": 8, "test": 8, "image_size": 64, "max_objects": 3, "min_size": 16, "max_size": 48}
+
+
+def run_stage(stage: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a stage to its end in a project's folder."""
+    return subprocess.run(
+        [sys.executable, "-m", f"pipeline.{stage}"],
+        cwd=folder,
+        env={**stage_environment(), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def stage_environment() -> dict[str, str]:
+    """Ours, without what would lead out of the project."""
+    outside = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "DVC_ROOT", "PIPELINE_CONF")
+    kept = {key: value for key, value in os.environ.items() if key not in outside}
+    return kept | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="session")
+def ray_address() -> Iterator[str]:
+    """A Ray of 4 CPUs in a process of its own, which ends with the tests."""
+    # Without tokens, whatever a Ray started earlier has left in the user's home; and with a short path, because that
+    # of a socket has at most 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        environment = stage_environment() | {"RAY_AUTH_MODE": "disabled"}
+        process = subprocess.Popen(
+            [sys.executable, "-c", CLUSTER, folder],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.stdin.close()
+            process.wait(timeout=60)
+            process.stdout.close()
+
+
+@pytest.fixture
+def shared_ray(ray_address: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of the shared Ray, where cluster.train and the stages find it."""
+    monkeypatch.setenv("RAY_ADDRESS", ray_address)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    return ray_address
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project after the stages prepare and anchor_stats; do not write into it."""
+    folder = tmp_path_factory.mktemp("prepared")
+    params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    for section, values in TINY.items():
+        params[section] |= values
+    params["data"]["shapes"] |= SHAPES
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    place = yaml.safe_load((REPOSITORY / "conf/local.yaml").read_text()) | {"workers": 1, "precision": "fp32"}
+    (folder / "conf").mkdir()
+    (folder / "conf/local.yaml").write_text(yaml.safe_dump(place))
+    for stage in ("prepare", "anchor_stats"):
+        done = run_stage(stage, folder)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def project(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the prepared project, as the current folder."""
+    folder = tmp_path / "project"
+    shutil.copytree(prepared, folder)
+    monkeypatch.chdir(folder)
+    for name in ("DVC_ROOT", "PIPELINE_CONF", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    return folder

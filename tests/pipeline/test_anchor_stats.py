@@ -1,0 +1,154 @@
+"""Laws of the stage anchor_stats, on a world small enough to work out by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.anchor_stats import ANCHORS, REPORT, TRAIN, main
+from retinanet.anchors import Grid, build_grid
+
+REPOSITORY = Path(__file__).parents[2]
+# One square anchor per cell: 16 px on P3 (stride 8), and sides that nothing here comes near to on P4..P7.
+ONE_SIZE = {"sizes": [[16.0], [1000.0], [1000.0], [1000.0], [1000.0]], "aspect_ratios": [1.0]}
+CATEGORIES = [{"id": 3, "name": "rod"}, {"id": 7, "name": "disc"}]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_params(**changes: dict[str, Any]) -> None:
+    params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    params["transforms"] |= {"short_side": 64, "long_side": 64}
+    for section, values in changes.items():
+        params[section] |= values
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+
+
+def write_split(images: list[tuple[int, int]], boxes: list[tuple[int, int, list[float]]]) -> None:
+    """Images of (width, height) with ids from 1; boxes of (image id, category id, xywh)."""
+    content = {
+        "info": {"root": "data/raw", "split": "train"},
+        "images": [
+            {"id": n, "file_name": f"{n}.png", "width": width, "height": height}
+            for n, (width, height) in enumerate(images, start=1)
+        ],
+        "annotations": [
+            {"id": n, "image_id": image, "category_id": category, "bbox": bbox, "area": 1.0, "iscrowd": 0}
+            for n, (image, category, bbox) in enumerate(boxes)
+        ],
+        "categories": CATEGORIES,
+    }
+    TRAIN.parent.mkdir(parents=True, exist_ok=True)
+    TRAIN.write_text(json.dumps(content))
+
+
+def run() -> dict[str, Any]:
+    main([])
+    report: dict[str, Any] = json.loads(REPORT.read_text())
+    return report
+
+
+@pytest.mark.usefixtures("folder")
+def test_two_boxes_worked_by_hand() -> None:
+    write_params(anchors=ONE_SIZE)
+    # P3 has centres at 4, 12, .. 60 px, so its anchors span [4, 20], [12, 28] and so on in both directions.
+    # The rod [4, 4, 20, 20] is an anchor: IoU 1. Its neighbours one cell away overlap 8 x 16 of 384: 1/3.
+    # The disc [24, 24, 56, 56] has an area of 1024 (medium: at least 32^2) and holds anchors of 256: IoU 1/4; those
+    # with a corner inside are [28, 44], [36, 52] (and [20, 36]: less): 2 x 2 anchors tie and are all owned.
+    write_split([(64, 64)], [(1, 3, [4, 4, 16, 16]), (1, 7, [24, 24, 32, 32])])
+    report = run()
+    assert report["thresholds"] == {"foreground": 0.5, "background": 0.4}
+    assert report["all"] == {
+        "truths": 2,
+        "recall_foreground": 0.5,
+        "recall_background": 0.5,
+        "best_iou_mean": 0.625,  # (1 + 1/4) / 2
+        "best_iou_min": 0.25,
+        "best_iou_p10": 0.325,  # a tenth of the way from 1/4 to 1
+        "best_iou_median": 0.625,
+        "best_iou_p90": 0.925,
+        "foreground_anchors_mean": 2.5,  # (1 + 4) / 2
+        "without_foreground": 0,
+    }
+    assert report["by_class"]["rod"]["best_iou_mean"] == 1.0
+    assert report["by_class"]["disc"]["foreground_anchors_mean"] == 4.0
+    assert {name: row["truths"] for name, row in report["by_size"].items()} == {"small": 1, "medium": 1, "large": 0}
+
+
+@pytest.mark.usefixtures("folder")
+def test_truth_without_foreground_is_counted() -> None:
+    write_params(anchors=ONE_SIZE, matcher={"low_quality": "none"})
+    write_split([(64, 64)], [(1, 3, [4, 4, 16, 16]), (1, 7, [24, 24, 32, 32])])
+    report = run()
+    assert report["all"]["without_foreground"] == 1
+    assert report["by_class"]["disc"] == {
+        **report["by_class"]["disc"],
+        "without_foreground": 1,
+        "foreground_anchors_mean": 0.0,
+        "recall_foreground": 0.0,
+    }
+    assert report["by_class"]["rod"]["without_foreground"] == 0
+
+
+@pytest.mark.usefixtures("folder")
+def test_truths_are_measured_at_training_scale() -> None:
+    write_params(anchors=ONE_SIZE)
+    # 256 x 128 px become 64 x 32, a quarter: the box [16, 16, 80, 80] becomes the anchor [4, 4, 20, 20].
+    write_split([(256, 128)], [(1, 3, [16, 16, 64, 64])])
+    report = run()
+    assert report["all"]["best_iou_mean"] == 1.0
+    assert report["by_size"]["small"]["truths"] == 1  # 4096 px in the file would be medium
+
+
+@pytest.mark.usefixtures("folder")
+def test_image_without_boxes_changes_nothing() -> None:
+    write_params(anchors=ONE_SIZE)
+    write_split([(64, 64)], [(1, 3, [4, 4, 16, 16])])
+    alone = run()
+    write_split([(64, 64), (64, 64)], [(1, 3, [4, 4, 16, 16])])
+    assert run() == alone
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("images", [[], [(64, 64)]])
+def test_split_without_truths_has_a_report(images: list[tuple[int, int]], capsys: pytest.CaptureFixture[str]) -> None:
+    write_params()
+    write_split(images, [])
+    report = run()
+    assert report["all"] == {"truths": 0}
+    assert report["by_class"] == {"rod": {"truths": 0}, "disc": {"truths": 0}}
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 1 + 3 + 2  # head, all, sizes, classes
+
+
+@pytest.mark.usefixtures("folder")
+def test_anchors_that_train_reads_are_those_of_params() -> None:
+    write_params()
+    write_split([(64, 64)], [])
+    main([])
+    written = Grid.from_dict(json.loads(ANCHORS.read_text()))
+    assert written == build_grid(base_scale=2.0, scales_per_octave=3, aspect_ratios=[0.5, 1.0, 2.0])
+
+
+@pytest.mark.usefixtures("folder")
+def test_same_input_gives_the_same_bytes() -> None:
+    write_params()
+    write_split([(64, 48)], [(1, 3, [4, 4, 16, 13]), (1, 7, [24, 24, 32, 17])])
+    main([])
+    first = ANCHORS.read_bytes(), REPORT.read_bytes()
+    main([])
+    assert (ANCHORS.read_bytes(), REPORT.read_bytes()) == first
+
+
+@pytest.mark.usefixtures("folder")
+def test_missing_split_is_told() -> None:
+    write_params()
+    with pytest.raises(ValueError, match=r"data/prepared/train\.json does not exist; run the stage before"):
+        main([])

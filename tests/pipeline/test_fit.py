@@ -1,0 +1,169 @@
+"""Laws of training under real Ray: workers do not matter, a lost worker does not matter, a mistake is one sentence."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline import cluster
+from pipeline.fit import fit
+from pipeline.params import load_params
+from pipeline.params.place import load_place
+from pipeline.train import worker_config
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("shared_ray"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+TIMES = ("seconds", "images_per_s")
+
+
+@dataclass
+class Trained:
+    """What a training ended with."""
+
+    history: list[dict[str, Any]]
+    learner: dict[str, Any]
+    events: list[dict[str, Any]]
+
+    @property
+    def step_losses(self) -> list[float]:
+        return [loss for row in self.history for loss in row["step_losses"]]
+
+    @property
+    def curve(self) -> list[dict[str, Any]]:
+        return [{key: value for key, value in row.items() if key not in TIMES} for row in self.history]
+
+    @property
+    def resumed_from(self) -> list[int]:
+        return [event["epoch"] for event in self.events if event["kind"] == "resume"]
+
+
+def train(
+    storage: Path,
+    *,
+    workers: int,
+    images_per_step: int | None = None,
+    train_function: Callable[[dict[str, Any]], None] = fit,
+    on_event: Callable[[dict[str, Any]], object] = lambda event: None,
+) -> Trained:
+    """Train the project of the current folder from its beginning."""
+    place = load_place().model_copy(update={"workers": workers, "images_per_step": images_per_step})
+    events: list[dict[str, Any]] = []
+    cluster.train(
+        train_function,
+        worker_config(load_params(), place, digest="d1"),
+        address="local",
+        resources=cluster.Resources(**place.model_dump(include=set(cluster.Resources.__dataclass_fields__))),
+        name="d1",
+        storage=str(storage),
+        score="score",
+        on_event=lambda event: (events.append(event), on_event(event)),
+        export=lambda folder: None,
+    )
+    newest = max((storage / "d1").glob("checkpoint_*"), key=lambda folder: folder.name)
+    state = torch.load(newest / "state.pt", weights_only=True)
+    return Trained(state["history"], state["learner"], events)
+
+
+@pytest.fixture(scope="module")
+def trained() -> dict[str, Trained]:
+    """Trainings that several tests look at, by name; each is done once."""
+    return {}
+
+
+@pytest.fixture
+def alone(trained: dict[str, Trained], project: Path) -> Trained:
+    """With one worker."""
+    if "alone" not in trained:
+        trained["alone"] = train(project / "alone", workers=1)
+    return trained["alone"]
+
+
+@pytest.fixture
+def pair(trained: dict[str, Trained], project: Path) -> Trained:
+    """With two workers, undisturbed."""
+    if "pair" not in trained:
+        trained["pair"] = train(project / "pair", workers=2)
+    return trained["pair"]
+
+
+def assert_same_training(one: Trained, other: Trained) -> None:
+    assert len(one.step_losses) == 9  # 3 epochs of 24 / 8 steps
+    assert one.step_losses == pytest.approx(other.step_losses, rel=1e-4)
+    for ours, theirs in zip(one.history, other.history, strict=True):
+        assert ours["AP50"] > 0
+        assert ours["AP"] == pytest.approx(theirs["AP"], abs=1e-3)
+        assert ours["AP50"] == pytest.approx(theirs["AP50"], abs=1e-3)
+
+
+def test_two_workers_train_as_one(alone: Trained, pair: Trained) -> None:
+    assert_same_training(alone, pair)
+
+
+def test_training_learns(alone: Trained) -> None:
+    losses = [row["loss"] for row in alone.history]
+    assert losses[-1] < 0.8 * losses[0]
+    assert [row["step"] for row in alone.history] == [3, 6, 9]
+
+
+def test_accumulation_trains_as_one_step(alone: Trained, project: Path) -> None:
+    assert_same_training(alone, train(project / "runs", workers=1, images_per_step=3))  # 3 + 3 + 2 images
+
+
+def test_every_report_reaches_the_driver_once(pair: Trained) -> None:
+    reports = [event for event in pair.events if event["kind"] == "report"]
+    assert [len(event["history"]) for event in reports] == [1, 2, 3]
+    assert all("step_losses" not in row for event in reports for row in event["history"])
+    assert pair.resumed_from == []
+
+
+def test_worker_that_is_killed_leaves_no_trace_in_the_curve(pair: Trained, project: Path) -> None:
+    pids = project / "pids"
+    pids.mkdir()
+
+    def fit_by_a_known_process(config: dict[str, Any]) -> None:
+        (pids / str(os.getpid())).touch()
+        fit(config)
+
+    def kill_in_the_second_epoch(event: dict[str, Any]) -> None:
+        if event["kind"] == "report" and len(event["history"]) == 1 and len(list(pids.iterdir())) == 2:
+            os.kill(int(min(path.name for path in pids.iterdir())), signal.SIGKILL)
+
+    disturbed = train(
+        project / "runs", workers=2, train_function=fit_by_a_known_process, on_event=kill_in_the_second_epoch
+    )
+    assert disturbed.resumed_from == [1]
+    assert len(list(pids.iterdir())) == 4
+    assert disturbed.curve == pair.curve
+    for name, weight in disturbed.learner["model"].items():
+        assert torch.equal(weight, pair.learner["model"][name]), name
+
+
+def test_picture_that_cannot_be_read_ends_the_training_at_once_with_its_name(project: Path) -> None:
+    victim = min((project / "data/prepared/images/train").glob("*.png"))
+    victim.write_bytes(victim.read_bytes()[:100])
+    starts: list[Path] = []
+    tries = project / "tries"
+    tries.mkdir()
+
+    def fit_and_count(config: dict[str, Any]) -> None:
+        (tries / str(os.getpid())).touch()
+        fit(config)
+
+    with pytest.raises(RuntimeError) as caught:
+        train(project / "runs", workers=1, train_function=fit_and_count)
+    starts = list(tries.iterdir())
+    assert len(starts) == 1
+    assert str(caught.value).startswith(f"training failed: {victim} cannot be read as a picture (")
+    assert "\n" not in str(caught.value)

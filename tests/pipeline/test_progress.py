@@ -1,0 +1,74 @@
+"""Laws of what a person sees while a run trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipeline import progress
+from pipeline.progress import Progress, duration
+
+
+def row(epoch: int, **more: Any) -> dict[str, Any]:
+    losses = {"loss": 1.5, "loss_cls": 1.0, "loss_box": 0.5}
+    return {"epoch": epoch, "seconds": 10.0, "images_per_s": 12.34, **losses, **more}
+
+
+def test_epoch_without_ap_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    # 3 epochs of 10 s are left
+    Progress(5).epoch([row(1), row(2)])
+    assert capsys.readouterr().out == "epoch 2/5  loss 1.5000 (class 1.0000, box 0.5000)  12.3 images/s  30 s left\n"
+
+
+def test_epoch_with_ap_shows_it(capsys: pytest.CaptureFixture[str]) -> None:
+    Progress(2).epoch([row(1, AP=0.0, AP50=0.125)])
+    assert "  AP 0.000  AP50 0.125  " in capsys.readouterr().out
+
+
+def test_ap_of_a_split_without_truths_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    Progress(2).epoch([row(1, AP=None, AP50=None)])
+    assert "AP" not in capsys.readouterr().out
+
+
+def test_time_that_is_left_follows_the_last_three_epochs(capsys: pytest.CaptureFixture[str]) -> None:
+    # The first epoch was slow (compilation, cold caches): 4 epochs of (10 + 20 + 30) / 3 s = 80 s are left.
+    history = [row(1, seconds=500.0), row(2, seconds=10.0), row(3, seconds=20.0), row(4, seconds=30.0)]
+    Progress(8).epoch(history)
+    assert capsys.readouterr().out.endswith("80 s left\n")
+
+
+def test_steps_are_told_seldom_where_there_is_no_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("pipeline.progress.time.monotonic", lambda: clock[0])
+    shown = Progress(3)
+    for step in range(150):  # a step takes a second
+        clock[0] += 1.0
+        shown.step({"epoch": 1, "step": step, "steps": 150})
+    # More than 60 s after the start (at 61 s, step 60) and after that line (at 122 s, step 121).
+    assert capsys.readouterr().out.splitlines() == ["epoch 1/3 step 60/150", "epoch 1/3 step 121/150"]
+
+
+def test_terminal_has_a_bar_that_goes_with_its_epoch(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True)
+    shown = Progress(2)
+    shown.step({"epoch": 1, "step": 3, "steps": 10})
+    shown.step({"epoch": 1, "step": 9, "steps": 10})
+    shown.epoch([row(1)])
+    shown.step({"epoch": 2, "step": 1, "steps": 10})
+    shown.epoch([row(1), row(2)])
+    printed = capsys.readouterr()
+    assert "epoch 1/2" in printed.err and "epoch 2/2" in printed.err
+    assert [line.split("  ")[0] for line in printed.out.splitlines()] == ["epoch 1/2", "epoch 2/2"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0 s"), (89.4, "89 s"), (90, "2 min"), (89 * 60, "89 min"), (90 * 60, "1 h 30 min"), (7500, "2 h 05 min")],
+)
+def test_duration_is_said_as_a_person_says_it(seconds: float, words: str) -> None:
+    assert duration(seconds) == words

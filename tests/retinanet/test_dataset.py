@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from retinanet.dataset import (
+    Batch,
+    EvaluationBatches,
+    Split,
+    TrainingBatches,
+    global_batches,
+    load_split,
+    move_batch,
+    read_records,
+    split_batch,
+)
+from retinanet.transforms import Transforms
+from tests.small_world import SIZES, SmallWorld, annotation
+
+TRANSFORMS = Transforms(short_side=[48, 64, 100], long_side=128, vertical_flip=0.5, brightness=0.3, hue=0.1)
+
+
+def training_batches(split: Split, rank: int = 0, num_workers: int = 1, **options: Any) -> TrainingBatches:
+    options = {"batch_size": 8, "seed": 1, "epoch": 0, **options}
+    return TrainingBatches(split, TRANSFORMS, rank=rank, num_workers=num_workers, **options)
+
+
+def assert_same_image(first: Batch, row: int, second: Batch, other_row: int) -> None:
+    for field in ("images", "boxes", "labels", "image_sizes", "original_sizes"):
+        assert torch.equal(getattr(first, field)[row], getattr(second, field)[other_row]), field
+
+
+# ---- the prepared file ----
+
+
+def made_up(**changes: Any) -> dict[str, Any]:
+    content = {
+        "info": {"root": "raw", "split": "train"},
+        "images": [{"id": image_id, "file_name": f"{image_id}.png", "width": 60, "height": 40} for image_id in (5, 2, 90)],
+        "categories": [{"id": 9, "name": "cat"}, {"id": 2, "name": "dog"}, {"id": 70, "name": "cow"}],
+        "annotations": [
+            annotation(1, 90, 70, [1, 2, 30, 20]),
+            annotation(2, 5, 9, [0, 0, 60, 40]),
+            annotation(3, 90, 2, [2.5, 3.5, 4, 5]),
+            annotation(4, 90, 9, [0, 0, 60, 40], iscrowd=1),
+        ],
+    }
+    return {**content, **changes}
+
+
+def test_labels_are_the_positions_of_the_categories_whatever_their_ids() -> None:
+    split = Split(made_up())
+    assert split.class_names == ["cat", "dog", "cow"]
+    assert [record.labels.tolist() for record in split.records] == [[0], [], [2, 1]]
+
+
+def test_boxes_become_corners_and_crowds_do_not_train() -> None:
+    records = read_records(made_up())
+    assert [record.image_id for record in records] == [5, 2, 90]
+    assert records[2].boxes.tolist() == [[1, 2, 31, 22], [2.5, 3.5, 6.5, 8.5]]  # x + w, y + h; the crowd is left out
+    assert records[0].size == (40, 60)
+
+
+def test_an_image_without_boxes_has_none_of_the_right_shape() -> None:
+    record = read_records(made_up())[1]
+    assert record.boxes.shape == (0, 4) and record.boxes.dtype == torch.float32
+    assert record.labels.shape == (0,) and record.labels.dtype == torch.int64
+
+
+def test_the_root_of_the_file_gives_way_to_another(small_world: SmallWorld) -> None:
+    content = small_world.content()
+    content["info"]["root"] = "nowhere"
+    assert Split(content, root=f"{small_world.root}/").picture(1).shape == (3, *SIZES[1])
+
+
+# ---- the steps of an epoch ----
+
+
+@given(num_images=st.integers(1, 60), batch_size=st.integers(1, 20), seed=st.integers(-5, 2**40), epoch=st.integers(0, 99))
+def test_batches_are_full_and_hold_every_image_at_most_once(
+    num_images: int, batch_size: int, seed: int, epoch: int
+) -> None:
+    steps = global_batches(num_images, batch_size, seed=seed, epoch=epoch)
+    assert all(len(step) == batch_size for step in steps)
+    assert len(steps) == max(1, num_images // batch_size)
+    seen = Counter(index for step in steps for index in step)
+    assert set(seen) <= set(range(num_images))
+    if num_images >= batch_size:
+        assert set(seen.values()) == {1}
+    else:  # all of them, as evenly as it goes
+        assert set(seen) == set(range(num_images)) and max(seen.values()) - min(seen.values()) <= 1
+
+
+def test_every_epoch_and_every_seed_has_another_order() -> None:
+    orders = [global_batches(50, 10, seed=seed, epoch=epoch) for seed, epoch in [(1, 0), (1, 1), (2, 0), (0, 1), (-1, 0)]]
+    assert len({str(order) for order in orders}) == 5
+    assert global_batches(50, 10, seed=1, epoch=0) == orders[0]
+
+
+def test_what_one_epoch_leaves_out_comes_in_another() -> None:
+    seen = {i for epoch in range(20) for step in global_batches(9, 4, seed=1, epoch=epoch) for i in step}
+    assert seen == set(range(9))
+
+
+# ---- law 3: the number of workers is not a hyper-parameter ----
+
+
+@pytest.mark.parametrize("num_workers", [2, 3, 4])
+@pytest.mark.parametrize("batch_size", [4, 7])
+def test_the_shares_of_a_step_are_together_the_batch_of_one_worker(
+    small_world: SmallWorld, num_workers: int, batch_size: int
+) -> None:
+    split = load_split(small_world.train)
+    for epoch in range(3):
+        alone = training_batches(split, batch_size=batch_size, epoch=epoch)
+        shares = [
+            training_batches(split, rank, num_workers, batch_size=batch_size, epoch=epoch) for rank in range(num_workers)
+        ]
+        assert {len(share) for share in shares} == {len(alone)}
+        for step in range(len(alone)):
+            whole, parts = alone[step], [share[step] for share in shares]
+            assert sorted(i for part in parts for i in part.image_ids) == sorted(whole.image_ids)
+            for part in parts:
+                assert part.images.shape[2:] == whole.images.shape[2:]  # the canvas of the global batch
+                for row, image_id in enumerate(part.image_ids):
+                    assert_same_image(part, row, whole, whole.image_ids.index(image_id))
+
+
+def test_loader_processes_and_the_order_of_loading_change_nothing(small_world: SmallWorld) -> None:
+    dataset = training_batches(load_split(small_world.train), batch_size=2)
+    loaded = list(DataLoader(dataset, batch_size=None, num_workers=2))
+    for step in reversed(range(len(dataset))):
+        assert loaded[step].image_ids == dataset[step].image_ids
+        for row in range(2):
+            assert_same_image(loaded[step], row, dataset[step], row)
+
+
+def test_an_epoch_augments_an_image_in_another_way_than_the_next(small_world: SmallWorld) -> None:
+    split = load_split(small_world.train)
+    sizes = set()
+    for epoch in range(12):
+        batch = training_batches(split, batch_size=9, epoch=epoch)[0]
+        sizes.add(tuple(batch.image_sizes[batch.image_ids.index(10)].tolist()))
+    assert sizes == {(48, 48), (64, 64), (100, 100)}
+
+
+def test_a_training_batch_says_what_it_is(small_world: SmallWorld) -> None:
+    split = load_split(small_world.train)
+    batch = training_batches(split, batch_size=9)[0]
+    records = {record.image_id: record for record in split.records}
+    assert batch.images.dtype == torch.uint8 and batch.images.shape[2] % 32 == 0 and batch.images.shape[3] % 32 == 0
+    for row, image_id in enumerate(batch.image_ids):
+        assert tuple(batch.original_sizes[row].tolist()) == records[image_id].size
+        assert torch.equal(batch.labels[row], records[image_id].labels)
+        height, width = batch.image_sizes[row].tolist()
+        assert batch.boxes[row].shape == records[image_id].boxes.shape
+        assert bool((batch.boxes[row] <= torch.tensor([width, height] * 2) + 1e-4).all())
+        factor = height * width / (records[image_id].size[0] * records[image_id].size[1])
+        areas = [(b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]) for b in (batch.boxes[row], records[image_id].boxes)]
+        assert torch.allclose(areas[0], areas[1] * factor)
+
+
+def test_a_data_set_smaller_than_the_batch_fills_it(small_world: SmallWorld) -> None:
+    dataset = training_batches(load_split(small_world.train), batch_size=20)
+    assert len(dataset) == 1 and len(dataset[0].image_ids) == 20
+
+
+def test_more_workers_than_images_of_a_batch_are_refused(small_world: SmallWorld) -> None:
+    with pytest.raises(ValueError, match=r"train\.batch_size is 2, smaller than the 3 workers"):
+        training_batches(load_split(small_world.train), 0, 3, batch_size=2)
+
+
+def test_a_training_split_without_images_is_refused() -> None:
+    with pytest.raises(ValueError, match="holds no image"):
+        training_batches(Split(made_up(images=[], annotations=[])))
+
+
+# ---- evaluation ----
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 3, 4])
+def test_evaluation_meets_every_image_once_in_the_same_batches(small_world: SmallWorld, num_workers: int) -> None:
+    split = load_split(small_world.train)
+    alone = {tuple(batch.image_ids): batch for batch in iterate(EvaluationBatches(split, TRANSFORMS, batch_size=2))}
+    shares = [
+        EvaluationBatches(split, TRANSFORMS, batch_size=2, rank=rank, num_workers=num_workers)
+        for rank in range(num_workers)
+    ]
+    seen = [batch for share in shares for batch in iterate(share)]
+    assert sorted(i for batch in seen for i in batch.image_ids) == [record.image_id for record in split.records]
+    for batch in seen:
+        assert torch.equal(batch.images, alone[tuple(batch.image_ids)].images)
+
+
+def test_evaluation_resizes_to_the_largest_short_side_and_no_more(small_world: SmallWorld) -> None:
+    split = load_split(small_world.train)
+    batch = EvaluationBatches(split, TRANSFORMS, batch_size=3)[0]
+    # 64 x 64 to 100; 64 x 80 times 100 / 64 is 100 x 125; 80 x 64 is 125 x 100. Padded to 4 * 32.
+    assert batch.image_sizes.tolist() == [[100, 100], [100, 125], [125, 100]]
+    assert batch.images.shape == (3, 3, 128, 128)
+    assert torch.allclose(batch.boxes[1], split.records[1].boxes * torch.tensor([1.5625]))
+    assert batch.original_sizes.tolist() == [[64, 64], [64, 80], [80, 64]]
+
+
+def test_a_worker_may_have_no_batch_to_evaluate(small_world: SmallWorld) -> None:
+    assert len(EvaluationBatches(load_split(small_world.train), TRANSFORMS, batch_size=9, rank=1, num_workers=2)) == 0
+
+
+def iterate(batches: EvaluationBatches) -> Iterator[Batch]:
+    return (batches[position] for position in range(len(batches)))
+
+
+# ---- parts of a batch ----
+
+
+@pytest.mark.parametrize(("num_images", "parts"), [(None, [5]), (5, [5]), (8, [5]), (2, [2, 2, 1]), (1, [1] * 5)])
+def test_the_parts_of_a_batch_are_the_batch(small_world: SmallWorld, num_images: int | None, parts: list[int]) -> None:
+    batch = training_batches(load_split(small_world.train), batch_size=5)[0]
+    cut = list(split_batch(batch, num_images))
+    assert [len(part.image_ids) for part in cut] == parts
+    rows = [(part, row) for part in cut for row in range(len(part.image_ids))]
+    assert [part.image_ids[row] for part, row in rows] == batch.image_ids
+    for i, (part, row) in enumerate(rows):
+        assert_same_image(part, row, batch, i)
+
+
+def test_moving_a_batch_to_a_device_keeps_all_of_it(small_world: SmallWorld) -> None:
+    batch = training_batches(load_split(small_world.train), batch_size=2)[0]
+    moved = move_batch(batch, "meta")
+    assert moved.images.device.type == moved.boxes[0].device.type == moved.labels[1].device.type == "meta"
+    assert moved.image_ids == batch.image_ids and torch.equal(moved.image_sizes, batch.image_sizes)

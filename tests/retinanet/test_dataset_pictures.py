@@ -1,0 +1,137 @@
+"""The pictures of a data set: read from files and URLs, kept, and named where they cannot be read."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from retinanet.dataset import Batch, Split, TrainingBatches, load_split, read_picture
+from retinanet.transforms import Transforms
+from tests.small_world import SIZES, SmallWorld
+
+
+def first_batch(split: Split) -> Batch:
+    transforms = Transforms(short_side=64, long_side=96, brightness=0.3)
+    return TrainingBatches(split, transforms, batch_size=8, seed=1, epoch=0)[0]
+
+
+# ---- pictures ----
+
+
+def test_a_picture_is_read_as_it_was_written(small_world: SmallWorld) -> None:
+    pixels = np.array(Image.open(small_world.root / "pictures/4.png"))
+    assert torch.equal(load_split(small_world.train).picture(4), torch.from_numpy(pixels).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "I;16"])
+def test_pictures_of_other_modes_become_rgb(tmp_path: Path, mode: str) -> None:
+    Image.new(mode, (6, 4)).save(tmp_path / "a.png")
+    assert read_picture(str(tmp_path / "a.png")).shape == (3, 4, 6)
+
+
+def test_a_picture_stands_upright_as_its_exif_data_say(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.jpg", exif=exif)
+    assert read_picture(str(tmp_path / "a.jpg")).shape == (3, 6, 4)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "text", "empty", "missing", "bomb"])
+def test_a_picture_that_cannot_be_read_is_named(
+    small_world: SmallWorld, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = small_world.root / "pictures/2.png"
+    content = path.read_bytes()
+    path.write_bytes({"truncated": content[:900], "text": b"<html>404</html>", "empty": b""}.get(damage, content))
+    if damage == "missing":
+        path.unlink()
+    if damage == "bomb":
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(ValueError, match=r"pictures/2\.png cannot be read as a picture \(.+\); run prepare again"):
+        load_split(small_world.train).picture(2)
+
+
+def test_a_picture_of_another_size_than_its_record_is_named(small_world: SmallWorld) -> None:
+    Image.new("RGB", (50, 40)).save(small_world.root / "pictures/2.png")
+    with pytest.raises(ValueError, match=r"pictures/2\.png is \(40, 50\) px .*, its record says \(80, 64\); run prepare"):
+        load_split(small_world.train).picture(2)
+
+
+def test_decoded_pictures_are_kept_where_asked(small_world: SmallWorld) -> None:
+    kept, fresh = (load_split(small_world.train, keep_decoded=keep) for keep in (True, False))
+    before = first_batch(kept).images
+    assert torch.equal(first_batch(fresh).images, before)
+    for path in small_world.root.rglob("*.png"):
+        path.unlink()
+    assert torch.equal(first_batch(kept).images, before)  # augmentation did not write into them
+    with pytest.raises(ValueError, match="cannot be read"):
+        first_batch(fresh)
+
+
+# ---- pictures at a URL ----
+
+
+class CountingHandler(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder without a word, and remembers what was asked for."""
+
+    asked: Counter[str] = Counter()
+
+    def do_GET(self) -> None:  # noqa: N802
+        CountingHandler.asked[self.path] += 1
+        super().do_GET()
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def url(small_world: SmallWorld) -> Iterator[str]:
+    CountingHandler.asked = Counter()
+    handler = functools.partial(CountingHandler, directory=str(small_world.root))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_pictures_come_from_a_url_once_and_then_from_the_cache(
+    small_world: SmallWorld, url: str, tmp_path: Path
+) -> None:
+    local = load_split(small_world.train)
+    for _ in range(2):  # two processes, say
+        split = load_split(small_world.train, root=url, cache_folder=str(tmp_path / "cache"))
+        assert all(torch.equal(split.picture(i), local.picture(i)) for i in range(len(SIZES)))
+    assert CountingHandler.asked == {f"/pictures/{i}.png": 1 for i in range(len(SIZES))}
+
+
+def test_without_a_cache_folder_a_url_is_read_every_time(small_world: SmallWorld, url: str) -> None:
+    split = load_split(small_world.train, root=url)
+    assert torch.equal(split.picture(0), split.picture(0))
+    assert CountingHandler.asked["/pictures/0.png"] == 2
+
+
+def test_what_is_not_at_a_url_is_named_and_not_kept(small_world: SmallWorld, url: str, tmp_path: Path) -> None:
+    (small_world.root / "pictures/3.png").unlink()
+    split = load_split(small_world.train, root=url, cache_folder=str(tmp_path / "cache"))
+    with pytest.raises(ValueError, match=r"http://127\.0\.0\.1:\d+/pictures/3\.png cannot be read"):
+        split.picture(3)
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_picture_whose_digest_changed_is_fetched_again(tmp_path: Path) -> None:
+    location, cache = "memory://small/a.png", str(tmp_path / "cache")
+    for size, digest in [((6, 4), "one"), ((8, 5), "two")]:
+        with fsspec.open(location, "wb") as file:
+            Image.new("RGB", size).save(file, format="png")
+        picture = read_picture(location, cache_folder=cache, sha256=digest)
+        assert picture.shape == (3, size[1], size[0])

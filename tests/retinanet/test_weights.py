@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import pytest
+import torch
+import torchvision.models as models
+from torch import Tensor
+
+from retinanet.backbone import BACKBONES, build_backbone
+from retinanet.weights import IMAGENET, load_backbone_weights, load_detector, save_detector
+
+DESCRIPTION: dict[str, Any] = {"model": {"norm": "group"}, "categories": [{"id": 3, "name": "cat"}], "run": {"AP": None}}
+
+
+class Boom:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return Path.touch, (self.path,)
+
+
+# ---- a detector's file ----
+
+
+def test_a_detector_comes_back_as_it_was_saved(tmp_path: Path, generator: torch.Generator) -> None:
+    state = {"a": torch.randn(3, 4, generator=generator).T, "b": torch.tensor(7), "c": torch.zeros(2, requires_grad=True)}
+    path = tmp_path / "models/model.pt"
+    save_detector(path, state, DESCRIPTION)
+    weights, description = load_detector(path)
+    assert description == DESCRIPTION
+    assert weights.keys() == state.keys() and all(torch.equal(weights[key], state[key]) for key in state)
+    assert not any(value.requires_grad for value in weights.values())
+
+
+def test_saving_leaves_one_file_and_replaces_the_old_one(tmp_path: Path) -> None:
+    for number in (1, 2):
+        save_detector(tmp_path / "model.pt", {"a": torch.tensor(number)}, {})
+        assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
+        assert load_detector(tmp_path / "model.pt")[0]["a"] == number
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_half_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_detector(tmp_path / "model.pt", {"a": torch.tensor(1)}, {})
+
+    def fill_the_disk(content: object, path: Path) -> None:
+        path.write_bytes(b"half a fi")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", fill_the_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save_detector(tmp_path / "model.pt", {"a": torch.tensor(2)}, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
+    assert load_detector(tmp_path / "model.pt")[0]["a"] == 1
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path, zipped: bool) -> None:
+    path, touched = tmp_path / "model.pt", tmp_path / "touched"
+    if zipped:
+        torch.save({"format": 1, "weights": {}, "description": Boom(touched)}, path)
+    else:
+        path.write_bytes(pickle.dumps({"format": 1, "weights": Boom(touched)}, protocol=2))
+    with pytest.raises(ValueError, match=r"model\.pt cannot be read as weights \(.*[Uu]nsupported.*\); expected a file"):
+        load_detector(path)
+    with pytest.raises(ValueError, match=r"model\.pt cannot be read as weights"):
+        load_backbone_weights(build_backbone("resnet18"), "resnet18", str(path))
+    assert not touched.exists()
+
+
+def whole_file() -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"format": 1, "weights": {"a": torch.zeros(100)}, "description": {}}, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x02", whole_file()[:-200], whole_file()[:100]])
+def test_a_broken_file_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.pt cannot be read as weights"):
+        load_detector(tmp_path / "model.pt")
+
+
+def test_a_missing_detector_says_what_makes_one(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"model\.pt does not exist; run the train stage first"):
+        load_detector(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("content", [{"format": 0}, {"a": torch.zeros(1)}, [1, 2], torch.zeros(3)])
+def test_a_file_with_something_else_is_refused(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"model\.pt holds no detector of this version \(format 1\)"):
+        load_detector(tmp_path / "model.pt")
+
+
+# ---- a backbone's weights ----
+
+
+@pytest.fixture(scope="module")
+def resnet_state() -> dict[str, Tensor]:
+    """The state of a classifier of torchvision, with statistics that are not the identity."""
+    generator = torch.Generator().manual_seed(3)
+    state = models.resnet18(num_classes=2).state_dict()
+    return {key: torch.rand(v.shape, generator=generator) if v.is_floating_point() else v for key, v in state.items()}
+
+
+def test_a_backbone_takes_all_of_a_torchvision_resnet_but_its_classifier(
+    tmp_path: Path, resnet_state: dict[str, Tensor]
+) -> None:
+    torch.save(resnet_state, tmp_path / "resnet18.pth")
+    backbone = build_backbone("resnet18")
+    load_backbone_weights(backbone, "resnet18", str(tmp_path / "resnet18.pth"))
+    own = backbone.state_dict()
+    assert own.keys() == {key for key in resnet_state if not key.startswith("fc.") and "num_batches" not in key}
+    assert all(torch.equal(value, resnet_state[key]) for key, value in own.items())
+
+
+def test_a_batch_norm_backbone_takes_them_too(tmp_path: Path, resnet_state: dict[str, Tensor]) -> None:
+    torch.save({key: v for key, v in resnet_state.items() if "num_batches" not in key}, tmp_path / "resnet18.pth")
+    backbone = build_backbone("resnet18", norm="batch")
+    load_backbone_weights(backbone, "resnet18", str(tmp_path / "resnet18.pth"))
+    assert torch.equal(backbone.bn1.running_var, resnet_state["bn1.running_var"])
+
+
+@pytest.mark.parametrize(
+    ("name", "norm", "complaint"),
+    [
+        ("resnet34", "frozen_batch", r"entries missing \d+ \(first: \['layer1\.2"),
+        ("resnet18", "group", r"unknown 40 \(first: \['bn1\.running_mean'\]\)"),  # 20 norms, mean and variance
+    ],
+)
+def test_weights_of_another_backbone_or_norm_are_refused(
+    tmp_path: Path, resnet_state: dict[str, Tensor], name: str, norm: str, complaint: str
+) -> None:
+    torch.save(resnet_state, tmp_path / "resnet18.pth")
+    with pytest.raises(ValueError, match=rf"resnet18\.pth' does not fit {name}: .*{complaint}.*another model\.norm\?"):
+        load_backbone_weights(build_backbone(name, norm=norm), name, str(tmp_path / "resnet18.pth"))
+
+
+def test_weights_of_another_shape_are_refused_and_nothing_is_loaded(
+    tmp_path: Path, resnet_state: dict[str, Tensor]
+) -> None:
+    wide = resnet_state | {"layer4.1.conv2.weight": torch.zeros(512, 512, 1, 1)}
+    torch.save(wide, tmp_path / "resnet18.pth")
+    backbone = build_backbone("resnet18")
+    before = backbone.conv1.weight.clone()
+    with pytest.raises(ValueError, match=r"of another shape 1 \(first: \['layer4\.1\.conv2\.weight'\]\)"):
+        load_backbone_weights(backbone, "resnet18", str(tmp_path / "resnet18.pth"))
+    assert torch.equal(backbone.conv1.weight, before)
+
+
+def test_a_file_without_a_state_dictionary_is_refused(tmp_path: Path, resnet_state: dict[str, Tensor]) -> None:
+    for content in (torch.zeros(3), {"epoch": 3, "state_dict": resnet_state}):
+        torch.save(content, tmp_path / "checkpoint.pth")
+        with pytest.raises(ValueError, match=r"checkpoint\.pth' holds no state dictionary"):
+            load_backbone_weights(build_backbone("resnet18"), "resnet18", str(tmp_path / "checkpoint.pth"))
+
+
+def test_a_missing_file_of_weights_is_named() -> None:
+    with pytest.raises(ValueError, match=r"model\.weights is 'no\.pth': no such file; expected imagenet or a file"):
+        load_backbone_weights(build_backbone("resnet18"), "resnet18", "no.pth")
+
+
+def test_imagenet_asks_torchvision_for_the_first_recipe_of_each_backbone(
+    monkeypatch: pytest.MonkeyPatch, resnet_state: dict[str, Tensor]
+) -> None:
+    asked = []
+
+    def get_state_dict(weights: models.WeightsEnum, *, progress: bool, check_hash: bool) -> dict[str, Tensor]:
+        asked.append((weights, check_hash))
+        return resnet_state
+
+    monkeypatch.setattr(models.WeightsEnum, "get_state_dict", get_state_dict)
+    backbone = build_backbone("resnet18")
+    load_backbone_weights(backbone, "resnet18", "imagenet")
+    assert asked == [(models.ResNet18_Weights.IMAGENET1K_V1, True)]
+    assert torch.equal(backbone.conv1.weight, resnet_state["conv1.weight"])
+    assert IMAGENET.keys() == BACKBONES.keys()
+    assert all(weights.name == "IMAGENET1K_V1" and f"/{name}-" in weights.url for name, weights in IMAGENET.items())
+
+
+def test_without_a_network_imagenet_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def get_state_dict(weights: models.WeightsEnum, **options: bool) -> dict[str, Tensor]:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(models.WeightsEnum, "get_state_dict", get_state_dict)
+    with pytest.raises(ValueError, match=r"imagenet: https://.*resnet18-.*\.pth cannot be fetched .*no route to host"):
+        load_backbone_weights(build_backbone("resnet18"), "resnet18", "imagenet")

@@ -1,0 +1,133 @@
+"""A network that trains in milliseconds, with all that trains it, alone or as one of several workers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from retinanet.anchors import Grid, build_grid
+from retinanet.backbone import group_norm
+from retinanet.criterion import Criterion
+from retinanet.dataset import Split, TrainingBatches, load_split
+from retinanet.engine import EpochReport, Learner, train_epochs
+from retinanet.model import FeaturePyramid, Head, RetinaNet
+from retinanet.optim import construct_ema, construct_optimizer, construct_schedule
+from retinanet.transforms import Transforms
+
+TRANSFORMS = Transforms(short_side=[48, 64], long_side=96, vertical_flip=0.5)
+MEAN, STD = list(TRANSFORMS.mean), list(TRANSFORMS.std)
+GRID: Grid = build_grid(base_scale=2.0)
+CHANNELS = 16
+CPU = torch.device("cpu")
+
+
+class TinyBackbone(nn.Module):
+    """Images to C3, C4, C5 of strides 8, 16, 32 px, with one convolution per halving."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = [3, 8, 16, 16, 32, 32]
+        self.stages = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1), group_norm(after), nn.ReLU())
+            for before, after in zip(widths, widths[1:], strict=False)
+        )
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        features = []
+        for stage in self.stages:
+            images = stage(images)
+            features.append(images)
+        return features[2:]
+
+
+def tiny_network(num_classes: int = 3, seed: int = 1) -> RetinaNet:
+    torch.manual_seed(seed)
+    options: dict[str, Any] = {"channels": CHANNELS, "depth": 1, "norm": "group"}
+    return RetinaNet(
+        TinyBackbone(),  # type: ignore[arg-type]
+        FeaturePyramid([16, 32, 32], CHANNELS, "c5"),
+        class_head=Head(CHANNELS, GRID.anchors_per_cell * num_classes, bias=-4.6, **options),
+        box_head=Head(CHANNELS, GRID.anchors_per_cell * 4, bias=0.0, **options),
+    )
+
+
+class RecordingCriterion(Criterion):
+    """Remembers the normaliser of every part of a batch."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.masses: list[float] = []
+
+    def __call__(self, predictions: Any, assignment: Any, total_mass: Tensor) -> dict[str, Tensor]:
+        losses = super().__call__(predictions, assignment, total_mass)
+        assert {loss.dtype for loss in losses.values()} == {torch.float32}
+        self.masses.append(total_mass.item())
+        return losses
+
+
+def build_learner(
+    network: nn.Module | None = None,
+    *,
+    optim: dict[str, Any] | None = None,
+    total_steps: int = 100,
+    ramp: dict[str, Any] | None = None,
+    loss: dict[str, Any] | None = None,
+    ema_decay: float | None = None,
+    **options: Any,
+) -> Learner:
+    """A learner of a tiny network; options as of Learner."""
+    network = tiny_network() if network is None else network
+    bare = network.module if isinstance(network, DistributedDataParallel) else network
+    optimizer = construct_optimizer(bare, **(optim or {}))
+    return Learner(
+        model=network,
+        criterion=RecordingCriterion(GRID, 3, **(loss or {})),
+        optimizer=optimizer,
+        schedule=construct_schedule(optimizer, total_steps, **(ramp or {"schedule": "constant"})),
+        mean=MEAN,
+        std=STD,
+        device=CPU,
+        ema=construct_ema(bare, ema_decay),
+        **options,
+    )
+
+
+def train(learner: Learner, split: Split, *, epochs: int, first_epoch: int = 0, **batches: Any) -> list[EpochReport]:
+    """Train on a split; batches as of TrainingBatches."""
+
+    def batches_of(epoch: int) -> TrainingBatches:
+        return TrainingBatches(split, TRANSFORMS, **{"batch_size": 4, "seed": 1, "epoch": epoch, **batches})
+
+    # A Dataset is iterated by its positions, up to its first IndexError.
+    return list(train_epochs(learner, batches_of, first_epoch=first_epoch, epochs=epochs))  # type: ignore[arg-type]
+
+
+def train_as_worker(rank: int, num_workers: int, folder: Path, prepared: Path, options: dict[str, Any]) -> None:
+    """One of several processes; writes worker_<rank>.pt with its reports, normalisers and weights."""
+    torch.set_num_threads(1)
+    init = f"file://{folder / 'rendezvous'}"
+    dist.init_process_group("gloo", init_method=init, rank=rank, world_size=num_workers)
+    try:
+        wrapped = DistributedDataParallel(tiny_network(), gradient_as_bucket_view=True, broadcast_buffers=False)
+        learner = build_learner(wrapped, **options["learner"])
+        workers = {"rank": rank, "num_workers": num_workers}
+        reports = train(learner, load_split(prepared), **options["train"], **workers)
+        torch.save(outcome(learner, reports), folder / f"worker_{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+def outcome(learner: Learner, reports: list[EpochReport]) -> dict[str, Any]:
+    """What two trainings are compared by."""
+    assert isinstance(learner.criterion, RecordingCriterion)
+    return {
+        "step_losses": [loss for report in reports for loss in report.step_losses],
+        "losses": [report.losses for report in reports],
+        "masses": learner.criterion.masses,
+        "weights": {key: value.detach().clone() for key, value in learner.network.state_dict().items()},
+    }
