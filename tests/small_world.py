@@ -57,7 +57,9 @@ def write_small_world(folder: Path) -> SmallWorld:
     return SmallWorld(folder / "raw", prepared / "train.json", prepared / "val.json", list(CLASSES))
 
 
-def annotation(annotation_id: int, image_id: int, category_id: int, bbox: list[float], iscrowd: int = 0) -> dict[str, Any]:
+def annotation(
+    annotation_id: int, image_id: int, category_id: int, bbox: list[float], iscrowd: int = 0
+) -> dict[str, Any]:
     return {
         "id": annotation_id,
         "image_id": image_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ class TinyBackbone(nn.Module):
         widths = [3, 8, 16, 16, 32, 32]
         self.stages = nn.ModuleList(
             nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1), group_norm(after), nn.ReLU())
-            for before, after in zip(widths, widths[1:], strict=False)
+            for before, after in pairwise(widths)
         )
 
     def forward(self, images: Tensor) -> list[Tensor]:

@@ -43,7 +43,9 @@ def assert_same_image(first: Batch, row: int, second: Batch, other_row: int) -> 
 def made_up(**changes: Any) -> dict[str, Any]:
     content = {
         "info": {"root": "raw", "split": "train"},
-        "images": [{"id": image_id, "file_name": f"{image_id}.png", "width": 60, "height": 40} for image_id in (5, 2, 90)],
+        "images": [
+            {"id": image_id, "file_name": f"{image_id}.png", "width": 60, "height": 40} for image_id in (5, 2, 90)
+        ],
         "categories": [{"id": 9, "name": "cat"}, {"id": 2, "name": "dog"}, {"id": 70, "name": "cow"}],
         "annotations": [
             annotation(1, 90, 70, [1, 2, 30, 20]),
@@ -83,7 +85,9 @@ def test_the_root_of_the_file_gives_way_to_another(small_world: SmallWorld) -> N
 # ---- the steps of an epoch ----
 
 
-@given(num_images=st.integers(1, 60), batch_size=st.integers(1, 20), seed=st.integers(-5, 2**40), epoch=st.integers(0, 99))
+@given(
+    num_images=st.integers(1, 60), batch_size=st.integers(1, 20), seed=st.integers(-5, 2**40), epoch=st.integers(0, 99)
+)
 def test_batches_are_full_and_hold_every_image_at_most_once(
     num_images: int, batch_size: int, seed: int, epoch: int
 ) -> None:
@@ -99,7 +103,9 @@ def test_batches_are_full_and_hold_every_image_at_most_once(
 
 
 def test_every_epoch_and_every_seed_has_another_order() -> None:
-    orders = [global_batches(50, 10, seed=seed, epoch=epoch) for seed, epoch in [(1, 0), (1, 1), (2, 0), (0, 1), (-1, 0)]]
+    orders = [
+        global_batches(50, 10, seed=seed, epoch=epoch) for seed, epoch in [(1, 0), (1, 1), (2, 0), (0, 1), (-1, 0)]
+    ]
     assert len({str(order) for order in orders}) == 5
     assert global_batches(50, 10, seed=1, epoch=0) == orders[0]
 
@@ -121,7 +127,8 @@ def test_the_shares_of_a_step_are_together_the_batch_of_one_worker(
     for epoch in range(3):
         alone = training_batches(split, batch_size=batch_size, epoch=epoch)
         shares = [
-            training_batches(split, rank, num_workers, batch_size=batch_size, epoch=epoch) for rank in range(num_workers)
+            training_batches(split, rank, num_workers, batch_size=batch_size, epoch=epoch)
+            for rank in range(num_workers)
         ]
         assert {len(share) for share in shares} == {len(alone)}
         for step in range(len(alone)):

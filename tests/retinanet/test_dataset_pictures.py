@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import fsspec
 import numpy as np
@@ -63,7 +64,9 @@ def test_a_picture_that_cannot_be_read_is_named(
 
 def test_a_picture_of_another_size_than_its_record_is_named(small_world: SmallWorld) -> None:
     Image.new("RGB", (50, 40)).save(small_world.root / "pictures/2.png")
-    with pytest.raises(ValueError, match=r"pictures/2\.png is \(40, 50\) px .*, its record says \(80, 64\); run prepare"):
+    with pytest.raises(
+        ValueError, match=r"pictures/2\.png is \(40, 50\) px .*, its record says \(80, 64\); run prepare"
+    ):
         load_split(small_world.train).picture(2)
 
 
@@ -84,9 +87,9 @@ def test_decoded_pictures_are_kept_where_asked(small_world: SmallWorld) -> None:
 class CountingHandler(http.server.SimpleHTTPRequestHandler):
     """Serves a folder without a word, and remembers what was asked for."""
 
-    asked: Counter[str] = Counter()
+    asked: ClassVar[Counter[str]] = Counter()
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         CountingHandler.asked[self.path] += 1
         super().do_GET()
 

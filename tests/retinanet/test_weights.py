@@ -15,7 +15,11 @@ from torch import Tensor
 from retinanet.backbone import BACKBONES, build_backbone
 from retinanet.weights import IMAGENET, load_backbone_weights, load_detector, save_detector
 
-DESCRIPTION: dict[str, Any] = {"model": {"norm": "group"}, "categories": [{"id": 3, "name": "cat"}], "run": {"AP": None}}
+DESCRIPTION: dict[str, Any] = {
+    "model": {"norm": "group"},
+    "categories": [{"id": 3, "name": "cat"}],
+    "run": {"AP": None},
+}
 
 
 class Boom:
@@ -32,7 +36,11 @@ class Boom:
 
 
 def test_a_detector_comes_back_as_it_was_saved(tmp_path: Path, generator: torch.Generator) -> None:
-    state = {"a": torch.randn(3, 4, generator=generator).T, "b": torch.tensor(7), "c": torch.zeros(2, requires_grad=True)}
+    state = {
+        "a": torch.randn(3, 4, generator=generator).T,
+        "b": torch.tensor(7),
+        "c": torch.zeros(2, requires_grad=True),
+    }
     path = tmp_path / "models/model.pt"
     save_detector(path, state, DESCRIPTION)
     weights, description = load_detector(path)
@@ -71,7 +79,9 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path, zipped: bool) -> 
         torch.save({"format": 1, "weights": {}, "description": Boom(touched)}, path)
     else:
         path.write_bytes(pickle.dumps({"format": 1, "weights": Boom(touched)}, protocol=2))
-    with pytest.raises(ValueError, match=r"model\.pt cannot be read as weights \(.*[Uu]nsupported.*\); expected a file"):
+    with pytest.raises(
+        ValueError, match=r"model\.pt cannot be read as weights \(.*[Uu]nsupported.*\); expected a file"
+    ):
         load_detector(path)
     with pytest.raises(ValueError, match=r"model\.pt cannot be read as weights"):
         load_backbone_weights(build_backbone("resnet18"), "resnet18", str(path))

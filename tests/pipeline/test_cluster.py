@@ -1,0 +1,116 @@
+"""Laws of the door to Ray: a request is answered at once, what was not started here goes on, errors are sentences."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import ray
+from ray.train import ControllerError, WorkerGroupError
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+
+from pipeline import cluster
+from pipeline.cluster import Forward, Resources, Throttle, address_of, first_cause, start_ray
+
+quiet = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
+
+
+def resources(workers: int, *, gpus_per_worker: float = 0) -> Resources:
+    return Resources(workers, 1, gpus_per_worker, backend="gloo", max_failures=0, start_timeout_s=60)
+
+
+def as_ray_wraps(error: Exception) -> UserExceptionWithTraceback:
+    return UserExceptionWithTraceback(error, f"Traceback (most recent call last):\n{type(error).__name__}: {error}")
+
+
+# ---- errors ----------------------------------------------------------------------------------------------------------
+
+
+def test_mistake_of_the_user_comes_out_as_its_sentence() -> None:
+    error = WorkerGroupError("rank 0 ...", {0: as_ray_wraps(ValueError("a.png cannot be read"))})
+    assert first_cause(error) == "a.png cannot be read"
+    assert first_cause(ControllerError(ValueError("a.png cannot be read"))) == "a.png cannot be read"
+
+
+def test_mistake_counts_and_not_what_it_did_to_the_other_workers() -> None:
+    failures = {0: as_ray_wraps(RuntimeError("connection closed by peer")), 1: as_ray_wraps(ValueError("bad key"))}
+    assert first_cause(WorkerGroupError("...", failures)) == "bad key"
+
+
+def test_error_of_our_own_keeps_its_account() -> None:
+    error = WorkerGroupError("Traceback: KeyError: 'x'", {0: as_ray_wraps(KeyError("x"))})
+    assert "Traceback: KeyError: 'x'" in first_cause(error)
+
+
+@pytest.mark.parametrize("lasting", [ValueError("bad key"), FloatingPointError("loss is nan at step 3")])
+def test_error_that_would_come_again_is_not_tried_again(lasting: Exception) -> None:
+    with pytest.raises(type(lasting), match=str(lasting)):
+        Forward(events=None).after_exception(None, {0: as_ray_wraps(lasting)})
+
+
+@pytest.mark.parametrize("passing", [RuntimeError("gloo: timed out"), OSError("no route"), MemoryError()])
+def test_error_that_may_pass_is_left_to_ray(passing: Exception) -> None:
+    Forward(events=None).after_exception(None, {0: as_ray_wraps(passing)})
+
+
+# ---- small things ----------------------------------------------------------------------------------------------------
+
+
+def test_environment_says_where_ray_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert address_of("local") == "local"
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    assert address_of("local") == "head:6379"
+
+
+def test_throttle_says_yes_once_in_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("pipeline.cluster.time.monotonic", lambda: clock[0])
+    may = Throttle(1.0)
+    answers = []
+    for _ in range(6):  # at 100.0, 100.4, 100.8, 101.2 (1.2 s after the yes), 101.6, 102.0
+        answers.append(may())
+        clock[0] += 0.4
+    assert answers == [True, False, False, True, False, False]
+
+
+# ---- Ray itself ------------------------------------------------------------------------------------------------------
+
+
+@quiet
+@pytest.mark.slow
+@pytest.mark.usefixtures("shared_ray")
+def test_cluster_that_was_there_before_is_left_running() -> None:
+    for _ in range(2):
+        with start_ray("local", resources(4)):
+            assert ray.cluster_resources()["CPU"] == 4
+        assert not ray.is_initialized()
+
+
+@quiet
+@pytest.mark.slow
+@pytest.mark.usefixtures("shared_ray")
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        (resources(5), "5 workers of 1 CPU need 5, the cluster has 4; lower workers in conf/ or add nodes"),
+        (resources(1, gpus_per_worker=8), "1 workers of 8 GPU need 8, the cluster has 0; lower workers in conf/"),
+    ],
+)
+def test_request_that_ray_would_wait_for_without_end_is_refused_at_once(asked: Resources, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence), start_ray("local", asked):
+        pytest.fail("it was let in")
+    assert not ray.is_initialized()
+
+
+@quiet
+@pytest.mark.slow
+def test_machine_with_fewer_cores_than_workers_still_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")  # a socket's path has at most 107 bytes
+    workers = (os.cpu_count() or 1) + 1
+    with start_ray("local", resources(workers)):
+        assert ray.cluster_resources()["CPU"] == workers
+    assert cluster.ray.is_initialized() is False

@@ -1,0 +1,160 @@
+"""Laws of the stage evaluate, with a detector that has never learnt: its outs and what it tells the tracker."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from pipeline import evaluate
+from pipeline.evaluate import CURVE, CURVE_PICTURE, MODEL, REPORT, SHEET, main
+from pipeline.identity import RUN_ID, RunFolder
+from pipeline.params import load_params
+from pipeline.tracking import NoRun
+from retinanet.detector import build_network, describe_detector
+from retinanet.weights import save_detector
+
+OUTS = (REPORT, CURVE, CURVE_PICTURE, SHEET)
+COCO_NAMES = {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"}
+
+
+class Told(NoRun):
+    """A run that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.opened: dict[str, Any] = {}
+        self.metrics: dict[str, Any] = {}
+        self.artifacts: list[Path] = []
+        self.pictures: list[tuple[str, Path, int]] = []
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        self.metrics |= metrics
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        self.artifacts.append(path)
+
+    def log_picture(self, key: str, path: Path, step: int) -> None:
+        self.pictures.append((key, path, step))
+
+    def __enter__(self) -> Told:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Told:
+    run = Told()
+    monkeypatch.setattr(evaluate, "open_run", lambda **opening: (run.opened.update(opening), run)[1])
+    return run
+
+
+@pytest.fixture
+def untrained(project: Path) -> Path:
+    """The prepared project with a detector of random weights from run d1, epoch 3."""
+    sections = load_params().model_dump()
+    description = describe_detector(
+        **{name: sections[name] for name in ("model", "loss", "transforms")},
+        anchors=json.loads(Path("anchors.json").read_text()),
+        categories=json.loads(Path("data/prepared/train.json").read_text())["categories"],
+        run={"digest": "d1", "epoch": 3},
+    )
+    torch.manual_seed(0)
+    save_detector(MODEL, build_network(description).state_dict(), description)
+    return project
+
+
+def change(**sections: dict[str, Any]) -> None:
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    for section, values in sections.items():
+        params[section] |= values
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+
+
+@pytest.mark.usefixtures("untrained")
+def test_all_outs_are_written_with_the_names_of_coco(told: Told, capsys: pytest.CaptureFixture[str]) -> None:
+    main([])
+    report = json.loads(REPORT.read_text())
+    assert set(report) > COCO_NAMES
+    assert report["AR100"] > 0  # boxes everywhere find something
+    names = [category["name"] for category in json.loads(Path("data/prepared/test.json").read_text())["categories"]]
+    assert set(report["per_class"]) == set(names)
+    with CURVE.open() as file:
+        assert {row["class"] for row in csv.DictReader(file)} <= set(names)
+    for picture in (CURVE_PICTURE, SHEET):
+        with Image.open(picture) as opened:
+            assert min(opened.size) > 64
+    assert capsys.readouterr().out.startswith("test: AP 0.")
+
+
+@pytest.mark.usefixtures("untrained")
+def test_tracker_is_told_under_the_name_of_the_split_in_the_run_of_the_training(told: Told) -> None:
+    RunFolder("runs", "d1").write(RUN_ID, "0123")
+    main([])
+    report = json.loads(REPORT.read_text())
+    assert told.opened["run_id"] == "0123"
+    assert told.opened["params"]["postprocess.nms_iou"] == 0.5
+    assert told.metrics["test.AP"] == report["AP"]
+    assert {name for name in told.metrics if not name.startswith("test.")} == set()
+    assert told.artifacts == [REPORT, CURVE_PICTURE, SHEET]
+    assert told.pictures == [("detections", SHEET, 3)]
+
+
+@pytest.mark.usefixtures("untrained", "told")
+def test_same_detector_gives_the_same_bytes() -> None:
+    main([])
+    first = [path.read_bytes() for path in OUTS]
+    main([])
+    assert [path.read_bytes() for path in OUTS] == first
+
+
+@pytest.mark.usefixtures("untrained")
+def test_split_of_params_is_judged(told: Told) -> None:
+    change(evaluate={"split": "val"})
+    main([])
+    assert "val.AP" in told.metrics
+    assert "test.AP" not in told.metrics
+
+
+@pytest.mark.usefixtures("untrained", "told")
+def test_postprocess_of_params_is_used() -> None:
+    change(postprocess={"score_threshold": 1.0})  # no score is above 1
+    main([])
+    report = json.loads(REPORT.read_text())
+    assert report["AP"] == report["AR100"] == 0.0
+
+
+@pytest.mark.usefixtures("untrained", "told")
+def test_no_picture_may_be_asked_for() -> None:
+    change(evaluate={"pictures": 0})
+    main([])
+    assert SHEET.exists()
+
+
+@pytest.mark.usefixtures("project", "told")
+def test_missing_model_is_told_with_what_to_do() -> None:
+    with pytest.raises(ValueError, match=r"models/model\.pt does not exist; run the train stage"):
+        main([])
+
+
+@pytest.mark.usefixtures("untrained", "told")
+def test_missing_split_is_told_with_what_to_do() -> None:
+    Path("data/prepared/test.json").unlink()
+    with pytest.raises(ValueError, match=r"data/prepared/test\.json does not exist; run the stage before"):
+        main([])
+
+
+@pytest.mark.usefixtures("untrained", "told")
+def test_pictures_are_found_where_the_place_says(project: Path, tmp_path: Path) -> None:
+    (project / "data/prepared/images").rename(tmp_path / "mounted")
+    place = yaml.safe_load(Path("conf/local.yaml").read_text()) | {"data_root": str(tmp_path / "mounted")}
+    Path("conf/local.yaml").write_text(yaml.safe_dump(place))
+    main([])
+    assert REPORT.exists()
