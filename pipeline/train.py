@@ -52,8 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     if place.precision == "auto":
         place = place.model_copy(update={"precision": native_precision(place.gpus_per_worker > 0)})
     check_share(params, place)
-    values = {**params.model_dump(include=SECTIONS), "precision": place.precision}
-    digest = digest_run(values, [*SPLITS.values(), ANCHORS, *weights_file(params), *CODE])
+    digest = digest_training(params, place)
     home = outer_root(project_root())
     storage = place.storage if "://" in place.storage else str(home / place.storage)
     with lock_run(home / "runs" / "locks", digest):
@@ -75,6 +74,12 @@ def check_share(params: Params, place: Place) -> None:
         print(
             "model.norm is batch: a worker normalises over its own images, so the result depends on conf/", flush=True
         )
+
+
+def digest_training(params: Params, place: Place) -> str:
+    """The name of a run: all that decides its result, and of the place only the precision."""
+    values = {**params.model_dump(include=SECTIONS), "precision": place.precision}
+    return digest_run(values, [*SPLITS.values(), ANCHORS, *weights_file(params), *CODE])
 
 
 def weights_file(params: Params) -> list[Path]:

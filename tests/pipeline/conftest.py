@@ -38,16 +38,10 @@ TINY: dict[str, dict[str, Any]] = {
 SHAPES = {"train": 24, "val": 8, "test": 8, "image_size": 64, "max_objects": 3, "min_size": 16, "max_size": 48}
 
 
-def run_stage(stage: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a stage to its end in a project's folder."""
-    return subprocess.run(
-        [sys.executable, "-m", f"pipeline.{stage}"],
-        cwd=folder,
-        env={**stage_environment(), **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@pytest.fixture(scope="session")
+def stage_variables() -> dict[str, str]:
+    """The environment of a stage in a process of its own."""
+    return stage_environment()
 
 
 def stage_environment() -> dict[str, str]:

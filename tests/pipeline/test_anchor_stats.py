@@ -14,7 +14,7 @@ from retinanet.anchors import Grid, build_grid
 
 REPOSITORY = Path(__file__).parents[2]
 # One square anchor per cell: 16 px on P3 (stride 8), and sides that nothing here comes near to on P4..P7.
-ONE_SIZE = {"sizes": [[16.0], [1000.0], [1000.0], [1000.0], [1000.0]], "aspect_ratios": [1.0]}
+ONE_SIZE = {"offset": 0.5, "sizes": [[16.0], [1000.0], [1000.0], [1000.0], [1000.0]], "aspect_ratios": [1.0]}
 CATEGORIES = [{"id": 3, "name": "rod"}, {"id": 7, "name": "disc"}]
 
 
@@ -27,6 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def write_params(**changes: dict[str, Any]) -> None:
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     params["transforms"] |= {"short_side": 64, "long_side": 64}
+    params["matcher"] = {"foreground_iou": 0.5, "background_iou": 0.4, "low_quality": "truth"}
     for section, values in changes.items():
         params[section] |= values
     Path("params.yaml").write_text(yaml.safe_dump(params))
@@ -130,11 +131,12 @@ def test_split_without_truths_has_a_report(images: list[tuple[int, int]], capsys
 
 @pytest.mark.usefixtures("folder")
 def test_anchors_that_train_reads_are_those_of_params() -> None:
-    write_params()
+    anchors: dict[str, Any] = {"base_scale": 2.5, "scales_per_octave": 2, "aspect_ratios": [0.5, 1.0]}
+    write_params(anchors=anchors | {"sizes": None, "offset": 0.25})
     write_split([(64, 64)], [])
     main([])
     written = Grid.from_dict(json.loads(ANCHORS.read_text()))
-    assert written == build_grid(base_scale=2.0, scales_per_octave=3, aspect_ratios=[0.5, 1.0, 2.0])
+    assert written == build_grid(**anchors, offset=0.25)
 
 
 @pytest.mark.usefixtures("folder")

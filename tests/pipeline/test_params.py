@@ -206,7 +206,10 @@ TOGETHER: list[tuple[dict[str, object], str]] = [
     ({"anchors.scales_per_octave": None}, "anchors.sizes and anchors.scales_per_octave are both null"),
     ({"anchors.sizes": [[8.0]]}, "anchors.sizes has 1 entries, but the pyramid has 5 levels"),
     ({"anchors.sizes": [[8.0]] * 4 + [[8.0, 9.0]]}, "anchors.sizes needs as many sides on each level"),
-    ({"matcher.background_iou": 0.6}, "matcher.background_iou is 0.6, above foreground_iou 0.5"),
+    (
+        {"matcher.background_iou": 0.6, "matcher.foreground_iou": 0.5},
+        "matcher.background_iou is 0.6, above foreground_iou 0.5",
+    ),
     ({"matcher.background_iou": 0, "matcher.foreground_iou": 0}, "matcher.foreground_iou is 0"),
     ({"loss.alpha": [0.2, 0.3], "data.classes": ["a", "b", "c"]}, "loss.alpha has 2 entries, 3 are needed"),
     (
@@ -214,9 +217,14 @@ TOGETHER: list[tuple[dict[str, object], str]] = [
         "loss.alpha has 3 entries, 4 are needed",
     ),
     ({"model.norm": "frozen_batch"}, "model.norm is frozen_batch, but weights is null"),
+    ({"loss.alpha": [0.5, 1.5], "loss.class_loss": "sigmoid_focal"}, "loss.alpha is [0.5, 1.5], with sigmoid_focal no"),
+    ({"model.weights": "imagenet", "model.norm": "group"}, "model.weights is imagenet, but norm is group"),
     ({"model.frozen_stages": 2}, "model.frozen_stages is 2, but weights is null"),
     ({"model.head_channels": 20}, "model.head_channels is 20, with head_norm: group it must be a multiple of 8"),
-    ({"data.shapes.max_size": 8}, "data.shapes.min_size 12 <= max_size 8 <= image_size 128 must hold"),
+    (
+        {"data.shapes.min_size": 12, "data.shapes.max_size": 8, "data.shapes.image_size": 64},
+        "data.shapes.min_size 12 <= max_size 8 <= image_size 64 must hold",
+    ),
     ({"data.format": "voc"}, "data.train.annotations and train.images must be given with data.format voc"),
     ({"data.classes": ["a", "a"]}, "data.classes names a class twice"),
     ({"transforms.scale_jitter": [1.5, 0.5]}, "transforms.scale_jitter is [1.5, 0.5]; give the smaller factor first"),

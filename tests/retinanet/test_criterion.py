@@ -18,7 +18,6 @@ from retinanet.losses import BOX_LOSSES, CODE_LOSSES, sigmoid_focal_loss, smooth
 from retinanet.matcher import IGNORED, match_anchors
 from retinanet.predictions import Predictions, permute_from_N_A_K, permute_to_N_A_K
 
-Golden = Callable[[str], dict[str, Tensor]]
 Run = Callable[..., tuple[dict[str, Tensor], Tensor, Tensor, Assignment]]
 SIZE = (64, 96)
 GRID = build_grid()

@@ -16,7 +16,6 @@ from retinanet.criterion import Assignment, Criterion, Truths, class_weighting
 from retinanet.matcher import BACKGROUND, match_anchors
 from retinanet.predictions import Predictions
 
-Golden = Callable[[str], dict[str, Tensor]]
 Run = Callable[..., tuple[dict[str, Tensor], Tensor, Tensor, Assignment]]
 SIZE = (64, 96)
 GRID = build_grid()

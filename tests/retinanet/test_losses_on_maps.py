@@ -18,7 +18,6 @@ from retinanet.losses import (
     sparse_sigmoid_focal_loss,
 )
 
-Golden = Callable[[str], dict[str, Tensor]]
 Slope = Callable[..., tuple[Tensor, Tensor]]
 N, C, K, H, W = 3, 2, 4, 5, 6
 

@@ -1,0 +1,179 @@
+"""Laws of the stage train before and after Ray: what is refused, which run it is, what it keeps and writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline import train as stage
+from pipeline.identity import RUN_ID, RunFolder
+from pipeline.params import Params, load_params
+from pipeline.params.place import Place, load_place
+from pipeline.progress import Progress
+from pipeline.tracking import NoRun
+from pipeline.train import (
+    CODE,
+    Listener,
+    check_share,
+    digest_training,
+    main,
+    weights_file,
+    worker_config,
+    write_reports,
+)
+
+# ---- before any work -------------------------------------------------------------------------------------------------
+
+
+def here() -> tuple[Params, Place]:
+    return load_params(), load_place()
+
+
+def change(file: str, **values: Any) -> None:
+    """Set dotted keys of a YAML file in the current folder, e.g. loss__gamma=1.0."""
+    content = yaml.safe_load(Path(file).read_text())
+    for dotted, value in values.items():
+        section, _, key = dotted.rpartition("__")
+        (content[section] if section else content)[key] = value
+    Path(file).write_text(yaml.safe_dump(content))
+
+
+@pytest.mark.usefixtures("project")
+def test_more_workers_than_images_in_a_batch_are_refused() -> None:
+    change("conf/local.yaml", workers=9)
+    with pytest.raises(
+        ValueError, match=r"workers is 9 in conf/, more than the images of a batch \(train.batch_size 8\)"
+    ):
+        main([])
+
+
+@pytest.mark.usefixtures("project")
+def test_norm_that_sees_one_worker_only_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    change("params.yaml", model__norm="batch")
+    params, place = here()
+    check_share(params, place)
+    assert capsys.readouterr().out == ""  # one worker sees all images
+    check_share(params, place.model_copy(update={"workers": 2}))
+    check_share(params, place.model_copy(update={"images_per_step": 4}))
+    assert capsys.readouterr().out.count("model.norm is batch") == 2
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("name", ["anchors.json", "data/prepared/val.json"])
+def test_missing_input_is_told_with_what_to_do(name: str) -> None:
+    Path(name).unlink()
+    with pytest.raises(ValueError, match=f"{name} does not exist; run the stage before"):
+        main([])
+
+
+@pytest.mark.usefixtures("project")
+def test_alpha_that_does_not_fit_the_classes_is_told_before_ray_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    change("params.yaml", loss__alpha=[0.25] * 7)
+    monkeypatch.setattr(stage.cluster, "train", lambda *arguments, **options: pytest.fail("training began"))
+    with pytest.raises(ValueError, match=r"loss\.alpha has 7 entries"):
+        main([])
+
+
+# ---- which run it is -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(
+    ("key", "value"), [("loss__gamma", 1.5), ("train__epochs", 4), ("seed", 2), ("transforms__horizontal_flip", 0.0)]
+)
+def test_parameter_that_changes_the_training_makes_another_run(key: str, value: float) -> None:
+    before = digest_training(*here())
+    change("params.yaml", **{key: value})
+    assert digest_training(*here()) != before
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(("key", "value"), [("postprocess__nms_iou", 0.6), ("evaluate__split", "val")])
+def test_parameter_of_another_stage_makes_no_other_run(key: str, value: object) -> None:
+    before = digest_training(*here())
+    change("params.yaml", **{key: value})
+    assert digest_training(*here()) == before
+
+
+@pytest.mark.usefixtures("project")
+def test_place_changes_the_run_by_its_precision_only() -> None:
+    params, place = here()
+    moved = place.model_copy(update={"workers": 2, "images_per_step": 1, "cache_images": False, "address": "head:6379"})
+    assert digest_training(params, moved) == digest_training(params, place)
+    assert digest_training(params, place.model_copy(update={"precision": "bf16"})) != digest_training(params, place)
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("name", ["data/prepared/train.json", "data/prepared/val.json", "anchors.json"])
+def test_changed_data_makes_another_run(name: str) -> None:
+    before = digest_training(*here())
+    Path(name).write_bytes(Path(name).read_bytes() + b" ")
+    assert digest_training(*here()) != before
+
+
+def test_changed_code_makes_another_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else DVC would run the stage for a mended loss, and get the model of the old one."""
+    assert {"losses.py", "engine.py", "fit.py"} <= {path.name for path in CODE}
+    before = digest_training(*here())
+    mended = project / "losses.py"
+    mended.write_text("# mended")
+    monkeypatch.setattr(stage, "CODE", tuple(mended if path.name == "losses.py" else path for path in CODE))
+    assert digest_training(*here()) != before
+
+
+def test_backbone_from_a_file_is_found_by_workers_elsewhere_and_is_part_of_the_run(project: Path) -> None:
+    change("params.yaml", model__weights="weights/r18.pt")
+    with pytest.raises(ValueError, match=r"weights/r18\.pt does not exist"):
+        digest_training(*here())
+    (project / "weights").mkdir()
+    (project / "weights/r18.pt").write_bytes(b"first")
+    first = digest_training(*here())
+    (project / "weights/r18.pt").write_bytes(b"other")
+    assert digest_training(*here()) != first
+    config = worker_config(*here(), digest="d1")
+    assert config["params"]["model"]["weights"] == str(project / "weights/r18.pt")
+    assert config["description"]["model"]["weights"] == "weights/r18.pt"
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("weights", [None, "imagenet"])
+def test_weights_without_a_file_stay_as_they_are(weights: str | None) -> None:
+    change("params.yaml", model__weights=weights, model__norm="group" if weights is None else "frozen_batch")
+    assert weights_file(load_params()) == []
+    assert worker_config(*here(), digest="d1")["params"]["model"]["weights"] == weights
+
+
+def test_paths_that_workers_get_do_not_depend_on_where_they_run(project: Path) -> None:
+    data = worker_config(*here(), digest="d1")["data"]
+    assert data["train"] == str(project / "data/prepared/train.json")
+    assert data["root"] == str(project / "data/prepared/images")
+    change("conf/local.yaml", data_root="s3://bucket/pictures")
+    assert worker_config(*here(), digest="d1")["data"]["root"] == "s3://bucket/pictures"
+
+
+# ---- what it keeps and writes ----------------------------------------------------------------------------------------
+
+
+def test_run_of_the_tracker_is_kept_as_soon_as_it_is_known(tmp_path: Path) -> None:
+    run, folder = NoRun(), RunFolder(str(tmp_path), "d1")
+    listener = Listener(run, folder, Progress(1))  # type: ignore[arg-type]  # the silent twin
+    listener.keep_run_id()
+    assert folder.read(RUN_ID) is None  # the store has not answered yet
+    run.run_id = "0123"
+    row = {"epoch": 1, "loss": 1.0, "loss_cls": 0.5, "loss_box": 0.5, "seconds": 1.0, "images_per_s": 1.0}
+    listener({"kind": "report", "history": [row]})
+    assert folder.read(RUN_ID) == "0123"
+
+
+@pytest.mark.usefixtures("project")
+def test_report_tells_the_best_epoch_without_times() -> None:
+    rows = [
+        {"epoch": n, "loss": 1.0 / n, "AP": ap, "seconds": 1.0, "images_per_s": 2.0} for n, ap in ((1, 0.5), (2, 0.25))
+    ]
+    write_reports(rows, best=rows[0], digest="d1")
+    report = json.loads(Path("reports/train.json").read_text())
+    assert report == {"run": "d1", "epochs": 2, "best": {"epoch": 1, "loss": 1.0, "AP": 0.5}}

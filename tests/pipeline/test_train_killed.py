@@ -1,0 +1,172 @@
+"""Laws of the stage train as a process: killed and run again, run twice at once, finished and run again."""
+
+from __future__ import annotations
+
+import csv
+import os
+import queue
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+pytestmark = pytest.mark.slow
+
+OUTS = ("models/model.pt", "reports/train.json", "plots/training.csv", "plots/training.png")
+TIMES = ("seconds", "images_per_s")
+
+
+class Stage:
+    """`python -m pipeline.train` in a project, with its lines as they come."""
+
+    def __init__(self, project: Path, environment: dict[str, str]) -> None:
+        command = [sys.executable, "-m", "pipeline.train"]
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        self.process = subprocess.Popen(command, cwd=project, env=environment, **pipes)
+        self.lines: list[str] = []
+        self._coming: queue.Queue[str | None] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._coming.put(line.rstrip())
+        self._coming.put(None)
+
+    def wait_for(self, beginning: str) -> str:
+        """The next line that begins so."""
+        while (line := self._coming.get(timeout=500)) is not None:
+            self.lines.append(line)
+            if line.startswith(beginning):
+                return line
+        raise AssertionError("\n".join(self.lines))
+
+    def wait(self) -> int:
+        """The exit status, after the last line."""
+        while (line := self._coming.get(timeout=500)) is not None:
+            self.lines.append(line)
+        return self.process.wait()
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+def ends_well(running: Stage) -> list[str]:
+    """All its lines."""
+    try:
+        assert running.wait() == 0, "\n".join(running.lines)
+    finally:
+        running.end()
+    return running.lines
+
+
+def state_of(project: Path) -> dict[str, Any]:
+    newest = max(project.glob("runs/*/checkpoint_*/state.pt"))
+    state: dict[str, Any] = torch.load(newest, weights_only=True)
+    return state
+
+
+def curve_of(project: Path) -> list[dict[str, Any]]:
+    """The rows of the history with the losses of their steps, without times."""
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in state_of(project)["history"]]
+
+
+def rows_of_csv(project: Path) -> list[dict[str, str]]:
+    with (project / "plots/training.csv").open() as file:
+        return [{key: value for key, value in row.items() if key not in TIMES} for row in csv.DictReader(file)]
+
+
+def query(project: Path, sql: str) -> list[tuple[Any, ...]]:
+    """Ask MLflow's database."""
+    connection = sqlite3.connect(project / "mlflow.db")
+    try:
+        return connection.execute(sql).fetchall()
+    finally:
+        connection.close()
+
+
+def assert_one_run_with_one_curve(project: Path, *, epochs: int) -> None:
+    assert query(project, "select status from runs") == [("FINISHED",)]
+    steps = query(project, "select step from metrics where key = 'loss' order by step")
+    assert steps == [(epoch,) for epoch in range(1, epochs + 1)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prepared: Path, ray_address: str, environment: dict[str, str], tmp_path_factory: Any) -> Path:
+    """A project whose training nobody disturbed."""
+    folder: Path = tmp_path_factory.mktemp("undisturbed") / "project"
+    shutil.copytree(prepared, folder)
+    ends_well(Stage(folder, environment))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environment(stage_variables: dict[str, str], ray_address: str) -> dict[str, str]:
+    return stage_variables | {"RAY_ADDRESS": ray_address, "RAY_AUTH_MODE": "disabled"}
+
+
+def test_killed_training_is_taken_over_by_the_process_that_waits(
+    undisturbed: Path, project: Path, environment: dict[str, str]
+) -> None:
+    first, second = Stage(project, environment), None
+    try:
+        first.wait_for("epoch 1/3")
+        second = Stage(project, environment)
+        waiting = second.wait_for("run ")
+        assert waiting.endswith(f"is being trained by process {first.process.pid}; waiting for it to end")
+        os.kill(first.process.pid, signal.SIGKILL)
+        resumed = second.wait_for("going on from epoch ")
+        assert resumed in ("going on from epoch 1", "going on from epoch 2", "going on from epoch 3")
+        ends_well(second)
+    finally:
+        first.end()
+        if second is not None:
+            second.end()
+    assert curve_of(project) == curve_of(undisturbed)
+    assert rows_of_csv(project) == rows_of_csv(undisturbed)
+    assert (project / "reports/train.json").read_bytes() == (undisturbed / "reports/train.json").read_bytes()
+    ours, theirs = (torch.load(folder / "models/model.pt", weights_only=True) for folder in (project, undisturbed))
+    assert ours["description"] == theirs["description"]
+    assert ours["weights"].keys() == theirs["weights"].keys()
+    for name, weight in ours["weights"].items():
+        assert torch.equal(weight, theirs["weights"][name]), name
+    assert_one_run_with_one_curve(project, epochs=3)
+
+
+def test_finished_training_gives_its_outs_again_without_training(
+    undisturbed: Path, environment: dict[str, str]
+) -> None:
+    before = {name: (undisturbed / name).read_bytes() for name in OUTS if not name.endswith("png")}
+    for name in OUTS:
+        (undisturbed / name).unlink()
+    lines = ends_well(Stage(undisturbed, environment))
+    assert "going on from epoch 3" in lines
+    assert not [line for line in lines if line.startswith("epoch ")]
+    assert {name: (undisturbed / name).read_bytes() for name in before} == before
+    assert (undisturbed / "plots/training.png").exists()
+    assert_one_run_with_one_curve(undisturbed, epochs=3)
+
+
+def test_request_that_the_cluster_cannot_meet_is_one_sentence(project: Path, environment: dict[str, str]) -> None:
+    place = yaml.safe_load(Path("conf/local.yaml").read_text()) | {"workers": 5}
+    Path("conf/local.yaml").write_text(yaml.safe_dump(place))
+    running = Stage(project, environment)
+    try:
+        assert running.wait() == 1
+    finally:
+        running.end()
+    asked = "train: 5 workers of 1 CPU need 5, the cluster has 4; lower workers in conf/ or add nodes"
+    assert running.lines[-1] == asked
+    assert not [line for line in running.lines if "Traceback" in line]

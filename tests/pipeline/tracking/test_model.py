@@ -1,0 +1,100 @@
+"""Law of the model in the store: it runs without the project."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.tracking.store import find_store
+
+PROJECT = Path(__file__).resolve().parents[3]
+
+# MLflow declares its tables with what SQLAlchemy deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+DETECTOR = '''
+from typing import NamedTuple
+import numpy as np, torch
+
+class Detections(NamedTuple):
+    boxes: torch.Tensor
+    scores: torch.Tensor
+    labels: torch.Tensor
+
+class Detector:
+    class_names = ["cat", "dog"]
+
+    @classmethod
+    def load(cls, path, device):
+        assert open(path).read() == "weights"
+        return cls()
+
+    def __call__(self, images, *, score_threshold=None):
+        """One dog of score .5 that fills each image; none above a higher threshold."""
+        kept = int((score_threshold or 0.05) < 0.5)
+        return [
+            Detections(
+                torch.tensor([[0.0, 0.0, image.shape[1], image.shape[0]]])[:kept],
+                torch.tensor([0.5])[:kept],
+                torch.tensor([1])[:kept],
+            )
+            for image in images
+        ]
+'''
+
+LOG = """
+from pathlib import Path
+from pipeline.tracking import open_run
+with open_run(run_id=None, name="model", params={}, tags={}) as run:
+    print(run.log_model(Path("model.pt"), class_names=["cat", "dog"], example="a.png"))
+"""
+
+PREDICT = """
+import sys, warnings
+warnings.simplefilter("ignore")
+import mlflow, numpy as np, pandas as pd
+mlflow.set_tracking_uri("{uri}")
+model = mlflow.pyfunc.load_model("models:/{model_id}")
+images = ["a.png", open("a.png", "rb").read(), np.zeros((4, 3, 3), np.uint8)]
+found = model.predict(pd.DataFrame({{"image": images}}))
+none = model.predict(pd.DataFrame({{"image": images}}), params={{"score_threshold": 0.6}})
+empty = model.predict(pd.DataFrame({{"image": pd.Series([], dtype=object)}}))
+print(found.to_json(orient="split"))
+print(len(none), list(none.columns) == list(found.columns), len(empty))
+print(model.metadata.metadata["class_names"], "{project}" in " ".join(sys.path))
+"""
+
+
+@pytest.mark.slow
+def test_logged_model_loads_and_predicts_without_the_project(tracker: Any, tmp_path: Path, home: Path) -> None:
+    (tmp_path / "retinanet").mkdir()
+    (tmp_path / "retinanet/__init__.py").write_text("")
+    (tmp_path / "retinanet/detector.py").write_text(DETECTOR)
+    (tmp_path / "model.pt").write_text("weights")
+    tracker.png(tmp_path / "a.png", width=8, height=6)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    tracker.png(elsewhere / "a.png", width=8, height=6)
+
+    model_id = tracker.run_python(LOG, cwd=tmp_path, python_path=f"{tmp_path}:{PROJECT}").strip()
+    assert model_id.startswith("m-")
+    code = PREDICT.format(uri=find_store().uri, model_id=model_id, project=PROJECT / "retinanet")
+    found, others, about = tracker.run_python(code, cwd=elsewhere, python_path="").splitlines()
+
+    table = json.loads(found)
+    assert table["columns"] == ["image", "x1", "y1", "x2", "y2", "score", "label", "class_name"]
+    assert table["data"][0] == [0, 0, 0, 8, 6, 0.5, 1, "dog"]
+    assert table["data"][2] == [2, 0, 0, 3, 4, 0.5, 1, "dog"]
+    assert [row[0] for row in table["data"]] == [0, 1, 2]
+    assert others == "0 True 0"
+    assert about == "['cat', 'dog'] False"
+    stored = tracker.client().get_logged_model(model_id)
+    assert stored.status == "READY"
+    (requirements,) = (home / "mlartifacts").rglob(f"{model_id}/**/requirements.txt")
+    names = {line.partition("==")[0] for line in requirements.read_text().split()}
+    assert names == {"mlflow", "torch", "torchvision", "numpy", "pillow", "pycocotools", "fsspec"}
+    assert "+" not in requirements.read_text()

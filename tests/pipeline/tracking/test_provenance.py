@@ -1,0 +1,64 @@
+"""Laws of where a run comes from: it leads back to commit, data and command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.tracking import provenance_tags
+from pipeline.tracking.provenance import git
+
+# MLflow declares its tables with what SQLAlchemy deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    (tmp_path / "pipeline").mkdir()
+    (tmp_path / "pipeline/train.py").write_text("")
+    (tmp_path / "params.yaml").write_text("loss:\n  gamma: 2.0\ndata:\n  format: shapes\n")
+    git("init", "-q", "-b", "main")
+    git("add", ".")
+    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "first")
+    return tmp_path
+
+
+def tags_of(params: dict[str, object]) -> dict[str, str]:
+    return provenance_tags(params=params, data_hash="d1", run_digest="r1")
+
+
+def test_run_of_a_clean_commit_is_reproduced_by_dvc_repro(repository: Path) -> None:
+    commit = git("rev-parse", "HEAD")
+    tags = tags_of({"loss.gamma": 2.0, "data.format": "shapes"})
+    assert tags["reproduce"] == f"git checkout {commit} && dvc repro"
+    assert (tags["git.commit"], tags["git.branch"], tags["git.dirty"]) == (commit, "main", "false")
+    assert (tags["data_hash"], tags["run_digest"]) == ("d1", "r1")
+    assert tags["torch"].startswith("2.")
+
+
+def test_changed_params_are_in_the_reproducing_command(repository: Path) -> None:
+    tags = tags_of({"loss.gamma": 1.5, "data.format": "shapes"})
+    assert tags["reproduce"] == f"git checkout {tags['git.commit']} && dvc exp run -S loss.gamma=1.5"
+    assert tags["git.dirty"] == "false"  # parameters are told apart from code
+
+
+def test_changed_code_makes_a_run_dirty(repository: Path) -> None:
+    (repository / "pipeline/train.py").write_text("changed = True")
+    tags = tags_of({"loss.gamma": 2.0})
+    assert tags["git.dirty"] == "true"
+    assert "pipeline/train.py" in tags["git.changes"]
+
+
+def test_dvc_experiment_is_named(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_EXP_NAME", "bumpy-boar")
+    monkeypatch.setenv("DVC_EXP_BASELINE_REV", "abc")
+    tags = tags_of({})
+    assert (tags["dvc.exp_name"], tags["dvc.exp_baseline_rev"]) == ("bumpy-boar", "abc")
+
+
+def test_without_git_there_are_no_git_tags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    tags = tags_of({"loss.gamma": 2.0})
+    assert not [key for key in tags if "git" in key or key == "reproduce"]

@@ -1,0 +1,166 @@
+"""Laws of a run in the store: one curve whatever was killed, and what it holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.tracking import NoRun, Run
+from pipeline.tracking.records import clean_name
+
+# MLflow declares its tables with what SQLAlchemy deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+def test_resume_gives_one_curve_without_gap_or_double(tracker: Any) -> None:
+    first = tracker.begin()
+    first.log_history(tracker.history(2))
+    first.log_history(tracker.history(3))
+    second = tracker.begin(run_id=first.run_id)  # killed after epoch 2: the run is never finished
+    second.log_history(tracker.history(3))
+    second.log_history(tracker.history(5))
+    second.finish()
+    assert second.run_id == first.run_id
+    assert tracker.curve(second, "step") == [(0, 10), (1, 20), (2, 30), (3, 40), (4, 50)]
+    assert tracker.curve(second, "AP") == [(1, 0.25), (3, 0.75)]  # None is no point
+    assert tracker.client().get_run(tracker.id_of(second)).info.status == "FINISHED"
+
+
+def test_continued_run_is_running_again(tracker: Any) -> None:
+    run = tracker.begin()
+    run.finish()
+    again = tracker.begin(run_id=run.run_id)
+    assert tracker.client().get_run(tracker.id_of(again)).info.status == "RUNNING"
+
+
+def test_empty_history_makes_no_curve(tracker: Any) -> None:
+    run = tracker.begin()
+    run.log_history([])
+    assert tracker.curve(run, "step") == []
+
+
+def test_unknown_run_begins_a_new_one_and_says_so(tracker: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tracker.begin(run_id="0" * 32)
+    assert run.run_id not in (None, "0" * 32)
+    assert "has no run 0000" in capsys.readouterr().out
+
+
+def test_deleted_run_begins_a_new_one(tracker: Any) -> None:
+    run = tracker.begin()
+    tracker.client().delete_run(tracker.id_of(run))
+    assert tracker.begin(run_id=run.run_id).run_id != run.run_id
+
+
+def test_block_that_fails_leaves_a_failed_run(tracker: Any) -> None:
+    with pytest.raises(ZeroDivisionError), tracker.begin() as failed:
+        _ = 1 / 0
+    with pytest.raises(KeyboardInterrupt), tracker.begin() as killed:
+        raise KeyboardInterrupt
+    assert tracker.client().get_run(tracker.id_of(failed)).info.status == "FAILED"
+    assert tracker.client().get_run(tracker.id_of(killed)).info.status == "KILLED"
+
+
+def test_run_leaves_no_active_run_behind(tracker: Any) -> None:
+    tracker.begin().finish()
+    import mlflow
+
+    assert mlflow.active_run() is None
+
+
+def test_params_are_spelt_as_in_the_file_and_the_same_value_may_come_again(
+    tracker: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params: dict[str, object] = {"loss.alpha": None, "anchors.aspect_ratios": [0.5, 1.0], "anchors.rounded": False}
+    run = tracker.begin(params=params | {"data.root": "data/raw", "data.classes": "x" * 7000})
+    tracker.begin(run_id=run.run_id, params=params | {"data.root": "data/raw", "data.classes": "x" * 7000, "seed": 1})
+    held = tracker.client().get_run(tracker.id_of(run)).data.params
+    assert held.pop("data.classes") == "x" * 6000
+    assert held == {
+        "loss.alpha": "null",
+        "anchors.aspect_ratios": "[0.5, 1.0]",
+        "anchors.rounded": "false",
+        "data.root": "data/raw",
+        "seed": "1",
+    }
+    assert capsys.readouterr().err == ""
+
+
+def test_changed_param_is_told_and_the_others_are_kept(tracker: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tracker.begin(params={"evaluate.split": "val"})
+    tracker.begin(run_id=run.run_id, params={"evaluate.split": "test", "evaluate.pictures": 16})
+    data = tracker.client().get_run(tracker.id_of(run)).data
+    assert data.params == {"evaluate.split": "val", "evaluate.pictures": "16"}
+    assert data.tags["changed.evaluate.split"] == "test"
+    assert "keeps evaluate.split = val; it now goes on with test" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "clean"),
+    [
+        ("val/AP50", "val/AP50"),
+        ("AP@[.5:.95]", "AP__.5:.95_"),
+        ("per_class.traffic light (red).AP", "per_class.traffic light _red_.AP"),
+        ("//a/../b%", "a/_/b_"),
+        ("K\u00e4fer", "K\u00e4fer"),
+        ("", "_"),
+    ],
+)
+def test_odd_names_become_names_that_mlflow_takes(tracker: Any, name: str, clean: str) -> None:
+    assert clean_name(name) == clean
+    run = tracker.begin()
+    run.log_metrics({name: 0.25, "x" * 300: 1.0, "diverged": float("nan")}, step=3)
+    assert tracker.curve(run, clean) == [(3, 0.25)]
+
+
+def test_refused_record_is_told_once_and_blocks_nothing(
+    tracker: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run = tracker.begin()
+    run.log_artifact(tmp_path / "missing.png")
+    run.log_artifact(tmp_path / "missing too.png")
+    run.log_metrics({"AP": 0.5})
+    assert tracker.curve(run, "AP") == [(0, 0.5)]
+    assert capsys.readouterr().err.count("MLflow does not accept artifact") == 1
+
+
+def test_pictures_lie_in_the_image_grid_with_their_step(tracker: Any, tmp_path: Path) -> None:
+    run = tracker.begin()
+    run.log_picture("val/predictions: best", tracker.png(tmp_path / "sheet.png"), step=4)
+    names = [file.path for file in tracker.client().list_artifacts(tracker.id_of(run), "images")]
+    assert sorted(Path(name).suffix for name in names) == [".png", ".webp"]
+    assert all(name.startswith("images/val~predictions_ best+step+4+") for name in names)
+
+
+def test_dataset_is_an_input_once_and_its_source_can_be_read(tracker: Any, tmp_path: Path) -> None:
+    import mlflow.data
+
+    run = tracker.begin()
+    for _ in range(2):  # a resume says it again
+        run.log_dataset(
+            name="BCCD", digest="a" * 64, source="data/raw/BCCD", context="training", profile={"num_rows": 205}
+        )
+    inputs = tracker.client().get_run(tracker.id_of(run)).inputs
+    assert inputs is not None
+    (given,) = inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest) == ("BCCD", "a" * 36)
+    assert json.loads(given.dataset.profile or "") == {"num_rows": 205}
+    assert [tag.value for tag in given.tags] == ["training"]
+    assert mlflow.data.get_source(given.dataset).to_dict() == {"uri": "data/raw/BCCD"}
+
+
+def test_silent_run_knows_every_verb_and_does_nothing(tracker: Any, tmp_path: Path) -> None:
+    run = NoRun()
+    run.log_history(tracker.history(2))
+    run.log_metrics({"AP": 1.0})
+    run.log_artifact(tmp_path)
+    run.log_picture("a", tmp_path, 1)
+    run.log_dataset(name="a", digest="b", source="c", context="d", profile={})
+    run.set_tags({"a": "b"})
+    run.finish()
+    assert run.log_model(tmp_path, class_names=["a"]) is None
+    assert run.run_id is None
+    verbs = {name for name in vars(Run) if not name.startswith("_")} - {"open", "try_to_open", "log_params"}
+    assert verbs <= set(vars(NoRun))
