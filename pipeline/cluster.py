@@ -10,7 +10,6 @@ import logging
 import os
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,6 +76,7 @@ def start_ray(address: str, resources: Resources) -> Iterator[None]:
 
     Raises:
         ValueError: when the cluster does not have what the training asks for.
+        RuntimeError: when there is no Ray at that address, or none can be started.
     """
     address = address_of(address)
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
@@ -85,7 +85,11 @@ def start_ray(address: str, resources: Resources) -> Iterator[None]:
         cpus = max(os.cpu_count() or 1, resources.workers * resources.cpus_per_worker)
         options |= {"num_cpus": cpus, "include_dashboard": False}
     logging.getLogger("ray").setLevel(logging.ERROR)
-    ray.init(**options)
+    try:
+        ray.init(**options)
+    except Exception as error:  # it raises bare ones, too
+        reason = str(error).strip().partition("\n")[0]
+        raise RuntimeError(f"no Ray at {address!r} (RAY_ADDRESS, or address in conf/): {reason}") from error
     try:
         check_resources(resources)
         yield
@@ -157,6 +161,7 @@ def run_trainer(
     on_event: Callable[[dict[str, Any]], None],
 ) -> ray.train.Result:
     """Ray Train's own call; see train."""
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(resources.start_timeout_s)  # Ray takes it here only
     events = Queue(actor_options={"num_cpus": 0})
     trainer = ray.train.torch.TorchTrainer(
         fit,
@@ -281,18 +286,3 @@ def last_checkpoint() -> Iterator[Path | None]:
         return
     with checkpoint.as_directory() as folder:
         yield Path(folder)
-
-
-class Throttle:
-    """Says yes at most once in so many seconds."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds, self.last = seconds, 0.0
-
-    def __call__(self) -> bool:
-        """True where enough time has passed since the last yes."""
-        now = time.monotonic()
-        if now - self.last < self.seconds:
-            return False
-        self.last = now
-        return True

@@ -18,7 +18,7 @@ from pipeline.outs import nest, read_json, write_json, write_whole
 from pipeline.params import Params, flatten, load_params, project_root
 from pipeline.params.place import Place, load_place
 from pipeline.pictures import SheetPicture, draw_sheet
-from pipeline.tracking import open_run
+from pipeline.tracking import log_split, open_run
 from retinanet.coco_eval import CocoResult, ImageDetections, evaluate_detections
 from retinanet.dataset import EvaluationBatches, Split
 from retinanet.detector import Detector
@@ -106,6 +106,7 @@ def record(result: CocoResult, detector: Detector, params: Params, place: Place)
     flat = flatten(params.model_dump())
     with open_run(run_id=folder.read(RUN_ID), name=f"train {origin['digest'][:8]}", params=flat, tags={}) as run:
         run.log_metrics({f"{params.evaluate.split}.{name}": value for name, value in result.metrics.items()})
+        log_split(run, params.evaluate.split, Path(f"data/prepared/{params.evaluate.split}.json"))
         for artifact in (REPORT, CURVE_PICTURE, SHEET):
             run.log_artifact(artifact)
         run.log_picture("detections", SHEET, step=origin["epoch"])

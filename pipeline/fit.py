@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from pipeline import cluster
 from pipeline.outs import read_json
+from pipeline.progress import Throttle
 from retinanet.anchors import Grid
 from retinanet.coco_eval import evaluate_detections, pack_detections, unpack_detections
 from retinanet.criterion import Criterion
@@ -81,6 +82,8 @@ def build_learner(config: Mapping[str, Any], worker: cluster.Worker, *, total_st
     network.to(worker.device)
     if place["channels_last"]:
         network.to(memory_format=torch.channels_last)
+    if place["compile"]:
+        network.compile()  # in place: the names of the weights stay
     optim = params["optim"]
     lr = scale_lr(optim["lr"], optim["lr_batch_size"], params["train"]["batch_size"])
     optimizer = construct_optimizer(
@@ -123,7 +126,7 @@ class Batches:
     def __init__(self, config: Mapping[str, Any], split: Split, worker: cluster.Worker) -> None:
         self.config, self.split, self.worker = config, split, worker
         self.transforms = Transforms(**config["params"]["transforms"])
-        self.may_tell = cluster.Throttle(seconds=1.0)
+        self.may_tell = Throttle(seconds=1.0)
 
     def of_epoch(self, epoch: int) -> TrainingBatches:
         """The steps of an epoch (0-based)."""

@@ -53,6 +53,21 @@ class Progress:
         self._last_line = time.monotonic()
 
 
+class Throttle:
+    """Says yes at most once in so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.last = seconds, 0.0
+
+    def __call__(self) -> bool:
+        """True where enough time has passed since the last yes."""
+        now = time.monotonic()
+        if now - self.last < self.seconds:
+            return False
+        self.last = now
+        return True
+
+
 def duration(seconds: float) -> str:
     """Seconds as a person says them: 42 s, 3 min, 2 h 05 min."""
     if seconds < 90:

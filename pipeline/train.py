@@ -17,7 +17,7 @@ from pipeline.outs import read_json, write_json, write_whole
 from pipeline.params import Params, flatten, load_params, project_root
 from pipeline.params.place import Place, load_place
 from pipeline.progress import Progress
-from pipeline.tracking import Run, open_run, provenance_tags
+from pipeline.tracking import Run, log_split, open_run, provenance_tags
 from retinanet.detector import describe_detector
 from retinanet.engine import native_precision
 
@@ -69,6 +69,11 @@ def check_share(params: Params, place: Place) -> None:
         raise ValueError(
             f"workers is {place.workers} in conf/, more than the images of a batch (train.batch_size "
             f"{params.train.batch_size}); use fewer workers"
+        )
+    if params.model.norm == "sync_batch" and place.images_per_step is not None:
+        raise ValueError(
+            f"images_per_step is {place.images_per_step} in conf/, but model.norm is sync_batch, which must see the whole "
+            "batch at once; set images_per_step: null, or use another norm"
         )
     if params.model.norm == "batch" and (place.workers > 1 or place.images_per_step is not None):
         print(
@@ -188,14 +193,10 @@ def write_reports(history: list[dict[str, Any]], *, best: Mapping[str, Any], dig
 def log_outs(run: Run) -> None:
     """What the run ends with goes to the tracker: data, parameters, curves and the model."""
     for name, path in SPLITS.items():
-        content = read_json(path)
-        profile = {key: len(content[key]) for key in ("images", "annotations", "categories")}
-        run.log_dataset(
-            name=name, digest=digest_file(path)[:36], source=content["info"]["root"], context=name, profile=profile
-        )
+        log_split(run, name, path)
     for artifact in (Path("params.yaml"), ANCHORS, REPORT, CURVES):
         run.log_artifact(artifact)
-    run.log_model(MODEL, class_names=[category["name"] for category in content["categories"]])
+    run.log_model(MODEL, class_names=[category["name"] for category in read_json(SPLITS["train"])["categories"]])
 
 
 if __name__ == "__main__":

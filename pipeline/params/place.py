@@ -36,10 +36,13 @@ class Place(Section):
     start_timeout_s: Positive
 
     def check(self) -> list[str]:
-        """NCCL talks between GPUs only."""
+        """NCCL talks between GPUs only, and a loader process forgets its pictures with every epoch."""
+        complaints = []
         if self.backend == "nccl" and self.gpus_per_worker == 0:
-            return ["backend is nccl, but gpus_per_worker is 0; use gloo"]
-        return []
+            complaints.append("backend is nccl, but gpus_per_worker is 0; use gloo")
+        if self.cache_images and self.loader_processes > 0:
+            complaints.append(f"cache_images is true, which needs loader_processes 0, not {self.loader_processes}")
+        return complaints
 
 
 def load_place() -> Place:

@@ -11,7 +11,7 @@ from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
 from pipeline import cluster
-from pipeline.cluster import Forward, Resources, Throttle, address_of, first_cause, start_ray
+from pipeline.cluster import Forward, Resources, address_of, first_cause, start_ray
 
 quiet = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
 
@@ -59,6 +59,17 @@ def test_error_that_may_pass_is_left_to_ray(passing: Exception) -> None:
         forward.after_exception(None, {0: as_ray_wraps(passing)})
 
 
+def test_ray_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**options: object) -> None:
+        raise ConnectionError("Could not connect to head:1\nand much more")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(cluster.ray, "init", fail)
+    with pytest.raises(RuntimeError) as caught, start_ray("head:1", resources(1)):
+        pytest.fail("it was let in")
+    assert str(caught.value) == "no Ray at 'head:1' (RAY_ADDRESS, or address in conf/): Could not connect to head:1"
+
+
 # ---- small things ----------------------------------------------------------------------------------------------------
 
 
@@ -67,17 +78,6 @@ def test_environment_says_where_ray_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert address_of("local") == "local"
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     assert address_of("local") == "head:6379"
-
-
-def test_throttle_says_yes_once_in_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [100.0]
-    monkeypatch.setattr("pipeline.cluster.time.monotonic", lambda: clock[0])
-    may = Throttle(1.0)
-    answers = []
-    for _ in range(6):  # at 100.0, 100.4, 100.8, 101.2 (1.2 s after the yes), 101.6, 102.0
-        answers.append(may())
-        clock[0] += 0.4
-    assert answers == [True, False, False, True, False, False]
 
 
 # ---- Ray itself ------------------------------------------------------------------------------------------------------

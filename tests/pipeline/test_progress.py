@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline import progress
-from pipeline.progress import Progress, duration
+from pipeline.progress import Progress, Throttle, duration
 
 
 def row(epoch: int, **more: Any) -> dict[str, Any]:
@@ -72,3 +72,14 @@ def test_terminal_has_a_bar_that_goes_with_its_epoch(
 )
 def test_duration_is_said_as_a_person_says_it(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_throttle_says_yes_once_in_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("pipeline.progress.time.monotonic", lambda: clock[0])
+    may = Throttle(1.0)
+    answers = []
+    for _ in range(6):  # at 100.0, 100.4, 100.8, 101.2 (1.2 s after the yes), 101.6, 102.0
+        answers.append(may())
+        clock[0] += 0.4
+    assert answers == [True, False, False, True, False, False]
