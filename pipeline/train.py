@@ -72,8 +72,8 @@ def check_share(params: Params, place: Place) -> None:
         )
     if params.model.norm == "sync_batch" and place.images_per_step is not None:
         raise ValueError(
-            f"images_per_step is {place.images_per_step} in conf/, but model.norm is sync_batch, which must see the whole "
-            "batch at once; set images_per_step: null, or use another norm"
+            f"images_per_step is {place.images_per_step} in conf/, but model.norm is sync_batch, which must see "
+            "the whole batch at once; set images_per_step: null, or use another norm"
         )
     if params.model.norm == "batch" and (place.workers > 1 or place.images_per_step is not None):
         print(
