@@ -41,8 +41,20 @@ class FeaturePyramid(nn.Module):
         for lateral in reversed(laterals[:-1]):
             merged.insert(0, lateral + F.interpolate(merged[0], size=lateral.shape[-2:], mode="nearest"))
         pyramid = [output(feature) for output, feature in zip(self.outputs, merged, strict=True)]
-        p6 = self.p6(features[-1] if self.p6_from_c5 else pyramid[-1])
-        return [*pyramid, p6, self.p7(F.relu(p6))]
+        p6 = halve(self.p6, features[-1] if self.p6_from_c5 else pyramid[-1])
+        return [*pyramid, p6, halve(self.p7, F.relu(p6))]
+
+
+def halve(convolution: nn.Conv2d, feature: Tensor) -> Tensor:
+    """A 3x3 convolution of stride 2 and padding 1: [N, C, H, W] to half of H and W, rounded up.
+
+    On a CPU in bfloat16 the gradient of its weights holds memory that was never written where the map is 1 wide (torch
+    2.15 with oneDNN). A column of zeros, which is what the padding holds there anyway, changes no result and avoids it.
+    """
+    if feature.shape[-1] == 1:
+        feature = F.pad(feature, (0, 1))
+    result: Tensor = convolution(feature)
+    return result
 
 
 class Head(nn.Module):

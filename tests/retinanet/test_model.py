@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from retinanet.anchors import build_grid
-from retinanet.model import FeaturePyramid, Head, RetinaNet, build_model, normalise_images
+from retinanet.model import FeaturePyramid, Head, RetinaNet, build_model, halve, normalise_images
 from retinanet.predictions import permute_to_N_A_K
 
 Golden = Callable[[str], dict[str, Tensor]]
@@ -255,6 +255,30 @@ def test_normalising_leaves_float_images_as_they_are(generator: torch.Generator)
     kept = images.clone()
     normalise_images(images, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     assert torch.equal(images, kept)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (1, 2), (2, 2)])
+def test_gradient_of_the_small_maps_in_bfloat16_is_that_in_float32(generator: torch.Generator, size: Any) -> None:
+    convolution = nn.Conv2d(16, 16, 3, stride=2, padding=1)
+    feature = torch.randn(8, 16, *size, generator=generator)
+    gradients = []
+    for enabled in (False, True, True, True):
+        torch.full((10_000,), 3e30)  # what memory holds that a kernel forgets to write
+        convolution.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            halved = halve(convolution, feature)
+        halved.float().square().sum().backward()
+        assert convolution.weight.grad is not None
+        gradients.append(convolution.weight.grad.clone())
+    for gradient in gradients[1:]:
+        assert_close(gradient, gradients[0], atol=0.02 * float(gradients[0].abs().max()), rtol=0)
+
+
+def test_halving_a_map_is_the_convolution(generator: torch.Generator) -> None:
+    convolution = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+    for size in [(1, 1), (5, 1), (1, 4), (6, 7)]:
+        feature = torch.randn(2, 3, *size, generator=generator)
+        assert_close(halve(convolution, feature), convolution(feature))
 
 
 def test_an_unknown_source_of_p6_is_refused() -> None:
