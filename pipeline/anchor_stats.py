@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,8 @@ def main(arguments: list[str] | None = None) -> None:
     content = read_json(TRAIN)
     grid = build_grid(**params.anchors.model_dump())
     truths = Truths(content["categories"])
-    for record, boxes, image_size in at_training_scale(
-        read_records(content), Transforms(**params.transforms.model_dump())
-    ):
+    records = tqdm(read_records(content), disable=None, unit="image", desc="anchor_stats")
+    for record, boxes, image_size in at_training_scale(records, Transforms(**params.transforms.model_dump())):
         truths.add(record, *cover(boxes, grid.anchors(image_size), **params.matcher.model_dump()))
     report = truths.report(params.matcher.foreground_iou, params.matcher.background_iou)
     write_json(ANCHORS, grid.to_dict())
@@ -54,10 +53,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def at_training_scale(
-    records: Sequence[Record], transforms: Transforms
+    records: Iterable[Record], transforms: Transforms
 ) -> Iterator[tuple[Record, Tensor, tuple[int, int]]]:
     """Every image with its truths resized as for evaluation, and its padded size: (record, [M, 4] px, (H, W))."""
-    for record in tqdm(records, disable=None, unit="image", desc="anchor_stats"):
+    for record in records:
         height, width = transforms.resized_size(record.size, transforms.for_evaluation)
         factor_y, factor_x = height / record.size[0], width / record.size[1]
         boxes = record.boxes * torch.tensor([factor_x, factor_y, factor_x, factor_y])

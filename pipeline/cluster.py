@@ -1,7 +1,7 @@
 """The door to Ray: start it quietly, train on it, and hear from it while it works.
 
-Workers call `worker`, `report` and `tell`; everything else happens in the driver. Ray Train resumes a run by its name
-and storage alone, so the name must say what is trained: it is the digest of parameters, data, anchors and code.
+A worker asks `worker` for its link to the others; everything else happens in the driver. Ray Train resumes a run by
+its name and storage alone, so the name must say what is trained: the digest of parameters, data, anchors and code.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,13 +53,26 @@ class Resources:
     start_timeout_s: float
 
 
+WriteCheckpoint = Callable[[Path], None]
+"""Fills a folder."""
+
+
 @dataclass(frozen=True)
 class Worker:
-    """What a worker knows of itself."""
+    """What a worker knows of itself, and its link to who runs it.
+
+    Attributes:
+        tell: send the driver an event between two reports, without waiting.
+        report: in every worker, at the same time: end an epoch with metrics and, from the first worker, a checkpoint.
+        last_checkpoint: the folder of the newest checkpoint of this run, None where there is none.
+    """
 
     rank: int
     num_workers: int
     device: Any
+    tell: Callable[[dict[str, Any]], None]
+    report: Callable[[dict[str, Any], WriteCheckpoint | None], None]
+    last_checkpoint: Callable[[], AbstractContextManager[Path | None]]
 
 
 @dataclass(frozen=True)
@@ -71,8 +84,14 @@ class Outcome:
 
 
 @contextmanager
-def start_ray(address: str, resources: Resources) -> Iterator[None]:
+def start_ray(
+    address: str, resources: Resources, *, dashboard: bool = False, environment: Mapping[str, str] | None = None
+) -> Iterator[None]:
     """A Ray on this machine ("local"), or a cluster's; RAY_ADDRESS wins. What was started here is stopped.
+
+    Args:
+        dashboard: of a Ray that is started here; it cleans up after trainings that are stopped from outside.
+        environment: variables of every process that works for this one.
 
     Raises:
         ValueError: when the cluster does not have what the training asks for.
@@ -83,7 +102,9 @@ def start_ray(address: str, resources: Resources) -> Iterator[None]:
     if address == "local":
         # A machine with fewer cores than workers still trains, only slower.
         cpus = max(os.cpu_count() or 1, resources.workers * resources.cpus_per_worker)
-        options |= {"num_cpus": cpus, "include_dashboard": False}
+        options |= {"num_cpus": cpus, "include_dashboard": dashboard}
+    if environment:
+        options["runtime_env"] = {"env_vars": dict(environment)}
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         ray.init(**options)
@@ -95,6 +116,11 @@ def start_ray(address: str, resources: Resources) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def worker_environment(cpus: int) -> dict[str, str]:
+    """Variables of a process that trains with so many threads."""
+    return QUIET | KEEP_MEMORY | {"OMP_NUM_THREADS": str(cpus)}
 
 
 def address_of(address: str) -> str:
@@ -179,7 +205,7 @@ def run_trainer(
             failure_config=ray.train.FailureConfig(max_failures=resources.max_failures, controller_failure_limit=3),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=score),
             callbacks=[Forward(events)],
-            worker_runtime_env={"env_vars": QUIET | KEEP_MEMORY | {"OMP_NUM_THREADS": str(resources.cpus_per_worker)}},
+            worker_runtime_env={"env_vars": worker_environment(resources.cpus_per_worker)},
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
@@ -250,25 +276,23 @@ def own_error(failures: Mapping[int, BaseException]) -> BaseException | None:
 
 
 def worker(config: Mapping[str, Any]) -> Worker:
-    """In a worker: who am I. Also quiets Ray's own word on every report."""
+    """In a worker of Ray Train: who am I. Also quiets Ray's own word on every report."""
     from ray.train.v2._internal.execution import context as reports
 
     logging.getLogger(reports.__file__).setLevel(logging.WARNING)
     context = ray.train.get_context()
-    return Worker(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
+    return Worker(
+        rank=context.get_world_rank(),
+        num_workers=context.get_world_size(),
+        device=ray.train.torch.get_device(),
+        tell=lambda event: config["_events"].actor.put_nowait.remote(event),
+        report=report,
+        last_checkpoint=last_checkpoint,
+    )
 
 
-def tell(config: Mapping[str, Any], event: dict[str, Any]) -> None:
-    """In a worker: send the driver something between two reports, without waiting."""
-    config["_events"].actor.put_nowait.remote(event)
-
-
-def report(metrics: dict[str, Any], write_checkpoint: Callable[[Path], None] | None) -> None:
-    """In every worker, at the same time: end an epoch with metrics and, from the first worker, a checkpoint.
-
-    Args:
-        write_checkpoint: fills a folder; None in workers that write none.
-    """
+def report(metrics: dict[str, Any], write_checkpoint: WriteCheckpoint | None) -> None:
+    """See Worker.report."""
     if write_checkpoint is None:
         ray.train.report(metrics)
         return
@@ -279,7 +303,7 @@ def report(metrics: dict[str, Any], write_checkpoint: Callable[[Path], None] | N
 
 @contextmanager
 def last_checkpoint() -> Iterator[Path | None]:
-    """In a worker: the folder of the newest checkpoint of this run, None where there is none."""
+    """See Worker.last_checkpoint."""
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         yield None

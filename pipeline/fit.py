@@ -31,28 +31,34 @@ NOT_EVALUATED = -1.0  # the score of an epoch without AP: below every other
 
 
 def fit(config: dict[str, Any]) -> None:
-    """Train in this worker; all workers run it at once.
+    """Train in this worker of Ray Train; all workers run it at once.
 
     Args:
         config: description (of the detector), params (as in params.yaml), place, data (train and val files and the
             root of the pictures), all plain values.
     """
-    worker = cluster.worker(config)
+    train_worker(config, cluster.worker(config), *load_splits(config))
+
+
+def load_splits(config: Mapping[str, Any]) -> tuple[Split, Split]:
+    """The training and the validation split."""
+    data = config["data"]
+    options = {
+        "root": data["root"],
+        "cache_folder": data["cache_folder"],
+        "keep_decoded": config["place"]["cache_images"],
+    }
+    return load_split(data["train"], **options), load_split(data["val"], **options)
+
+
+def train_worker(config: Mapping[str, Any], worker: cluster.Worker, train_split: Split, val_split: Split) -> None:
+    """One worker's training from the last checkpoint to the end; `config` as of fit."""
     torch.set_num_threads(config["place"]["cpus_per_worker"])
-    train_split, val_split = (
-        load_split(
-            config["data"][name],
-            root=config["data"]["root"],
-            cache_folder=config["data"]["cache_folder"],
-            keep_decoded=config["place"]["cache_images"],
-        )
-        for name in ("train", "val")
-    )
     batches = Batches(config, train_split, worker)
     learner = build_learner(config, worker, total_steps=len(batches.of_epoch(0)) * config["params"]["train"]["epochs"])
-    history = resume(learner)
+    history = resume(learner, worker)
     if history and worker.rank == 0:
-        cluster.tell(config, {"kind": "resume", "epoch": history[-1]["epoch"]})
+        worker.tell({"kind": "resume", "epoch": history[-1]["epoch"]})
     # A killed epoch leaves nothing; its steps are trained again from the end of the one before.
     epochs = config["params"]["train"]["epochs"]
     for epoch_report in train_epochs(learner, batches.loader, first_epoch=len(history), epochs=epochs):
@@ -62,7 +68,7 @@ def fit(config: dict[str, Any]) -> None:
         history.append(row)
         write = checkpoint_writer(learner, config, history) if worker.rank == 0 else None
         score = row["AP"] if row.get("AP") is not None else NOT_EVALUATED
-        cluster.report({"score": score, "history": [without_steps(past) for past in history]}, write)
+        worker.report({"score": score, "history": [without_steps(past) for past in history]}, write)
 
 
 def seed_all(seed: int) -> None:
@@ -149,7 +155,7 @@ class Batches:
         )
         for step, batch in enumerate(loader):
             if self.worker.rank == 0 and self.may_tell():
-                cluster.tell(self.config, {"kind": "step", "epoch": epoch + 1, "step": step, "steps": len(batches)})
+                self.worker.tell({"kind": "step", "epoch": epoch + 1, "step": step, "steps": len(batches)})
             yield batch
 
 
@@ -228,9 +234,9 @@ def checkpoint_writer(learner: Learner, config: Mapping[str, Any], history: list
     return write
 
 
-def resume(learner: Learner) -> list[dict[str, Any]]:
+def resume(learner: Learner, worker: cluster.Worker) -> list[dict[str, Any]]:
     """Go on from the newest checkpoint of this run: load it, and return the history up to it."""
-    with cluster.last_checkpoint() as folder:
+    with worker.last_checkpoint() as folder:
         if folder is None:
             return []
         state = torch.load(folder / "state.pt", map_location=learner.device, weights_only=True)

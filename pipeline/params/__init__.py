@@ -13,6 +13,7 @@ from pipeline.params.detector import Anchors, Loss, Matcher, Model, Postprocess
 from pipeline.params.experiment import Data, Evaluate, Optim, Train, Transforms
 from pipeline.params.reading import flatten, read_yaml, validate
 from pipeline.params.section import Section
+from pipeline.params.sweep import Sweep, check_sweep
 
 __all__ = ["Params", "flatten", "load_params", "project_root"]
 
@@ -31,6 +32,8 @@ class Params(Section):
     train: Train
     postprocess: Postprocess
     evaluate: Evaluate
+    sweep: Sweep | None = None
+    "Only `python -m pipeline.sweep` needs it."
 
     def check(self) -> list[str]:
         """What no section can see alone, as sentences."""
@@ -48,6 +51,8 @@ class Params(Section):
                 complaints.append(
                     f"loss.alpha has {len(self.loss.alpha)} entries, {expected} are needed for data.classes"
                 )
+        if self.sweep is not None:
+            complaints += check_sweep(self.sweep, type(self), self.model_dump(exclude={"sweep"}))
         return complaints
 
 

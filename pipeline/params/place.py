@@ -34,6 +34,8 @@ class Place(Section):
     data_root: str | None
     max_failures: Annotated[int, Field(ge=0)]
     start_timeout_s: Positive
+    trials_at_once: Count | None = None
+    "Of a sweep; null: as many as the resources hold."
 
     def check(self) -> list[str]:
         """NCCL talks between GPUs only, and a loader process forgets its pictures with every epoch."""
@@ -45,13 +47,18 @@ class Place(Section):
         return complaints
 
 
-def load_place() -> Place:
-    """The file that PIPELINE_CONF names, conf/local.yaml by default.
+def place_path(default: str = "conf/local.yaml") -> Path:
+    """The file that PIPELINE_CONF names."""
+    return Path(os.environ.get("PIPELINE_CONF", default))
+
+
+def load_place(path: Path | None = None) -> Place:
+    """The file of that path, by default the one that PIPELINE_CONF names, conf/local.yaml without.
 
     Raises:
         ValueError: naming the file, the key, what came and what was expected.
     """
-    path = Path(os.environ.get("PIPELINE_CONF", "conf/local.yaml"))
+    path = place_path() if path is None else path
     if not path.exists():
         known = ", ".join(str(file) for file in sorted(Path("conf").glob("*.yaml")))
         raise ValueError(f"PIPELINE_CONF is {path}, which does not exist; there are {known}")

@@ -1,0 +1,93 @@
+"""The command: run, resume, status, report."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pipeline.params import Params, load_params
+from pipeline.params.place import load_place, place_path
+from pipeline.params.reading import read_yaml, validate
+from pipeline.params.sweep import Sweep, check_sweep
+
+CONF = "conf/sweep.yaml"
+
+DESCRIPTION = """\
+Vary parameters as section `sweep` of params.yaml says, on Ray Tune, and say which setting is best. Trials take the
+workers of conf/ (PIPELINE_CONF names the file, conf/sweep.yaml by default).
+
+reads    params.yaml, data/prepared/{train,val}.json (`dvc repro anchor_stats` makes them), the pictures
+writes   reports/sweep.csv, plots/sweep_*.png; MLflow: a parent run with a run for each trial
+keeps    records, checkpoints and predictions in <storage of conf/>/sweeps/<digest>
+
+run      begin, or go on where it was killed (also: no command)
+resume   go on; an error where there is nothing to go on with
+status   what the newest sweep has done
+report   table, plots and the winner of the newest sweep, again; --apply writes the winner into params.yaml
+"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command in the folder of params.yaml."""
+    parser = argparse.ArgumentParser(
+        "python -m pipeline.sweep", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("command", nargs="?", default="run", choices=("run", "resume", "status", "report"))
+    parser.add_argument(
+        "--preset", type=Path, help="a file whose section sweep is taken instead, e.g. presets/sweeps/gamma.yaml"
+    )
+    parser.add_argument("--apply", action="store_true", help="write the winner into params.yaml; its comments stay")
+    options = parser.parse_args(arguments)
+    params, conf = load_params(), place_path(CONF)
+    place = load_place(conf)
+    if options.command in ("run", "resume"):
+        # Ray, torch and MLflow are needed only here.
+        from pipeline.sweep.run import make_plan, run_sweep
+
+        plan = make_plan(params, chosen_sweep(params, options.preset), place)
+        if options.command == "resume" and plan.folder.read("sweep.json") is None:
+            raise ValueError(
+                f"there is no sweep {plan.name} of this params.yaml, conf/ and code in {place.storage} to resume; "
+                "`python -m pipeline.sweep run` begins it"
+            )
+        run_sweep(plan)
+        folder = plan.folder
+    else:
+        from pipeline.sweep.records import newest_sweep
+
+        folder = newest_sweep(place.storage)
+    if options.command == "status":
+        from pipeline.sweep.report import status
+
+        print(status(folder))
+        return
+    from pipeline.sweep.report import report
+
+    report(folder, conf=conf, apply=options.apply)
+
+
+def chosen_sweep(params: Params, preset: Path | None) -> Sweep:
+    """The section sweep of params.yaml, or that of a preset.
+
+    Raises:
+        ValueError: when there is none, or it does not fit params.yaml.
+    """
+    if preset is None:
+        if params.sweep is None:
+            raise ValueError("params.yaml has no section sweep; add one, or take --preset presets/sweeps/gamma.yaml")
+        return params.sweep
+    content = read_yaml(preset)
+    if set(content) != {"sweep"}:
+        raise ValueError(f"{preset} holds {sorted(content)}, expected one section: sweep")
+    sweep = validate(Sweep, content["sweep"], preset)
+    complaints = list(check_sweep(sweep, Params, params.model_dump(exclude={"sweep"})))
+    if complaints:
+        raise ValueError(f"{preset}: " + "\n  ".join(complaints))
+    return sweep
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, RuntimeError) as error:
+        raise SystemExit(f"sweep: {error}") from None

@@ -1,0 +1,150 @@
+"""What the driver hears of the trials: it writes records, tells the person, and keeps a run in MLflow for each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ray.tune
+
+from pipeline.outs import as_json
+from pipeline.progress import duration
+from pipeline.sweep.records import ENDED, FAILED, FINISHED, RUNNING, STOPPED, SweepFolder, settings_of
+from pipeline.tracking import Run
+
+OpenRun = Callable[[Mapping[str, Any], str | None], Run]
+"""Opens the run of a configuration, or continues the one of this id."""
+
+
+class Listener(ray.tune.Callback):  # type: ignore[misc]  # ray has no types
+    """Hears every trial; Ray keeps it with its state, without the open runs.
+
+    Args:
+        trials: in all, at most.
+        epochs: of a whole trial.
+        open_run: see OpenRun; must be picklable.
+    """
+
+    def __init__(self, folder: SweepFolder, *, trials: int, epochs: int, open_run: OpenRun) -> None:
+        self.folder, self.trials, self.epochs, self.open_run = folder, trials, epochs, open_run
+        self.runs: dict[str, Run] = {}
+        self.begun = time.time()
+        self.ended_before = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "runs": {}}
+
+    def setup(self, **info: Any) -> None:
+        """A sweep begins or goes on."""
+        self.begun = time.time()
+        self.ended_before = self.count_ended()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial begins, or is tried again."""
+        configuration = trial.config
+        past = self.folder.record(configuration["key"]) or {}
+        if past.get("state") == FINISHED:
+            return
+        run = self.run_of(configuration, past.get("run_id"))
+        self.keep(configuration, past | {"state": RUNNING, "run_id": run.run_id})
+        print(f"{title(configuration)} begins: {spell(settings_of(configuration))}", flush=True)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """A trial has evaluated an epoch."""
+        past = self.folder.record(trial.config["key"]) or {}
+        history = result.get("history") or []
+        if past.get("state") == FINISHED or "error" in result:
+            self.keep(trial.config, past | ({"error": result["error"]} if "error" in result else {}))
+            return
+        run = self.run_of(trial.config, past.get("run_id"))
+        run.log_history(history)
+        seconds = past.get("seconds", 0.0) + result.get("time_this_iter_s", 0.0)
+        self.keep(trial.config, past | {"history": history, "score": result["score"], "seconds": seconds})
+        last = history[-1]
+        print(
+            f"{title(trial.config)} epoch {last['epoch']}/{self.epochs}  loss {last['loss']:.4f}  AP {last['AP']:.3f}  "
+            f"{last['images_per_s']:.1f} images/s",
+            flush=True,
+        )
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial has ended, at its end or where the scheduler stopped it."""
+        past = self.folder.record(trial.config["key"]) or {}
+        if past.get("state") == FINISHED:
+            return
+        history = past.get("history") or []
+        whole = bool(history) and history[-1]["epoch"] >= self.epochs
+        state = FAILED if "error" in past else FINISHED if whole else STOPPED
+        self.end(trial.config, past | {"state": state})
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial has failed for good."""
+        past = self.folder.record(trial.config["key"]) or {}
+        self.end(trial.config, past | {"state": FAILED, "error": error_of(trial)})
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial has died and is tried again."""
+        print(f"{title(trial.config)} died and is tried again: {error_of(trial)}", flush=True)
+
+    def end(self, configuration: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+        """Write the last word on a trial, and close its run."""
+        self.keep(configuration, record)
+        run = self.run_of(configuration, record.get("run_id"))
+        best = best_row(record.get("history") or [])
+        run.log_metrics({f"best.{name}": best[name] for name in ("AP", "AP50", "AP75", "epoch") if name in best})
+        run.set_tags({"sweep.state": record["state"]} | ({"error": record["error"]} if "error" in record else {}))
+        run.finish("FAILED" if record["state"] == FAILED else "FINISHED")
+        self.runs.pop(configuration["key"], None)
+        score = f"AP {best['AP']:.3f}" if best else record.get("error", "no AP")
+        print(f"{title(configuration)} {record['state']}: {score}; {self.progress()}", flush=True)
+
+    def run_of(self, configuration: Mapping[str, Any], run_id: str | None) -> Run:
+        """The open run of a trial."""
+        key = configuration["key"]
+        if key not in self.runs:
+            self.runs[key] = self.open_run(configuration, run_id)
+        return self.runs[key]
+
+    def keep(self, configuration: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+        """Write the record of a trial."""
+        own = {name: configuration[name] for name in ("key", "number", "seed")}
+        content = {**record, **own, "settings": settings_of(configuration)}
+        self.folder.write_json(f"trials/{configuration['key']}.json", as_json(content))
+
+    def count_ended(self) -> int:
+        """Trials that need no more work."""
+        return sum(record["state"] in ENDED for record in self.folder.records())
+
+    def progress(self) -> str:
+        """How much is done, and how long the rest may take at the pace so far."""
+        ended = self.count_ended()
+        here = max(ended - self.ended_before, 1)
+        left = (time.time() - self.begun) / here * max(self.trials - ended, 0)
+        return f"{ended} of {self.trials} trials ended, at most {duration(left)} left"
+
+
+def title(configuration: Mapping[str, Any]) -> str:
+    """A trial's name for people."""
+    return f"trial {configuration['number']} seed {configuration['seed']}"
+
+
+def spell(settings: Mapping[str, Any]) -> str:
+    """Parameters for the screen."""
+    words = [
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in settings.items()
+    ]
+    return ", ".join(words) or "params.yaml as it stands"
+
+
+def best_row(history: list[dict[str, Any]]) -> dict[str, Any]:
+    """The row of the best epoch by AP; empty where there is none."""
+    return max((row for row in history if row.get("AP") is not None), key=lambda row: row["AP"], default={})
+
+
+def error_of(trial: Any) -> str:
+    """The last line of what a trial failed with."""
+    text = str(trial.get_error() or trial.get_pickled_error() or "its process died").strip()
+    return text.splitlines()[-1][:300]

@@ -1,0 +1,97 @@
+"""What a sweep keeps in its folder of the storage, beside Ray Tune's own state: one record per trial.
+
+Ray's snapshot of a killed sweep may be some seconds old, these are not: a trial whose record says `finished` is not
+trained again. `status` and `report` read nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import fsspec
+
+RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
+ENDED = (FINISHED, STOPPED, FAILED)
+
+
+def configure(settings: Mapping[str, Any], *, seed: int, number: int) -> dict[str, Any]:
+    """The configuration of a trial: its parameters, and beside them seed, number of the setting, and the key.
+
+    The key names the trial in its sweep: 12 hexadecimal digits of the parameters that it begins with, and of the seed.
+    """
+    content = json.dumps({**settings, "seed": seed}, sort_keys=True)
+    return {**settings, "seed": seed, "number": number, "key": hashlib.sha256(content.encode()).hexdigest()[:12]}
+
+
+def settings_of(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a configuration."""
+    return {name: value for name, value in configuration.items() if name not in ("seed", "number", "key")}
+
+
+class SweepFolder:
+    """The folder of one sweep.
+
+    Args:
+        url: folder or URL.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+
+    def path(self, name: str) -> str:
+        """Where something of that name lies."""
+        return f"{self.url}/{name}"
+
+    def read(self, name: str) -> bytes | None:
+        """A file's content, None where there is none."""
+        try:
+            with fsspec.open(self.path(name), "rb") as file:
+                content: bytes = file.read()
+        except FileNotFoundError:
+            return None
+        return content
+
+    def write(self, name: str, content: bytes) -> None:
+        """Keep a file, whole or not at all."""
+        system, path = fsspec.url_to_fs(self.path(name))
+        system.makedirs(path.rpartition("/")[0], exist_ok=True)
+        with system.transaction, system.open(path, "wb") as file:
+            file.write(content)
+
+    def read_json(self, name: str) -> Any:
+        """The content of a JSON file, None where there is none."""
+        content = self.read(name)
+        return None if content is None else json.loads(content)
+
+    def write_json(self, name: str, content: object) -> None:
+        """Keep a JSON file."""
+        self.write(name, json.dumps(content).encode())
+
+    def record(self, key: str) -> dict[str, Any] | None:
+        """The record of a trial."""
+        found: dict[str, Any] | None = self.read_json(f"trials/{key}.json")
+        return found
+
+    def records(self) -> list[dict[str, Any]]:
+        """The records of all trials, in the order in which they were first tried."""
+        system, path = fsspec.url_to_fs(self.path("trials"))
+        names = [name.rpartition("/")[2] for name in system.glob(f"{path}/*.json")] if system.exists(path) else []
+        found = [self.read_json(f"trials/{name}") for name in names]
+        return sorted((record for record in found if record), key=lambda record: (record["number"], record["seed"]))
+
+
+def newest_sweep(storage: str) -> SweepFolder:
+    """The sweep of a storage that began last.
+
+    Raises:
+        ValueError: when there is none.
+    """
+    system, path = fsspec.url_to_fs(f"{storage.rstrip('/')}/sweeps")
+    names = [name.rpartition("/")[0] for name in system.glob(f"{path}/*/sweep.json")] if system.exists(path) else []
+    folders = [SweepFolder(system.unstrip_protocol(name)) for name in names]
+    if not folders:
+        raise ValueError(f"there is no sweep in {storage}; `python -m pipeline.sweep run` begins one")
+    return max(folders, key=lambda folder: folder.read_json("sweep.json")["begun"])

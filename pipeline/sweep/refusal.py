@@ -1,0 +1,72 @@
+"""Settings that cost no trial: those that params.yaml could not hold, and those whose anchors cover too little."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.anchor_stats import at_training_scale, cover
+from pipeline.outs import read_json
+from pipeline.params import Params, flatten
+from pipeline.params.sweep import Sweep
+from pipeline.sweep.space import Settings, broken_constraint, params_with
+from retinanet.anchors import build_grid
+from retinanet.dataset import read_records
+from retinanet.transforms import Transforms
+
+IMAGES = 100  # spread evenly over the training split; enough to see that most truths are lost
+COVERING = ("anchors", "matcher", "transforms")
+
+
+@dataclass
+class Refusal:
+    """Why a setting is not worth a trial; called by the sampler in the driver.
+
+    Attributes:
+        params: the base, with what all trials share.
+        train: data/prepared/train.json.
+    """
+
+    params: Params
+    sweep: Sweep
+    train: Path
+    _covered: dict[str, float] = field(default_factory=dict)
+
+    def __call__(self, settings: Settings) -> str | None:
+        """The reason, None where the setting may be tried."""
+        try:
+            params = params_with(self.params, settings)
+        except ValueError as error:
+            return str(error)
+        values = flatten(params.model_dump(exclude={"sweep"}))
+        broken = broken_constraint(self.sweep.constraints, values)
+        if broken is not None:
+            return f"breaks {broken}"
+        share = self.covered(params)
+        if share < self.sweep.min_covered:
+            least = self.sweep.min_covered
+            return f"only {share:.0%} of the truths have a foreground anchor, sweep.min_covered is {least:.0%}"
+        return None
+
+    def covered(self, params: Params) -> float:
+        """The share of truths with a foreground anchor at training scale."""
+        sections: dict[str, dict[str, Any]] = params.model_dump(include=set(COVERING))
+        key = repr(sections)
+        if key not in self._covered:
+            self._covered[key] = share_covered(sections, self.train)
+        return self._covered[key]
+
+
+def share_covered(sections: dict[str, dict[str, Any]], train: Path) -> float:
+    """As the stage anchor_stats computes it, on some of the images; 1 where there is no truth."""
+    records = read_records(read_json(train))
+    chosen = np.linspace(0, len(records) - 1, min(IMAGES, len(records))).round().astype(int).tolist()
+    grid = build_grid(**sections["anchors"])
+    scaled = at_training_scale([records[i] for i in chosen], Transforms(**sections["transforms"]))
+    owned = [cover(boxes, grid.anchors(size), **sections["matcher"])[1] for _, boxes, size in scaled]
+    counts = torch.cat(owned)
+    return float((counts > 0).double().mean()) if counts.numel() else 1.0

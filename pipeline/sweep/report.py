@@ -1,0 +1,225 @@
+"""What a sweep has shown: a table, a CSV file, plots, and the winner as a command that reproduces it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shlex
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ruamel.yaml import YAML
+from scipy.stats import ttest_ind
+
+from pipeline.outs import write_whole
+from pipeline.params import flatten
+from pipeline.sweep.listener import best_row
+from pipeline.sweep.plots import draw_plots
+from pipeline.sweep.records import ENDED, FINISHED, SweepFolder
+
+TABLE = Path("reports/sweep.csv")
+PLOTS = Path("plots")
+ROWS = 15  # on the screen
+DOUBT = 0.05  # two settings are told apart where chance alone would part them so seldom
+
+
+class Setting(NamedTuple):
+    """A setting with all its trials.
+
+    Attributes:
+        scores: the best AP on val of each seed that has one.
+        epochs: trained, by the seed that went furthest.
+        thresholds: the best of the stored predictions of its best seed, None where it has none.
+    """
+
+    number: int
+    settings: dict[str, Any]
+    scores: list[float]
+    states: list[str]
+    epochs: int
+    thresholds: dict[str, float] | None
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds; below every AP where there is none."""
+        return statistics.fmean(self.scores) if self.scores else -1.0
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation over the seeds."""
+        return statistics.stdev(self.scores) if len(self.scores) > 1 else None
+
+
+def report(folder: SweepFolder, *, conf: Path, apply: bool) -> None:
+    """Write and print all of it."""
+    plan, settings = folder.read_json("sweep.json"), rank_settings(folder)
+    if not settings or not settings[0].scores:
+        print("no trial has an AP yet", flush=True)
+        return
+    write_whole(TABLE, lambda path: write_csv(settings, flatten(plan["params"]), path))
+    drawn = draw_plots([(setting.settings, setting.mean) for setting in settings if setting.scores], plan, PLOTS)
+    print(table(settings, flatten(plan["params"])), flush=True)
+    print(verdict(settings, plan["sweep"]["seeds"]), flush=True)
+    print(f"all of it: {TABLE}, {', '.join(str(path) for path in drawn)}", flush=True)
+    print(f"the winner again:\n  {winning_command(settings[0], plan, conf)}", flush=True)
+    if apply:
+        apply_settings(settings[0].settings, Path("params.yaml"))
+        print("params.yaml holds the winner now, at its own budget (sweep.fixed was not written)", flush=True)
+    elif settings[0].settings:
+        print("`python -m pipeline.sweep report --apply` writes it into params.yaml", flush=True)
+
+
+def rank_settings(folder: SweepFolder) -> list[Setting]:
+    """The settings of a sweep, best first; those that were stopped early stand by what they had reached."""
+    by_number: dict[int, list[dict[str, Any]]] = {}
+    for record in folder.records():
+        by_number.setdefault(record["number"], []).append(record)
+    settings = [gather(folder, number, records) for number, records in by_number.items()]
+    return sorted(settings, key=lambda setting: -setting.mean)
+
+
+def gather(folder: SweepFolder, number: int, records: Sequence[Mapping[str, Any]]) -> Setting:
+    """One setting from the records of its seeds."""
+    scored = [record for record in records if record.get("score") is not None and record.get("history")]
+    best = max(scored, key=lambda record: record["score"], default=None)
+    found = folder.read_json(f"trials/{best['key']}/thresholds.json") if best else None
+    return Setting(
+        number=number,
+        settings=dict(records[0]["settings"]),
+        scores=[record["score"] for record in scored],
+        states=[record["state"] for record in records],
+        epochs=max((record["history"][-1]["epoch"] for record in scored), default=0),
+        thresholds=found[0] if found else None,
+    )
+
+
+def table(settings: Sequence[Setting], base: Mapping[str, Any]) -> str:
+    """The best settings for the screen; what a setting leaves out is the base's."""
+    names = sorted({name for setting in settings for name in setting.settings})
+    short = {name: name.partition(".")[2] for name in names}
+    header = [
+        f"{'trial':>5}",
+        f"{'AP':>6}",
+        f"{'+-':>5}",
+        f"{'epochs':>6}",
+        "  ".join(short.values()),
+        "best nms_iou/score: AP",
+    ]
+    lines = ["  ".join(header)]
+    for setting in settings[:ROWS]:
+        values = "  ".join(f"{spell(setting.settings.get(name, base[name])):>{len(short[name])}}" for name in names)
+        spread = "" if setting.spread is None else f"{setting.spread:.3f}"
+        ap = f"{setting.mean:.3f}" if setting.scores else "-"
+        state = "" if set(setting.states) == {FINISHED} else "  " + ", ".join(sorted(set(setting.states)))
+        figures = f"{setting.number:>5}  {ap:>6}  {spread:>5}  {setting.epochs:>6}"
+        lines.append(f"{figures}  {values}  {spell_thresholds(setting)}{state}")
+    rest = len(settings) - ROWS
+    return "\n".join(lines + ([f"... and {rest} more"] if rest > 0 else []))
+
+
+def spell(value: Any) -> str:
+    """A parameter's value in a column."""
+    return f"{value:.3g}" if isinstance(value, float) else json.dumps(value)
+
+
+def spell_thresholds(setting: Setting) -> str:
+    """What other thresholds would give without training."""
+    best = setting.thresholds
+    return f"{best['nms_iou']:g}/{best['score_threshold']:g}: {best['AP']:.3f}" if best else "-"
+
+
+def verdict(settings: Sequence[Setting], seeds: int) -> str:
+    """Whether the winner can be told from the others."""
+    winner, *others = settings
+    if seeds == 1:
+        return (
+            f"trial {winner.number} has the highest AP, {winner.mean:.3f}; with one seed each, how much of a "
+            "difference is chance is not known: set sweep.seeds to 3 or more to know"
+        )
+    equals = [other.number for other in others if not can_tell_apart(winner.scores, other.scores)]
+    if not equals:
+        return f"trial {winner.number} is best, AP {winner.mean:.3f}: it can be told from all others"
+    return (
+        f"trial {winner.number} has the highest AP, {winner.mean:.3f}, but can't be told apart from "
+        f"{', '.join(f'trial {number}' for number in equals)} (Welch's t-test over the seeds, p > {DOUBT:g})"
+    )
+
+
+def can_tell_apart(some: Sequence[float], others: Sequence[float]) -> bool:
+    """Welch's t-test; with fewer than two seeds a side nothing can be told."""
+    if len(some) < 2 or len(others) < 2:
+        return False
+    if statistics.pstdev(some) == statistics.pstdev(others) == 0:
+        return statistics.fmean(some) != statistics.fmean(others)
+    return bool(ttest_ind(some, others, equal_var=False).pvalue <= DOUBT)
+
+
+def winning_command(winner: Setting, plan: Mapping[str, Any], conf: Path) -> str:
+    """The command whose training is that of the winner's first seed: reports/train.json then holds its AP."""
+    chosen = {**plan["sweep"]["fixed"], **winner.settings}
+    settings = " ".join(f"-S {shlex.quote(f'{name}={json.dumps(value)}')}" for name, value in chosen.items())
+    command = f"PIPELINE_CONF={shlex.quote(str(conf))} dvc exp run {settings}".rstrip()
+    if plan["sweep"]["scheduler"] == "pbt":
+        command += "   # PBT changed parameters while it trained; this trains with the first ones throughout"
+    return command
+
+
+def apply_settings(settings: Mapping[str, Any], path: Path) -> None:
+    """Write values into params.yaml; comments and layout stay."""
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    content = yaml.load(path)
+    for name, value in settings.items():
+        *outer, last = name.split(".")
+        section = content
+        for part in outer:
+            section = section[part]
+        section[last] = value
+    write_whole(path, lambda temporary: yaml.dump(content, temporary))
+
+
+def write_csv(settings: Sequence[Setting], base: Mapping[str, Any], path: Path) -> None:
+    """One row per setting, best first."""
+    names = sorted({name for setting in settings for name in setting.settings})
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(
+            [
+                "trial",
+                "AP",
+                "spread",
+                "seeds",
+                "state",
+                "epochs",
+                *names,
+                "nms_iou",
+                "score_threshold",
+                "AP_at_thresholds",
+            ]
+        )
+        for setting in settings:
+            best = setting.thresholds or {}
+            writer.writerow(
+                [setting.number, setting.mean if setting.scores else "", setting.spread, len(setting.scores)]
+                + ["/".join(sorted(set(setting.states))), setting.epochs]
+                + [json.dumps(setting.settings.get(name, base[name])) for name in names]
+                + [best.get(name) for name in ("nms_iou", "score_threshold", "AP")]
+            )
+
+
+def status(folder: SweepFolder) -> str:
+    """What the newest sweep has done, for the screen."""
+    plan, records = folder.read_json("sweep.json"), folder.records()
+    counts = {state: sum(record["state"] == state for record in records) for state in (*ENDED, "running")}
+    words = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "none begun"
+    best = max((record.get("score") or 0.0 for record in records), default=0.0)
+    lines = [f"sweep {plan['name']}: at most {plan['trials']} trials: {words}; best AP {best:.3f}"]
+    for record in records:
+        row = best_row(record.get("history") or [])
+        ap = f"AP {row['AP']:.3f} at epoch {row['epoch']}" if row else record.get("error", "")
+        lines.append(f"  trial {record['number']} seed {record['seed']}: {record['state']:<8} {ap}")
+    return "\n".join(lines)

@@ -1,0 +1,172 @@
+"""A sweep from params.yaml to its last trial: identity, folder, the run in MLflow, Ray."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import chdir
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import cluster
+from pipeline.identity import RUN_ID, digest_file, digest_run, lock_run, outer_root
+from pipeline.params import Params, flatten, project_root
+from pipeline.params.place import Place
+from pipeline.params.sweep import Sweep
+from pipeline.sweep.listener import Listener
+from pipeline.sweep.records import SweepFolder
+from pipeline.sweep.refusal import Refusal
+from pipeline.sweep.sampler import Sampler
+from pipeline.sweep.space import params_with
+from pipeline.sweep.trial import run_trial
+from pipeline.sweep.tuning import build_scheduler, tune
+from pipeline.tracking import Run, open_run, provenance_tags
+from pipeline.train import CODE, SECTIONS, SPLITS, check_share, weights_file, worker_config
+from retinanet.engine import native_precision
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that decides what a sweep does.
+
+    Attributes:
+        params: the base, with what all trials share (sweep.fixed) in it.
+        name: digest of all that decides a trial's result, and of the section sweep.
+    """
+
+    params: Params
+    sweep: Sweep
+    place: Place
+    name: str
+    folder: SweepFolder
+
+
+def make_plan(params: Params, sweep: Sweep, place: Place) -> Plan:
+    """Check what can be checked before any work.
+
+    Raises:
+        ValueError: naming what cannot be together, or which stage has not run.
+    """
+    if place.precision == "auto":
+        place = place.model_copy(update={"precision": native_precision(place.gpus_per_worker > 0)})
+    base = params_with(params, sweep.fixed)
+    check_share(base, place)
+    if sweep.scheduler in ("pbt", "hyperband") and place.workers > 1:
+        raise ValueError(
+            f"sweep.scheduler is {sweep.scheduler}, which pauses and clones trials, but workers is {place.workers} in "
+            "conf/: only a trial of one worker can be; use asha, median or none"
+        )
+    values = {
+        **base.model_dump(include={*SECTIONS, "anchors", "postprocess"}),
+        "sweep": sweep.model_dump(),
+        "precision": place.precision,
+    }
+    name = digest_run(values, [*SPLITS.values(), *weights_file(base), *CODE])
+    return Plan(base, sweep, place, name, SweepFolder(f"{storage_of(place)}/sweeps/{name}"))
+
+
+def storage_of(place: Place) -> str:
+    """Where checkpoints and results lie."""
+    return place.storage if "://" in place.storage else str(outer_root(project_root()) / place.storage)
+
+
+def run_sweep(plan: Plan) -> None:
+    """Run the trials that are left; a sweep that was killed goes on."""
+    with lock_run(outer_root(project_root()) / "runs" / "locks", plan.name):
+        begun = plan.folder.read_json("sweep.json") or {"begun": time.time()}
+        plan.folder.write_json("sweep.json", begun | describe(plan))
+        run_id = plan.folder.read(RUN_ID)
+        with open_parent(plan, None if run_id is None else run_id.decode()) as parent:
+            if parent.run_id is not None:
+                plan.folder.write(RUN_ID, parent.run_id.encode())
+            print(f"sweep {plan.name}: {words(plan)}", flush=True)
+            run_trials(plan, parent.run_id)
+
+
+def describe(plan: Plan) -> dict[str, Any]:
+    """What `status` and `report` need to know of a sweep."""
+    return {
+        "name": plan.name,
+        "sweep": plan.sweep.model_dump(),
+        "params": plan.params.model_dump(exclude={"sweep"}),
+        "trials": plan.sweep.trials * plan.sweep.seeds,
+        "epochs": plan.params.train.epochs,
+    }
+
+
+def words(plan: Plan) -> str:
+    """The plan for the screen."""
+    sweep = plan.sweep
+    seeds = f" with {sweep.seeds} seeds each" if sweep.seeds > 1 else ""
+    return (
+        f"up to {sweep.trials} settings{seeds} of {plan.params.train.epochs} epochs, search {sweep.search}, "
+        f"scheduler {sweep.scheduler}, {plan.place.workers} worker(s) each, {plan.place.precision}"
+    )
+
+
+def open_parent(plan: Plan, run_id: str | None) -> Run:
+    """The sweep's own run, under which those of its trials lie."""
+    flat = flatten(plan.params.model_dump(exclude={"sweep"}))
+    own = {f"sweep.{key}": value for key, value in plan.sweep.model_dump().items()}
+    tags = provenance_tags(params=flat, data_hash=digest_file(SPLITS["train"]), run_digest=plan.name)
+    return open_run(run_id=run_id, name=f"sweep {plan.name[:8]}", params=own, tags=tags | {"kind": "sweep"})
+
+
+@dataclass(frozen=True)
+class OpenTrialRun:
+    """Opens the run of a trial; plain values, because Ray keeps it."""
+
+    params: dict[str, Any]
+    place: dict[str, Any]
+    tags: dict[str, str]
+    home: str
+
+    def __call__(self, configuration: Mapping[str, Any], run_id: str | None) -> Run:
+        """See pipeline.sweep.listener.OpenRun."""
+        settings = {name: value for name, value in configuration.items() if "." in name}
+        params = {**self.params, **settings, "seed": configuration["seed"]}
+        name = f"trial {configuration['number']} seed {configuration['seed']}"
+        with chdir(self.home):
+            return open_run(
+                run_id=run_id, name=name, params=params | self.place, tags={**self.tags, "trial": configuration["key"]}
+            )
+
+
+def run_trials(plan: Plan, parent_id: str | None) -> None:
+    """Start Ray, and all trials on it."""
+    params, place, sweep = plan.params, plan.place, plan.sweep
+    flat = flatten(params.model_dump(exclude={"sweep"}))
+    tags = provenance_tags(params=flat, data_hash=digest_file(SPLITS["train"]), run_digest=plan.name)
+    tags |= {"kind": "trial", "sweep": plan.name} | ({"mlflow.parentRunId": parent_id} if parent_id else {})
+    resources = cluster.Resources(**place.model_dump(include=set(cluster.Resources.__dataclass_fields__)))
+    refusal = Refusal(params, sweep, SPLITS["train"].resolve())
+    base = {
+        "params": params.model_dump(exclude={"sweep"}),
+        "worker": worker_config(params, place, digest=plan.name) | {"thresholds": sweep.postprocess},
+        "folder": plan.folder.url,
+        "resources": {name: getattr(resources, name) for name in cluster.Resources.__dataclass_fields__},
+    }
+    open_trial_run = OpenTrialRun(
+        flat, {f"conf.{key}": value for key, value in place.model_dump().items()}, tags, str(Path.cwd())
+    )
+    listener = Listener(
+        plan.folder, trials=sweep.trials * sweep.seeds, epochs=params.train.epochs, open_run=open_trial_run
+    )
+    with cluster.start_ray(
+        place.address,
+        resources,
+        dashboard=place.workers > 1,
+        environment=cluster.worker_environment(place.cpus_per_worker),
+    ):
+        tune(
+            run_trial,
+            base,
+            folder=plan.folder,
+            sampler=Sampler(sweep, base=flat, seed=params.seed, epochs=params.train.epochs, refuse=refusal),
+            scheduler=build_scheduler(sweep, epochs=params.train.epochs, every=params.train.evaluate_every),
+            listener=listener,
+            resources=resources,
+            trials_at_once=place.trials_at_once,
+            trials=sweep.trials * sweep.seeds,
+        )

@@ -1,0 +1,87 @@
+"""The space of a sweep: what Optuna samples from, which settings break a constraint, and their parameters."""
+
+from __future__ import annotations
+
+import json
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from pipeline.params import Params
+from pipeline.params.reading import all_complaints
+from pipeline.params.sweep import CONSTRAINT, Sweep, is_number, kind_of, replaced
+
+COMPARISONS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
+Settings = Mapping[str, Any]
+"""Dotted parameter -> value: what one trial has otherwise than the base."""
+
+
+def distributions(sweep: Sweep) -> dict[str, BaseDistribution]:
+    """Optuna's form of the space."""
+    return {key: distribution(kind_of(entry), entry[kind_of(entry)]) for key, entry in sweep.space.items()}
+
+
+def distribution(kind: str, values: Sequence[Any]) -> BaseDistribution:
+    """Optuna's form of one entry; values that it does not take are encoded."""
+    if kind in ("choice", "grid"):
+        return CategoricalDistribution([encode(value) for value in values])
+    low, high, step = values[0], values[1], values[2] if kind == "quniform" else None
+    if all(isinstance(value, int) for value in values):
+        return IntDistribution(low, high, log=kind == "loguniform", step=step or 1)
+    return FloatDistribution(low, high, log=kind == "loguniform", step=step)
+
+
+def grid_values(sweep: Sweep) -> dict[str, list[Any]]:
+    """Every value of each entry of a space without a continuous one, encoded."""
+    grid = {}
+    for key, found in distributions(sweep).items():
+        if isinstance(found, CategoricalDistribution):
+            grid[key] = list(found.choices)
+        else:
+            assert isinstance(found, IntDistribution | FloatDistribution) and found.step is not None
+            count = round((found.high - found.low) / found.step) + 1
+            grid[key] = [type(found.low)(found.low + i * found.step) for i in range(count)]
+    return grid
+
+
+def encode(value: Any) -> Any:
+    """Optuna takes numbers, text, booleans and null; a list becomes JSON text."""
+    return json.dumps(value) if isinstance(value, list) else value
+
+
+def decode(value: Any) -> Any:
+    """The inverse of encode; a parameter's own text never begins with a bracket. Floats lose their last digits."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")  # what a person can read and type is what is trained
+    return json.loads(value) if isinstance(value, str) and value.startswith("[") else value
+
+
+def broken_constraint(constraints: Sequence[str], values: Mapping[str, Any]) -> str | None:
+    """The first constraint that does not hold, None where all do.
+
+    Args:
+        values: all of params.yaml by dotted names, with the setting in it.
+    """
+    for text in constraints:
+        match = CONSTRAINT.match(text)
+        assert match is not None, text
+        left, right = (float(name) if is_number(name) else values[name] for name in (match[1], match[3]))
+        if not COMPARISONS[match[2]](left, right):
+            return text
+    return None
+
+
+def params_with(params: Params, settings: Settings) -> Params:
+    """The parameters with other values at dotted places.
+
+    Raises:
+        ValueError: naming what the values are together and cannot be.
+    """
+    content = replaced(params.model_dump(exclude={"sweep"}), settings)
+    changed = Params.model_validate(content)
+    complaints = list(all_complaints(changed))
+    if complaints:
+        raise ValueError("; ".join(complaints))
+    return changed

@@ -1,0 +1,173 @@
+"""One trial: the ordinary training with other parameters, resumable, in the process that Ray Tune gives it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray.tune
+import torch
+
+from pipeline import cluster
+from pipeline.fit import fit, load_splits, train_worker
+from pipeline.outs import read_json
+from pipeline.params import Params
+from pipeline.sweep.records import FINISHED, SweepFolder, settings_of
+from pipeline.sweep.sampler import EPOCH, SCORE
+from pipeline.sweep.space import params_with
+from pipeline.sweep.thresholds import find_candidates, search_thresholds
+from retinanet.anchors import build_grid
+from retinanet.dataset import Split
+from retinanet.detector import Detector, describe_detector
+
+# A process of Ray Tune runs trial after trial: pictures that one has decoded serve the next.
+_SPLITS: dict[str, tuple[Split, Split]] = {}
+
+
+def run_trial(configuration: dict[str, Any], base: Mapping[str, Any]) -> None:
+    """Train one configuration to its end, or until the scheduler stops it.
+
+    Args:
+        configuration: dotted parameter -> value, with seed, number and key.
+        base: what all trials share, in plain values: params, worker (as of fit), folder, resources.
+    """
+    folder = SweepFolder(base["folder"])
+    record = folder.record(configuration["key"])
+    if record is not None and record["state"] == FINISHED:
+        report_history(record["history"], None)
+        return
+    config = trial_config(configuration, base)
+    try:
+        if config["place"]["workers"] == 1:
+            train_here(config, folder)
+        else:
+            train_wide(config, base, folder)
+    except FloatingPointError as error:
+        # A setting that diverges is an answer, and would diverge again.
+        ray.tune.report({SCORE: 0.0, EPOCH: config["params"]["train"]["epochs"], "history": [], "error": str(error)})
+
+
+def trial_config(configuration: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    """What `fit` needs: the base's with this configuration's parameters and anchors."""
+    settings, worker = settings_of(configuration), base["worker"]
+    sections = params_with(Params.model_validate(base["params"]), settings).model_dump(exclude={"sweep"})
+    description = describe_detector(
+        **{name: sections[name] for name in ("model", "loss", "transforms")},
+        anchors=build_grid(**sections["anchors"]).to_dict(),
+        categories=worker["description"]["categories"],
+        run={"digest": configuration["key"]},
+    )
+    if "model.weights" not in settings:
+        sections["model"] = sections["model"] | {"weights": worker["params"]["model"]["weights"]}
+    return {**worker, "params": sections | {"seed": configuration["seed"]}, "description": description}
+
+
+def train_here(config: Mapping[str, Any], folder: SweepFolder) -> None:
+    """Train in this process: Ray Tune's trial is the worker."""
+    data = repr(config["data"])
+    if data not in _SPLITS:
+        _SPLITS.clear()
+        _SPLITS[data] = load_splits(config)
+    worker = cluster.Worker(
+        rank=0,
+        num_workers=1,
+        device=torch.device("cuda" if config["place"]["gpus_per_worker"] else "cpu"),
+        tell=lambda event: None,
+        report=lambda metrics, write: report_epoch(metrics["history"], write, config, folder),
+        last_checkpoint=last_checkpoint,
+    )
+    train_worker(config, worker, *_SPLITS[data])
+
+
+def report_epoch(
+    history: list[dict[str, Any]],
+    write: cluster.WriteCheckpoint | None,
+    config: Mapping[str, Any],
+    folder: SweepFolder,
+) -> None:
+    """Report an evaluated epoch with its checkpoint; the sweep's folder keeps the best detector."""
+    assert write is not None
+    if history[-1].get("AP") is None:
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        write(Path(temporary))
+        if history[-1]["AP"] >= best_ap(history):
+            folder.write(f"trials/{key_of(config)}/detector.pt", (Path(temporary) / "detector.pt").read_bytes())
+        if history[-1]["epoch"] == config["params"]["train"]["epochs"]:
+            # Before the last report, at which a scheduler may end this process.
+            write_thresholds(config, folder)
+        report_history(history, ray.tune.Checkpoint.from_directory(temporary))
+
+
+def report_history(history: list[dict[str, Any]], checkpoint: Any) -> None:
+    """Tell Ray Tune how far a trial is."""
+    ray.tune.report({SCORE: best_ap(history), EPOCH: history[-1]["epoch"], "history": history}, checkpoint=checkpoint)
+
+
+def best_ap(history: list[dict[str, Any]]) -> float:
+    """The highest AP so far: that of the detector that a training keeps."""
+    return max((row["AP"] for row in history if row.get("AP") is not None), default=0.0)
+
+
+@contextmanager
+def last_checkpoint() -> Iterator[Path | None]:
+    """The folder of the newest checkpoint of this trial, or under PBT of the one that it was cloned from."""
+    checkpoint = ray.tune.get_checkpoint()
+    if checkpoint is None:
+        yield None
+        return
+    with checkpoint.as_directory() as folder:
+        yield Path(folder)
+
+
+def train_wide(config: Mapping[str, Any], base: Mapping[str, Any], folder: SweepFolder) -> None:
+    """Train with several workers: a Ray Train of its own, whose reports this trial passes on."""
+    epochs = config["params"]["train"]["epochs"]
+
+    def pass_on(event: dict[str, Any]) -> None:
+        if event["kind"] != "report" or event["history"][-1].get("AP") is None:
+            return
+        if event["history"][-1]["epoch"] < epochs:  # the last one waits: a scheduler may end this process at it
+            report_history(event["history"], None)
+
+    result = cluster.run_trainer(
+        fit,
+        config,
+        resources=cluster.Resources(**base["resources"]),
+        name=key_of(config),
+        storage=folder.path("train"),
+        score="score",
+        on_event=pass_on,
+    )
+    checkpoint, _ = max(result.best_checkpoints, key=lambda pair: pair[1]["score"])
+    with checkpoint.as_directory() as found:
+        folder.write(f"trials/{key_of(config)}/detector.pt", (Path(found) / "detector.pt").read_bytes())
+    write_thresholds(config, folder)
+    report_history(result.metrics["history"], None)
+
+
+def key_of(config: Mapping[str, Any]) -> str:
+    """The trial's key."""
+    key: str = config["description"]["run"]["digest"]
+    return key
+
+
+def write_thresholds(config: Mapping[str, Any], folder: SweepFolder) -> None:
+    """Keep the candidates of the trial's best detector on the validation split, and what thresholds make of them."""
+    thresholds, postprocess = config["thresholds"], config["params"]["postprocess"]
+    own = f"trials/{key_of(config)}"
+    weights = folder.read(f"{own}/detector.pt")
+    assert weights is not None, own
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "detector.pt"
+        path.write_bytes(weights)
+        detector = Detector.load(path, "cuda" if config["place"]["gpus_per_worker"] else "cpu")
+    _, split = _SPLITS.get(repr(config["data"])) or load_splits(config)
+    candidates = find_candidates(detector, split, postprocess=postprocess, lowest=min(thresholds.score_threshold))
+    folder.write(f"{own}/candidates.npz", candidates.pack())
+    content = read_json(Path(config["data"]["val"]))
+    rows = search_thresholds(candidates, content, thresholds, max_detections=postprocess["max_detections"])
+    folder.write_json(f"{own}/thresholds.json", rows)

@@ -1,0 +1,141 @@
+"""Ray Tune's part: schedulers, packing on the cluster, and a sweep that goes on where it was killed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import ray
+import ray.tune
+from ray.tune.schedulers import (
+    ASHAScheduler,
+    FIFOScheduler,
+    HyperBandScheduler,
+    MedianStoppingRule,
+    PopulationBasedTraining,
+    TrialScheduler,
+)
+
+from pipeline.cluster import Resources
+from pipeline.params.sweep import Sweep, constrained, kind_of
+from pipeline.sweep.listener import Listener
+from pipeline.sweep.records import SweepFolder
+from pipeline.sweep.sampler import EPOCH, SCORE, Sampler
+from pipeline.sweep.space import broken_constraint
+
+# Ray Tune's own tables and files are not needed beside ours; its snapshot may be a second old at most.
+VARIABLES = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+TRIES = 2  # of a trial that dies, after the first
+# Ray reserves what a trial asks for; one that only waits for its own workers must take nothing that they need.
+NOTHING = {"memory": 1 << 20}
+EXPERIMENT = "tune"
+
+
+def tune(
+    trainable: Callable[[dict[str, Any], Mapping[str, Any]], None],
+    base: Mapping[str, Any],
+    *,
+    folder: SweepFolder,
+    sampler: Sampler,
+    scheduler: TrialScheduler,
+    listener: Listener,
+    resources: Resources,
+    trials_at_once: int | None,
+    trials: int,
+) -> None:
+    """Run the trials that are left, until all have ended or the person stops them. Ray must have been started."""
+    os.environ.update(VARIABLES)
+    wide = resources.workers > 1
+    needs = NOTHING if wide else {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker}
+    runnable = ray.tune.with_resources(ray.tune.with_parameters(trainable, base=dict(base)), needs)
+    path = folder.path(EXPERIMENT)
+    if ray.tune.Tuner.can_restore(path):
+        tuner = ray.tune.Tuner.restore(path, runnable, resume_unfinished=True, restart_errored=False)
+    else:
+        tuner = ray.tune.Tuner(
+            runnable,
+            tune_config=ray.tune.TuneConfig(
+                metric=SCORE,
+                mode="max",
+                num_samples=trials,
+                search_alg=sampler,
+                scheduler=scheduler,
+                max_concurrent_trials=trials_at_once or most_at_once(resources),
+                reuse_actors=not wide,
+                trial_name_creator=name_of,
+                trial_dirname_creator=name_of,
+            ),
+            run_config=ray.tune.RunConfig(
+                name=EXPERIMENT,
+                storage_path=folder.url,
+                verbose=0,
+                callbacks=[listener],
+                failure_config=ray.tune.FailureConfig(max_failures=TRIES),
+                checkpoint_config=ray.tune.CheckpointConfig(num_to_keep=1),
+            ),
+        )
+    tuner.fit()
+
+
+def name_of(trial: Any) -> str:
+    """A trial's folder."""
+    return str(trial.config["key"])
+
+
+def most_at_once(resources: Resources) -> int:
+    """As many trials as the cluster holds with all their workers, at least one."""
+    there = ray.cluster_resources()
+    each = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
+    fits = [int(there.get(kind, 0) // (need * resources.workers)) for kind, need in each.items() if need]
+    return max(1, min(fits))
+
+
+def build_scheduler(sweep: Sweep, *, epochs: int, every: int) -> TrialScheduler:
+    """Ray's scheduler by its name in params.yaml.
+
+    Args:
+        epochs: of a whole trial.
+        every: epochs between two evaluations.
+    """
+    if sweep.scheduler == "asha":
+        return ASHAScheduler(time_attr=EPOCH, max_t=epochs, grace_period=every, reduction_factor=sweep.reduction)
+    if sweep.scheduler == "hyperband":
+        return HyperBandScheduler(time_attr=EPOCH, max_t=epochs, reduction_factor=sweep.reduction)
+    if sweep.scheduler == "median":
+        return MedianStoppingRule(time_attr=EPOCH, grace_period=every, min_samples_required=3)
+    if sweep.scheduler == "pbt":
+        return PopulationBasedTraining(
+            time_attr=EPOCH,
+            perturbation_interval=every,
+            hyperparam_mutations={key: mutation(entry) for key, entry in sweep.space.items()},
+            custom_explore_fn=partial(mend, constraints=sweep.constraints),
+        )
+    return FIFOScheduler()
+
+
+def mutation(entry: Mapping[str, list[Any]]) -> Any:
+    """What PBT draws a new value from."""
+    kind = kind_of(entry)
+    values = entry[kind]
+    if kind in ("choice", "grid"):
+        return list(values)
+    return {"uniform": ray.tune.uniform, "loguniform": ray.tune.loguniform, "quniform": ray.tune.quniform}[kind](
+        *values
+    )
+
+
+def mend(configuration: dict[str, Any], *, constraints: Sequence[str]) -> dict[str, Any]:
+    """PBT's new configuration; where two parameters break a constraint, the left one takes the right one's value."""
+    mended = dict(configuration)
+    for text in constraints:
+        left, right = constrained(text)
+        if left in mended and right in mended and broken_constraint([text], mended):
+            mended[left] = mended[right]
+    return mended
