@@ -17,7 +17,7 @@ export DO_NOT_TRACK := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro ui test test-fast check format lock clean
+.PHONY: help setup repro sweep ui test test-fast check format lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -26,6 +26,10 @@ setup: $(STAMP)  ## make .venv with the packages of requirements.txt (the other 
 
 repro: $(STAMP)  ## the whole experiment: every stage whose code, parameters or data changed
 	@$(BIN)/dvc repro
+
+sweep: $(STAMP)  ## many variations of params.yaml, compared (PRESET=presets/sweeps/gamma.yaml: one of the paper's tables)
+	@$(BIN)/dvc repro --quiet anchor_stats
+	@$(BIN)/python -m pipeline.sweep $(if $(PRESET),--preset $(PRESET))
 
 ui: $(STAMP)  ## compare the runs in a browser, http://127.0.0.1:5000 (PORT=5001 for another port)
 	@$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(PORT) --workers 1

@@ -1,11 +1,11 @@
-"""Pictures of a sweep, drawn by Optuna: parallel coordinates, AP against each parameter, a pair's map, importance."""
+"""Pictures of a sweep: AP against each parameter; by Optuna parallel coordinates, a pair's map, importance."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -19,43 +19,54 @@ from pipeline.outs import write_whole
 from pipeline.params import flatten
 from pipeline.sweep.space import encode
 
-Scored = Sequence[tuple[Mapping[str, Any], float]]
-"""Settings with their mean AP."""
+
+class Point(NamedTuple):
+    """A setting in the plots.
+
+    Attributes:
+        score: mean AP over its seeds.
+        whole: trained to the end, not stopped before.
+    """
+
+    settings: Mapping[str, Any]
+    score: float
+    whole: bool
+
 
 LEAST = 4  # settings without which an importance means nothing
 PAIR = ("loss.alpha", "loss.gamma")
 
 
-def draw_plots(scored: Scored, plan: Mapping[str, Any], folder: Path) -> list[Path]:
+def draw_plots(points: Sequence[Point], plan: Mapping[str, Any], folder: Path) -> list[Path]:
     """Write plots/sweep_*.png; those that these trials cannot fill are left out.
 
     Args:
         plan: what sweep.json holds.
     """
     mpl.use("Agg")
-    study, names = study_of(scored, flatten(plan["params"]))
+    study, names = study_of(points, flatten(plan["params"]))
     paths = []
-    for name, draw in pictures(study, names):
+    for name, draw in pictures(study, names, [point.whole for point in points]):
         path = folder / f"sweep_{name}.png"
         write_whole(path, lambda temporary, draw=draw: save(draw, temporary))  # type: ignore[misc]
         paths.append(path)
     return paths
 
 
-def study_of(scored: Scored, base: Mapping[str, Any]) -> tuple[optuna.Study, list[str]]:
+def study_of(points: Sequence[Point], base: Mapping[str, Any]) -> tuple[optuna.Study, list[str]]:
     """The trials as Optuna's, and the names of the parameters that vary; what a setting leaves out is the base's."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    names = sorted({name for settings, _ in scored for name in settings})
-    rows = [{name: encode(settings.get(name, base[name])) for name in names} for settings, _ in scored]
+    names = sorted({name for point in points for name in point.settings})
+    rows = [{name: encode(point.settings.get(name, base[name])) for name in names} for point in points]
     spaces = {name: range_of([row[name] for row in rows]) for name in names}
     varying = [name for name in names if not spaces[name].single()]
     study = optuna.create_study(direction="maximize")
-    for row, (_, score) in zip(rows, scored, strict=True):
+    for row, point in zip(rows, points, strict=True):
         study.add_trial(
             optuna.trial.create_trial(
                 params={name: as_coordinate(row[name], spaces[name]) for name in varying},
                 distributions={name: spaces[name] for name in varying},
-                value=score,
+                value=point.score,
             )
         )
     return study, varying
@@ -73,11 +84,11 @@ def as_coordinate(value: Any, space: BaseDistribution) -> Any:
     return float(value) if isinstance(space, FloatDistribution) else str(value)
 
 
-def pictures(study: optuna.Study, names: list[str]) -> Iterator[tuple[str, Callable[[], Any]]]:
+def pictures(study: optuna.Study, names: list[str], whole: Sequence[bool]) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Name and drawing of each picture that the trials can fill."""
     if not names:
         return
-    yield "slices", lambda: drawn.plot_slice(study, params=names, target_name="AP")
+    yield "slices", lambda: draw_slices(study, names, whole)
     if len(names) > 1:
         yield "parallel", lambda: drawn.plot_parallel_coordinate(study, params=names, target_name="AP")
     if len(study.trials) >= LEAST and len(names) > 1:
@@ -88,6 +99,27 @@ def pictures(study: optuna.Study, names: list[str]) -> Iterator[tuple[str, Calla
         yield "importance", lambda: drawn.plot_param_importances(study, evaluator=evaluator, target_name="AP")
 
 
+def draw_slices(study: optuna.Study, names: list[str], whole: Sequence[bool]) -> Any:
+    """AP against each parameter, one panel each; what the scheduler stopped is hollow."""
+    columns = min(len(names), 4)
+    rows = -(-len(names) // columns)
+    _, axes = plt.subplots(
+        rows, columns, figsize=(3.2 * columns, 3.2 * rows), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis, name in zip(axes.flat, names, strict=False):
+        for is_whole, label in ((True, "whole training"), (False, "stopped early")):
+            trials = [trial for trial, flag in zip(study.trials, whole, strict=True) if flag == is_whole]
+            x, y = [trial.params[name] for trial in trials], [trial.value for trial in trials]
+            axis.scatter(x, y, facecolors="tab:blue" if is_whole else "none", edgecolors="tab:blue", label=label)
+        axis.set_xlabel(name)
+        axis.grid(alpha=0.3)
+    for axis in axes.flat[len(names) :]:
+        axis.set_visible(False)
+    axes[0, 0].set_ylabel("AP on val")
+    axes[0, 0].legend(loc="lower right", fontsize="small")
+    return axes
+
+
 def save(draw: Callable[[], Any], path: Path) -> None:
     """Draw with Optuna and write a PNG file."""
     with warnings.catch_warnings():
@@ -95,6 +127,7 @@ def save(draw: Callable[[], Any], path: Path) -> None:
         axes = draw()
     first = np.ravel(np.asarray(axes, dtype=object))[0]
     figure = first.figure
-    figure.set_size_inches(max(8.0, figure.get_size_inches()[0]), 5.0)
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+    if figure.get_layout_engine() is None:  # Optuna's own, which are small
+        figure.set_size_inches(10.0, 5.5)
+    figure.savefig(path, dpi=100, bbox_inches="tight")
     plt.close(figure)

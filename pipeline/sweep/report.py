@@ -16,7 +16,7 @@ from scipy.stats import ttest_ind
 from pipeline.outs import write_whole
 from pipeline.params import flatten
 from pipeline.sweep.listener import best_row
-from pipeline.sweep.plots import draw_plots
+from pipeline.sweep.plots import Point, draw_plots
 from pipeline.sweep.records import ENDED, FINISHED, SweepFolder
 
 TABLE = Path("reports/sweep.csv")
@@ -59,7 +59,8 @@ def report(folder: SweepFolder, *, conf: Path, apply: bool) -> None:
         print("no trial has an AP yet", flush=True)
         return
     write_whole(TABLE, lambda path: write_csv(settings, flatten(plan["params"]), path))
-    drawn = draw_plots([(setting.settings, setting.mean) for setting in settings if setting.scores], plan, PLOTS)
+    points = [Point(each.settings, each.mean, FINISHED in each.states) for each in settings if each.scores]
+    drawn = draw_plots(points, plan, PLOTS)
     print(table(settings, flatten(plan["params"])), flush=True)
     print(verdict(settings, plan["sweep"]["seeds"]), flush=True)
     print(f"all of it: {TABLE}, {', '.join(str(path) for path in drawn)}", flush=True)
