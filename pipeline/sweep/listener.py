@@ -11,6 +11,7 @@ import ray.tune
 from pipeline.outs import as_json
 from pipeline.progress import duration
 from pipeline.sweep.records import ENDED, FAILED, FINISHED, RUNNING, STOPPED, SweepFolder, settings_of
+from pipeline.sweep.space import spell
 from pipeline.tracking import Run
 
 OpenRun = Callable[[Mapping[str, Any], str | None], Run]
@@ -129,14 +130,6 @@ class Listener(ray.tune.Callback):  # type: ignore[misc]  # ray has no types
 def title(configuration: Mapping[str, Any]) -> str:
     """A trial's name for people."""
     return f"trial {configuration['number']} seed {configuration['seed']}"
-
-
-def spell(settings: Mapping[str, Any]) -> str:
-    """Parameters for the screen."""
-    words = [
-        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in settings.items()
-    ]
-    return ", ".join(words) or "params.yaml as it stands"
 
 
 def best_row(history: list[dict[str, Any]]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pipeline.anchor_stats import at_training_scale, cover
 from pipeline.outs import read_json
 from pipeline.params import Params, flatten
 from pipeline.params.sweep import Sweep
-from pipeline.sweep.space import Settings, broken_constraint, params_with
+from pipeline.sweep.space import Settings, broken_constraint, params_with, spell
 from retinanet.anchors import build_grid
 from retinanet.dataset import read_records
 from retinanet.transforms import Transforms
@@ -38,18 +38,20 @@ class Refusal:
 
     def __call__(self, settings: Settings) -> str | None:
         """The reason, None where the setting may be tried."""
+        base = flatten(self.params.model_dump(exclude={"sweep"}))
+        broken = broken_constraint(self.sweep.constraints, {**base, **settings})
+        if broken is not None:
+            return f"breaks {broken}"
         try:
             params = params_with(self.params, settings)
         except ValueError as error:
-            return str(error)
-        values = flatten(params.model_dump(exclude={"sweep"}))
-        broken = broken_constraint(self.sweep.constraints, values)
-        if broken is not None:
-            return f"breaks {broken}"
+            return told(settings, str(error))
         share = self.covered(params)
         if share < self.sweep.min_covered:
             least = self.sweep.min_covered
-            return f"only {share:.0%} of the truths have a foreground anchor, sweep.min_covered is {least:.0%}"
+            return told(
+                settings, f"only {share:.0%} of the truths have a foreground anchor, sweep.min_covered is {least:.0%}"
+            )
         return None
 
     def covered(self, params: Params) -> float:
@@ -59,6 +61,12 @@ class Refusal:
         if key not in self._covered:
             self._covered[key] = share_covered(sections, self.train)
         return self._covered[key]
+
+
+def told(settings: Settings, reason: str) -> str:
+    """The reason, after it was printed; a constraint is the user's own and needs no word."""
+    print(f"not tried: {spell(settings)}: {reason}", flush=True)
+    return reason
 
 
 def share_covered(sections: dict[str, dict[str, Any]], train: Path) -> float:

@@ -173,6 +173,7 @@ def apply_settings(settings: Mapping[str, Any], path: Path) -> None:
     yaml.preserve_quotes = True
     yaml.width = 4096
     yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.representer.add_representer(type(None), lambda own, _: own.represent_scalar("tag:yaml.org,2002:null", "null"))
     content = yaml.load(path)
     for name, value in settings.items():
         *outer, last = name.split(".")

@@ -21,7 +21,8 @@ from pipeline.sweep.space import Settings, decode, distributions, encode, grid_v
 SCORE, EPOCH = "score", "epoch"
 """What a trial reports: its best AP so far, and the epoch it stands at."""
 
-MAX_REFUSALS = 200  # in a row; a space in which almost nothing is allowed ends the search
+# In a row; a space in which almost nothing is allowed ends the search.
+INSISTENCE, MAX_REFUSALS = 10, 200
 
 
 class Sampler(Searcher):  # type: ignore[misc]  # ray has no types
@@ -51,7 +52,8 @@ class Sampler(Searcher):  # type: ignore[misc]  # ray has no types
         if sweep.search == "grid":
             self.points += grid_points(sweep, seed)
         self.space = {} if sweep.search == "grid" else distributions(sweep)
-        self.study = optuna.create_study(direction="maximize", sampler=build_sampler(sweep, seed))
+        self._insistent, self._random = build_sampler(sweep, seed), RandomSampler(seed=seed)
+        self.study = optuna.create_study(direction="maximize", sampler=self._insistent)
         self.refused: list[tuple[Settings, str]] = []
         self._seen: list[Settings] = []
         self._number = 0
@@ -83,7 +85,9 @@ class Sampler(Searcher):  # type: ignore[misc]  # ray has no types
             if self._is_allowed(point):
                 self._enter(point)
                 return point
-        for _ in range(MAX_REFUSALS if self.space else 0):
+        for refusals in range(MAX_REFUSALS if self.space else 0):
+            # A search that insists on what is refused looks elsewhere.
+            self.study.sampler = self._insistent if refusals < INSISTENCE else self._random
             asked = self.study.ask(self.space)
             settings = {key: decode(value) for key, value in asked.params.items()}
             if self._is_allowed(settings):
@@ -100,7 +104,6 @@ class Sampler(Searcher):  # type: ignore[misc]  # ray has no types
         reason = self.refuse(settings)
         if reason is not None:
             self.refused.append((settings, reason))
-            print(f"not tried: {settings}: {reason}", flush=True)
         return reason is None
 
     def _enter(self, point: Settings) -> None:

@@ -85,3 +85,11 @@ def params_with(params: Params, settings: Settings) -> Params:
     if complaints:
         raise ValueError("; ".join(complaints))
     return changed
+
+
+def spell(settings: Settings) -> str:
+    """Parameters for the screen."""
+    words = [
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in settings.items()
+    ]
+    return ", ".join(words) or "params.yaml as it stands"

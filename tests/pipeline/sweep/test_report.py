@@ -1,0 +1,131 @@
+"""What a sweep has shown, from its records alone."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.params import load_params
+from pipeline.sweep.records import SweepFolder, configure, newest_sweep
+from pipeline.sweep.report import apply_settings, can_tell_apart, rank_settings, report, status, verdict
+
+PARAMS = Path(__file__).parents[3] / "params.yaml"
+CONF = Path("conf/sweep.yaml")
+
+
+def write_trial(
+    folder: SweepFolder,
+    number: int,
+    settings: dict[str, Any],
+    score: float | None,
+    *,
+    seed: int = 1,
+    state: str = "finished",
+) -> None:
+    configuration = configure(settings, seed=seed, number=number)
+    history = [] if score is None else [{"epoch": 1, "AP": score / 2}, {"epoch": 2, "AP": score}]
+    record = {"key": configuration["key"], "number": number, "seed": seed, "settings": settings, "state": state}
+    folder.write_json(f"trials/{configuration['key']}.json", record | {"history": history, "score": score})
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SweepFolder:
+    """A sweep of five settings; the last has failed."""
+    monkeypatch.chdir(tmp_path)
+    params = load_params(PARAMS)
+    assert params.sweep is not None
+    found = SweepFolder(str(tmp_path / "runs/sweeps/abc"))
+    sweep = params.sweep.model_dump() | {"fixed": {"train.epochs": 2}}
+    plan = {"name": "abc", "sweep": sweep, "params": params.model_dump(exclude={"sweep"}), "trials": 5, "begun": 1.0}
+    found.write_json("sweep.json", plan)
+    for number, (alpha, gamma, score) in enumerate(
+        [(0.25, 2.0, 0.3), (0.5, 1.0, 0.4), (0.75, 0.5, 0.2), (0.3, 3.0, 0.1)]
+    ):
+        write_trial(found, number, {"loss.alpha": alpha, "loss.gamma": gamma}, score)
+    write_trial(found, 4, {"loss.alpha": 0.9, "loss.gamma": 0.0}, None, state="failed")
+    return found
+
+
+def test_settings_are_ranked_by_their_best_ap_and_failures_come_last(folder: SweepFolder) -> None:
+    assert [setting.number for setting in rank_settings(folder)] == [1, 0, 2, 3, 4]
+
+
+def test_the_report_writes_table_and_plots_and_prints_the_winner(
+    folder: SweepFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report(folder, conf=CONF, apply=False)
+    printed = capsys.readouterr().out
+    command = "PIPELINE_CONF=conf/sweep.yaml dvc exp run -S train.epochs=2 -S loss.alpha=0.5 -S loss.gamma=1.0"
+    assert command in printed
+    assert "set sweep.seeds to 3" in printed
+    rows = list(csv.DictReader(Path("reports/sweep.csv").read_text().splitlines()))
+    assert [row["loss.alpha"] for row in rows] == ["0.5", "0.25", "0.75", "0.3", "0.9"]
+    for name in ("slices", "parallel", "map", "importance"):
+        assert Path(f"plots/sweep_{name}.png").stat().st_size > 5000
+
+
+def test_a_value_that_is_a_list_is_typed_so_that_dvc_reads_it_back(
+    folder: SweepFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_trial(folder, 5, {"anchors.aspect_ratios": [0.5, 1.0], "optim.clip_grad_norm": None}, 0.9)
+    report(folder, conf=CONF, apply=False)
+    assert "-S 'anchors.aspect_ratios=[0.5, 1.0]' -S optim.clip_grad_norm=null" in capsys.readouterr().out
+
+
+def test_applying_the_winner_changes_its_values_and_nothing_else(folder: SweepFolder) -> None:
+    before = PARAMS.read_text().splitlines()
+    Path("params.yaml").write_text(PARAMS.read_text())
+    report(folder, conf=CONF, apply=True)
+    after = Path("params.yaml").read_text().splitlines()
+    changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
+    assert [new.split("#")[0].strip() for _, new in changed] == ["alpha: 0.5", "gamma: 1.0"]
+    assert all(old.partition("#")[2] == new.partition("#")[2] for old, new in changed)
+    assert yaml.safe_load(Path("params.yaml").read_text())["train"]["epochs"] == load_params(PARAMS).train.epochs
+
+
+def test_applying_keeps_lists_as_they_are_written(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(PARAMS.read_text())
+    apply_settings({"anchors.aspect_ratios": [0.5, 2.0]}, path)
+    load_params(path)
+    assert "aspect_ratios:" in path.read_text()
+    assert yaml.safe_load(path.read_text())["anchors"]["aspect_ratios"] == [0.5, 2.0]
+
+
+def test_seeds_say_what_cannot_be_told_apart(folder: SweepFolder) -> None:
+    for number, scores in ((10, (0.50, 0.52, 0.51)), (11, (0.49, 0.53, 0.50)), (12, (0.20, 0.21, 0.22))):
+        for seed, score in enumerate(scores):
+            write_trial(folder, number, {"loss.gamma": float(number)}, score, seed=seed)
+    settings = [setting for setting in rank_settings(folder) if setting.number >= 10]
+    assert verdict(settings, 3).startswith(
+        "trial 10 has the highest AP, 0.510, but can't be told apart from trial 11 ("
+    )
+    assert verdict([settings[0], settings[2]], 3) == "trial 10 is best, AP 0.510: it can be told from all others"
+
+
+def test_with_one_seed_nothing_can_be_told() -> None:
+    assert not can_tell_apart([0.5], [0.1])
+
+
+def test_status_says_how_far_each_trial_is(folder: SweepFolder) -> None:
+    words = status(folder)
+    assert words.startswith("sweep abc: at most 5 trials: 4 finished, 1 failed; best AP 0.400")
+    assert "trial 1 seed 1: finished AP 0.400 at epoch 2" in words
+
+
+def test_the_newest_sweep_of_a_storage_is_found(folder: SweepFolder, tmp_path: Path) -> None:
+    other = SweepFolder(str(tmp_path / "runs/sweeps/def"))
+    other.write_json("sweep.json", {"name": "def", "begun": 2.0})
+    assert newest_sweep(str(tmp_path / "runs")).read_json("sweep.json")["name"] == "def"
+    with pytest.raises(ValueError, match="there is no sweep in"):
+        newest_sweep(str(tmp_path / "elsewhere"))
+
+
+def test_a_record_is_written_whole_or_not_at_all(folder: SweepFolder) -> None:
+    folder.write("trials/x.json", b"{}")
+    assert folder.read("trials/x.json") == b"{}"
+    assert folder.read("trials/y.json") is None
