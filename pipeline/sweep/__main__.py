@@ -61,9 +61,12 @@ def main(arguments: list[str] | None = None) -> None:
 
         print(status(folder))
         return
+    from pipeline.sweep.records import RUNNING
     from pipeline.sweep.report import report
 
     report(folder, conf=conf, apply=options.apply)
+    if any(record["state"] == RUNNING for record in folder.records()):
+        print("not all trials have ended; `python -m pipeline.sweep resume` goes on", flush=True)
 
 
 def chosen_sweep(params: Params, preset: Path | None) -> Sweep:

@@ -90,6 +90,12 @@ class Listener(ray.tune.Callback):  # type: ignore[misc]  # ray has no types
         """A trial has died and is tried again."""
         print(f"{title(trial.config)} died and is tried again: {error_of(trial)}", flush=True)
 
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        """The sweep ends; the runs of trials that have not ended wait for a resume."""
+        for run in self.runs.values():
+            run.finish("KILLED")
+        self.runs = {}
+
     def end(self, configuration: Mapping[str, Any], record: Mapping[str, Any]) -> None:
         """Write the last word on a trial, and close its run."""
         self.keep(configuration, record)

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import csv
 import os
-import queue
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,59 +14,13 @@ import pytest
 import torch
 import yaml
 
+from tests.running import Stage, ends_well
+
 pytestmark = pytest.mark.slow
 
 OUTS = ("models/model.pt", "reports/train.json", "plots/training.csv", "plots/training.png")
 TIMES = ("seconds", "images_per_s")
 EPOCHS = 8  # long enough to be killed within
-
-
-class Stage:
-    """`python -m pipeline.train` in a project, with its lines as they come."""
-
-    def __init__(self, project: Path, environment: dict[str, str]) -> None:
-        command = [sys.executable, "-m", "pipeline.train"]
-        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        self.process = subprocess.Popen(command, cwd=project, env=environment, **pipes)
-        self.lines: list[str] = []
-        self._coming: queue.Queue[str | None] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self._coming.put(line.rstrip())
-        self._coming.put(None)
-
-    def wait_for(self, beginning: str) -> str:
-        """The next line that begins so."""
-        while (line := self._coming.get(timeout=500)) is not None:
-            self.lines.append(line)
-            if line.startswith(beginning):
-                return line
-        raise AssertionError("\n".join(self.lines))
-
-    def wait(self) -> int:
-        """The exit status, after the last line."""
-        while (line := self._coming.get(timeout=500)) is not None:
-            self.lines.append(line)
-        return self.process.wait()
-
-    def end(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-
-
-def ends_well(running: Stage) -> list[str]:
-    """All its lines."""
-    try:
-        assert running.wait() == 0, "\n".join(running.lines)
-    finally:
-        running.end()
-    return running.lines
 
 
 def state_of(project: Path) -> dict[str, Any]:

@@ -1,0 +1,186 @@
+"""Whole sweeps on a real Ray: ended, killed and resumed, interrupted, with trials that die and trials of two workers."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from pipeline.sweep.__main__ import main
+from tests.running import Stage, ends_well
+
+pytestmark = pytest.mark.slow
+
+SPACE = {"loss.gamma": {"uniform": [0.0, 3.0]}, "loss.alpha": {"uniform": [0.2, 0.8]}}
+SWEEP = {"space": SPACE, "constraints": [], "points": [{}], "search": "random", "scheduler": "none", "trials": 4}
+SWEEP |= {"fixed": {"train.epochs": 3, "train.evaluate_every": 1}, "min_covered": 0.0, "seeds": 1, "reduction": 2}
+SWEEP |= {"postprocess": {"nms_iou": [0.4, 0.6], "score_threshold": [0.05, 0.2]}}
+
+
+@pytest.fixture
+def sweep_project(project: Path) -> Path:
+    """A prepared project whose sweep has four short trials."""
+    place = yaml.safe_load((project / "conf/local.yaml").read_text())
+    (project / "conf/sweep.yaml").write_text(yaml.safe_dump(place | {"workers": 1, "trials_at_once": 2}))
+    write_sweep(project)
+    return project
+
+
+def write_sweep(project: Path, **changes: Any) -> None:
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    params["sweep"] = {**SWEEP, **changes}
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+@pytest.fixture
+def variables(stage_variables: dict[str, str], ray_address: str) -> dict[str, str]:
+    """The environment of a sweep on the shared Ray."""
+    return stage_variables | {"RAY_ADDRESS": ray_address, "RAY_AUTH_MODE": "disabled"}
+
+
+def records_of(project: Path) -> dict[str, dict[str, Any]]:
+    records = [json.loads(path.read_text()) for path in project.glob("runs/sweeps/*/trials/*.json")]
+    return {record["key"]: record for record in records}
+
+
+def query(project: Path, sql: str) -> list[tuple[Any, ...]]:
+    """Ask MLflow's database."""
+    connection = sqlite3.connect(project / "mlflow.db")
+    try:
+        return connection.execute(sql).fetchall()
+    finally:
+        connection.close()
+
+
+def assert_children_are_whole(project: Path, *, trials: int, epochs: int) -> None:
+    """One parent; under it one finished run for each trial, whose curve has each epoch once."""
+    children = query(
+        project,
+        "select r.run_uuid, r.status from runs r join tags t using (run_uuid) where t.key = 'mlflow.parentRunId'",
+    )
+    assert [status for _, status in children] == ["FINISHED"] * trials
+    assert len(query(project, "select run_uuid from runs")) == trials + 1
+    for run_id, _ in children:
+        steps = query(project, f"select step from metrics where key = 'AP' and run_uuid = '{run_id}' order by step")
+        assert steps == [(epoch,) for epoch in range(1, epochs + 1)]
+
+
+def test_a_sweep_survives_a_dead_trial_and_its_winner_can_be_trained_again(
+    sweep_project: Path, variables: dict[str, str]
+) -> None:
+    running = Stage(sweep_project, variables, "sweep")
+    running.wait_for("trial 0 seed 1 epoch 1/3")
+    kill_a_trial()
+    lines = ends_well(running)
+    records = records_of(sweep_project)
+    assert [record["state"] for record in records.values()] == ["finished"] * 4
+    assert any("died and is tried again" in line for line in lines)
+    assert_children_are_whole(sweep_project, trials=4, epochs=3)
+    for key in records:
+        rows = json.loads(next(sweep_project.glob(f"runs/sweeps/*/trials/{key}/thresholds.json")).read_text())
+        assert len(rows) == 4
+    for name in ("slices", "parallel", "map", "importance"):
+        assert (sweep_project / f"plots/sweep_{name}.png").exists()
+
+    winner = max(records.values(), key=lambda record: record["score"])
+    command = next(line for line in lines if line.strip().startswith("PIPELINE_CONF="))
+    assert all(f"-S {key}={value}" in command for key, value in winner["settings"].items())
+    apply(sweep_project, {**SWEEP["fixed"], **winner["settings"]})  # type: ignore[dict-item]
+    ends_well(Stage(sweep_project, variables | {"PIPELINE_CONF": "conf/sweep.yaml"}, "train"))
+    trained = json.loads((sweep_project / "reports/train.json").read_text())
+    assert trained["best"]["AP"] == winner["score"]
+
+
+def kill_a_trial() -> None:
+    """kill -9 of a process in which Ray Tune runs a trial."""
+    for process in psutil.process_iter():
+        try:
+            words = " ".join(process.cmdline())
+        except psutil.Error:
+            continue
+        if words.startswith("ray::") and "run_trial" in words:
+            process.kill()
+            return
+    raise AssertionError("no process of a trial was found")
+
+
+def apply(project: Path, settings: dict[str, Any]) -> None:
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    for name, value in settings.items():
+        section, key = name.split(".")
+        params[section][key] = value
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+def test_a_killed_sweep_goes_on_and_trains_no_finished_trial_again(
+    sweep_project: Path, variables: dict[str, str]
+) -> None:
+    running = Stage(sweep_project, variables, "sweep")
+    running.wait_for("trial 0 seed 1 finished")
+    running.process.send_signal(signal.SIGKILL)
+    running.end()
+    before = {key: record for key, record in records_of(sweep_project).items() if record["state"] == "finished"}
+    assert 1 <= len(before) < 4
+    lines = ends_well(Stage(sweep_project, variables, "sweep", "resume"))
+    for record in before.values():
+        assert not any(line.startswith(f"trial {record['number']} seed 1") for line in lines)
+    after = records_of(sweep_project)
+    assert [record["state"] for record in after.values()] == ["finished"] * 4
+    assert all(after[key] == record for key, record in before.items())
+    assert_children_are_whole(sweep_project, trials=4, epochs=3)
+
+    # The same command once more has nothing to do.
+    again = ends_well(Stage(sweep_project, variables, "sweep"))
+    assert not any(" begins: " in line or " epoch " in line for line in again)
+    assert records_of(sweep_project) == after
+
+
+def test_an_interrupted_sweep_keeps_its_results_and_says_how_to_go_on(
+    sweep_project: Path, variables: dict[str, str]
+) -> None:
+    running = Stage(sweep_project, variables, "sweep")
+    running.wait_for("trial 0 seed 1 finished")
+    running.process.send_signal(signal.SIGINT)
+    lines = ends_well(running)
+    assert any("resume` goes on" in line for line in lines)
+    assert (sweep_project / "reports/sweep.csv").exists()
+    assert ("RUNNING",) not in query(sweep_project, "select status from runs")
+    ends_well(Stage(sweep_project, variables, "sweep", "resume"))
+    assert [record["state"] for record in records_of(sweep_project).values()] == ["finished"] * 4
+    assert_children_are_whole(sweep_project, trials=4, epochs=3)
+
+
+def test_there_is_nothing_to_resume_where_no_sweep_began(sweep_project: Path) -> None:
+    with pytest.raises(ValueError, match="there is no sweep [0-9a-f]{16} of this params"):
+        main(["resume"])
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "hyperband", "median", "pbt"])
+def test_every_scheduler_brings_a_sweep_to_its_end(
+    scheduler: str, sweep_project: Path, variables: dict[str, str]
+) -> None:
+    write_sweep(sweep_project, scheduler=scheduler, trials=3)
+    lines = ends_well(Stage(sweep_project, variables, "sweep"))
+    states = {record["state"] for record in records_of(sweep_project).values()}
+    assert states <= {"finished", "stopped"}, lines
+    assert "finished" in states
+
+
+def test_trials_of_two_workers_are_stopped_without_leaving_anything_behind(
+    sweep_project: Path, stage_variables: dict[str, str]
+) -> None:
+    """On a small Ray of its own: a trial that held a CPU for itself, or left its workers behind, would wait forever."""
+    place = yaml.safe_load((sweep_project / "conf/sweep.yaml").read_text())
+    place |= {"workers": 2, "trials_at_once": None}
+    (sweep_project / "conf/sweep.yaml").write_text(yaml.safe_dump(place))
+    write_sweep(sweep_project, scheduler="asha", trials=3)
+    ends_well(Stage(sweep_project, stage_variables, "sweep"))
+    states = [record["state"] for record in records_of(sweep_project).values()]
+    assert len(states) == 3
+    assert "stopped" in states or "finished" in states
