@@ -120,7 +120,10 @@ def test_swapping_the_runs_negates() -> None:
     for name, metric in there.items():
         other = back[name]
         assert (metric.a, metric.b, metric.b_better) == (other.b, other.a, other.a_better)
-        assert (metric.difference, metric.low) == (-(other.difference or 0), pytest.approx(-(other.high or 0), abs=WIDTH))
+        assert (metric.difference, metric.low) == (
+            -(other.difference or 0),
+            pytest.approx(-(other.high or 0), abs=WIDTH),
+        )
 
 
 def test_strictly_better_detections_are_called_better() -> None:
