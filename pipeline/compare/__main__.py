@@ -43,7 +43,11 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"A  {runs[0].label}\nB  {runs[1].label}")
     print(f"{split}: {num_images} images, {options.resamples} resamples of them, seed {options.seed}", flush=True)
     comparison = compare(judged, options)
-    notes = ([warning] if warning else []) + report.say_undefined(comparison.metrics, options.resamples)
+    notes = [
+        *([warning] if warning else []),
+        *report.say_few_images(num_images),
+        *report.say_undefined(comparison.metrics, options.resamples),
+    ]
     check_recorded(runs, judged, comparison.metrics, same_truths=warning is None)
     changes = describe_changes(*(run.origin() for run in runs))
 

@@ -9,6 +9,8 @@ from pipeline.compare.apart import ApartPicture
 from pipeline.compare.bootstrap import Difference
 from pipeline.compare.changes import Change
 
+FEW_IMAGES = 50
+
 
 def verdict(metrics: Mapping[str, Difference]) -> str:
     """One sentence on AP: B is better or worse where the interval leaves 0 out."""
@@ -41,6 +43,13 @@ def figures(metric: Difference) -> str:
     interval = f"{metric.low:+.3f} .. {metric.high:+.3f}"
     share = 100 * (metric.b_better or 0.0)
     return f"{metric.a:.3f}   {metric.b:.3f}   {metric.difference:+.3f}   {interval}   {share:6.1f} %"
+
+
+def say_few_images(num_images: int) -> list[str]:
+    """A sentence where the interval promises too much; docs/compare.md has the trial."""
+    if num_images >= FEW_IMAGES:
+        return []
+    return [f"{num_images} images are few: the 95 % interval is narrower than it should be, take it for a hint"]
 
 
 def say_undefined(metrics: Mapping[str, Difference], resamples: int) -> list[str]:
