@@ -18,13 +18,15 @@ from pipeline.outs import nest, read_json, write_json, write_whole
 from pipeline.params import Params, flatten, load_params, project_root
 from pipeline.params.place import Place, load_place
 from pipeline.pictures import SheetPicture, draw_sheet
+from pipeline.results import JUDGED, write_results
 from pipeline.tracking import log_split, open_run
-from retinanet.coco_eval import CocoResult, ImageDetections, evaluate_detections
+from retinanet.coco_eval import CocoResult, ImageDetections, coco_results, evaluate_detections
 from retinanet.dataset import EvaluationBatches, Split
 from retinanet.detector import Detector
 
 MODEL = Path("models/model.pt")
 REPORT = Path("reports/evaluate.json")
+DETECTIONS = Path("reports/detections.json.gz")
 CURVE = Path("plots/precision_recall.csv")
 CURVE_PICTURE = Path("plots/precision_recall.png")
 SHEET = Path("plots/detections.png")
@@ -34,7 +36,8 @@ DESCRIPTION = """\
 Detect on the test (or val) split with models/model.pt and judge it as COCO does.
 
 reads    params.yaml (postprocess, evaluate), models/model.pt, data/prepared/<split>.json, the pictures
-writes   reports/evaluate.json, plots/precision_recall.{csv,png}, plots/detections.png; MLflow: goes on with train's run
+writes   reports/evaluate.json, reports/detections.json.gz (a COCO results file), plots/precision_recall.{csv,png},
+         plots/detections.png; MLflow: goes on with train's run
 """
 
 
@@ -53,6 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     detections = detect(detector, split)
     result = evaluate_detections(content, detections)
     write_json(REPORT, nest(result.metrics))
+    write_results(DETECTIONS, coco_results(content, detections))
     write_whole(CURVE, lambda path: write_precision_recall_csv(result.precision_recall, path))
     write_whole(CURVE_PICTURE, lambda path: plot_precision_recall(result.precision_recall, path))
     write_whole(SHEET, lambda path: draw_detections(split, detections, params).save(path))
@@ -104,11 +108,15 @@ def record(result: CocoResult, detector: Detector, params: Params, place: Place)
     origin = detector.description["run"]
     folder = RunFolder(storage, origin["digest"])
     flat = flatten(params.model_dump())
+    split = Path(f"data/prepared/{params.evaluate.split}.json")
     with open_run(run_id=folder.read(RUN_ID), name=f"train {origin['digest'][:8]}", params=flat, tags={}) as run:
         run.log_metrics({f"{params.evaluate.split}.{name}": value for name, value in result.metrics.items()})
-        log_split(run, params.evaluate.split, Path(f"data/prepared/{params.evaluate.split}.json"))
+        log_split(run, params.evaluate.split, split)
         for artifact in (REPORT, CURVE_PICTURE, SHEET):
             run.log_artifact(artifact)
+        # What was found and what is there: enough to judge the run again, and against another, on any machine.
+        for artifact in (DETECTIONS, split):
+            run.log_artifact(artifact, f"{JUDGED}/{params.evaluate.split}")
         run.log_picture("detections", SHEET, step=origin["epoch"])
 
 

@@ -78,6 +78,19 @@ def draw_sheet(pictures: Sequence[SheetPicture], *, columns: int, score_threshol
     return sheet
 
 
+def set_side_by_side(sheets: Sequence[Image.Image], titles: Sequence[str]) -> Image.Image:
+    """Sheets of the same pictures in a row, each under its title; legends may differ in height, pictures stay level."""
+    tallest = max(sheet.height for sheet in sheets)
+    row = Image.new("RGB", (sum(sheet.width for sheet in sheets), STRIP + tallest), PAPER)
+    draw = ImageDraw.Draw(row)
+    x = 0
+    for sheet, title in zip(sheets, titles, strict=True):
+        draw.text((x + GAP, GAP / 2), title, font=FONT, fill=INK)
+        row.paste(sheet, (x, STRIP + tallest - sheet.height))
+        x += sheet.width
+    return row
+
+
 def _judge(picture: SheetPicture, score_threshold: float) -> list[Mark]:
     order = np.argsort(-picture.scores, kind="stable")
     order = order[picture.scores[order] >= score_threshold]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -19,6 +19,7 @@ from pycocotools.cocoeval import COCOeval
 # One image: boxes [D, 4] float32 (xyxy, pixels of the original image), scores [D] float32, labels [D] int64 (0..K-1).
 ImageDetections: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
 
+NUM_IOUS = 10  # thresholds .5, .55, .., .95
 CURVE_IOUS = (0.5, 0.75)  # the two thresholds whose curves are kept
 SIZES = ((1, "s"), (2, "m"), (3, "l"))  # pycocotools' area ranges, parted at 32^2 and 96^2 px; range 0 is all areas
 
@@ -44,6 +45,24 @@ class CocoResult(NamedTuple):
 
     metrics: dict[str, float | None]
     precision_recall: list[PrecisionRecallPoint]
+
+
+class ClassMatches(NamedTuple):
+    """How the detections of one class meet its truths, over all images; T are the IoUs .5, .55, .., .95.
+
+    Attributes:
+        images: [D] place of each detection's image in the truth's list.
+        scores: [D] falling.
+        right: [T, D] finds a truth.
+        ignored: [T, D] lies on a crowd: neither right nor wrong.
+        num_truths: [N] of each image, without crowds.
+    """
+
+    images: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    right: NDArray[np.bool_]
+    ignored: NDArray[np.bool_]
+    num_truths: NDArray[np.int64]
 
 
 class PackedDetections(NamedTuple):
@@ -73,12 +92,57 @@ def evaluate_detections(
         max_detections: most detections per image and class; AP and the AR of sizes use the largest, and the other
             recalls bear its numbers (AR1, AR10, AR100).
     """
-    evaluator = _run_pycocotools(truth, list(_coco_detections(truth, detections)), max_detections)
+    evaluator = _build_evaluator(truth, coco_results(truth, detections), max_detections=max_detections)
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluator.evaluate()
+        evaluator.accumulate()
     names = {category["id"]: category["name"] for category in truth["categories"]}
     class_names = [names[category_id] for category_id in evaluator.params.catIds]  # pycocotools sorts the ids
     return CocoResult(
         _overall_metrics(evaluator) | _class_metrics(evaluator, class_names), _curves(evaluator, class_names)
     )
+
+
+def coco_results(truth: Mapping[str, Any], detections: Mapping[int, ImageDetections]) -> Iterator[dict[str, Any]]:
+    """Detections as the rows of a COCO results file: image_id, category_id, bbox (xywh px) and score, unrounded.
+
+    Raises:
+        ValueError: naming the image, when it is not the truth's or has a detection that nobody could judge.
+    """
+    image_ids = {image["id"] for image in truth["images"]}
+    category_ids = [category["id"] for category in truth["categories"]]
+    for image_id, (boxes, scores, labels) in detections.items():
+        if image_id not in image_ids:
+            raise ValueError(f"detections of image id {image_id}, which is not among the {len(image_ids)} of the truth")
+        _check_detections(image_id, boxes, scores, labels, num_classes=len(category_ids))
+        bboxes = _box_xyxy_to_xywh(boxes).tolist()
+        for bbox, score, label in zip(bboxes, scores.tolist(), labels.tolist(), strict=True):
+            yield {"image_id": image_id, "category_id": category_ids[label], "bbox": bbox, "score": score}
+
+
+def match_results(
+    truth: Mapping[str, Any], results: Iterable[Mapping[str, Any]], *, max_detections: int = 100
+) -> list[ClassMatches]:
+    """Match the rows of a COCO results file as pycocotools does, once for all AP that can be told from the matches.
+
+    Args:
+        results: rows as of coco_results.
+        max_detections: per image and class, those of the highest scores.
+
+    Returns:
+        One for each category of the truth, in its order.
+    """
+    evaluator = _build_evaluator(truth, results, max_detections=(max_detections,))
+    evaluator.params.areaRng, evaluator.params.areaRngLbl = evaluator.params.areaRng[:1], ["all"]
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluator.evaluate()
+    place_of = {image["id"]: index for index, image in enumerate(truth["images"])}
+    places = np.array([place_of[image_id] for image_id in evaluator.params.imgIds], dtype=np.int64)  # [N]
+    by_id = {
+        category_id: _class_matches(evaluator.evalImgs[k * len(places) : (k + 1) * len(places)], places)
+        for k, category_id in enumerate(evaluator.params.catIds)
+    }
+    return [by_id[category["id"]] for category in truth["categories"]]
 
 
 def match_detections(
@@ -136,17 +200,19 @@ def unpack_detections(packed: PackedDetections) -> dict[int, ImageDetections]:
     }
 
 
-def _run_pycocotools(
-    truth: Mapping[str, Any], results: list[dict[str, Any]], max_detections: Sequence[int]
+def _build_evaluator(
+    truth: Mapping[str, Any], results: Iterable[Mapping[str, Any]], *, max_detections: Sequence[int]
 ) -> COCOeval:
     # The ids of annotations start anew at 1: pycocotools marks a match with the id, and takes an id of 0 for no match.
     # The copies are needed because it writes into what it is given.
     annotations = [{**annotation, "id": index} for index, annotation in enumerate(truth["annotations"], start=1)]
+    found = [
+        {**result, "id": index, "area": result["bbox"][2] * result["bbox"][3], "iscrowd": 0}
+        for index, result in enumerate(results, start=1)
+    ]
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluator = COCOeval(_coco_index(truth, annotations), _coco_index(truth, results), "bbox")
-        evaluator.params.maxDets = sorted(max_detections)
-        evaluator.evaluate()
-        evaluator.accumulate()
+        evaluator = COCOeval(_coco_index(truth, annotations), _coco_index(truth, found), "bbox")
+    evaluator.params.maxDets = sorted(max_detections)
     return evaluator
 
 
@@ -156,28 +222,6 @@ def _coco_index(truth: Mapping[str, Any], annotations: list[dict[str, Any]]) -> 
     index.dataset = {"images": truth["images"], "categories": truth["categories"], "annotations": annotations}
     index.createIndex()
     return index
-
-
-def _coco_detections(truth: Mapping[str, Any], detections: Mapping[int, ImageDetections]) -> Iterator[dict[str, Any]]:
-    image_ids = {image["id"] for image in truth["images"]}
-    category_ids = [category["id"] for category in truth["categories"]]
-    result_id = 0
-    for image_id, (boxes, scores, labels) in detections.items():
-        if image_id not in image_ids:
-            raise ValueError(f"detections of image id {image_id}, which is not among the {len(image_ids)} of the truth")
-        _check_detections(image_id, boxes, scores, labels, num_classes=len(category_ids))
-        bboxes = _box_xyxy_to_xywh(boxes).tolist()
-        for bbox, score, label in zip(bboxes, scores.tolist(), labels.tolist(), strict=True):
-            result_id += 1
-            yield {
-                "id": result_id,
-                "image_id": image_id,
-                "category_id": category_ids[label],
-                "bbox": bbox,
-                "area": bbox[2] * bbox[3],
-                "score": score,
-                "iscrowd": 0,
-            }
 
 
 def _check_detections(
@@ -205,6 +249,20 @@ def _box_xyxy_to_xywh(boxes: NDArray[np.float32]) -> NDArray[np.float64]:
     # float64 first: the difference of two float32 corners is then exact.
     corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)  # [D, 4]
+
+
+def _class_matches(found: Sequence[Mapping[str, Any] | None], places: NDArray[np.int64]) -> ClassMatches:
+    num_truths = np.zeros(len(places), dtype=np.int64)
+    for place, one in zip(places, found, strict=True):
+        num_truths[place] = 0 if one is None else np.count_nonzero(one["gtIgnore"] == 0)
+    seen = [(place, one) for place, one in zip(places, found, strict=True) if one is not None and one["dtScores"]]
+    none = np.zeros((NUM_IOUS, 0), dtype=bool)  # lets no detections concatenate too
+    images = np.array([place for place, one in seen for _ in one["dtScores"]], dtype=np.int64)
+    scores = np.array([score for _, one in seen for score in one["dtScores"]], dtype=np.float64)
+    order = np.argsort(-scores, kind="mergesort")  # as pycocotools: the sort that keeps the order of equal scores
+    ignored = np.concatenate([none, *(one["dtIgnore"] for _, one in seen)], axis=1)[:, order].astype(bool)
+    matched = np.concatenate([none, *(one["dtMatches"] > 0 for _, one in seen)], axis=1)[:, order].astype(bool)
+    return ClassMatches(images[order], scores[order], matched & ~ignored, ignored, num_truths)
 
 
 def _overall_metrics(evaluator: COCOeval) -> dict[str, float | None]:

@@ -154,11 +154,11 @@ def test_wrong_key_stops_before_any_work_with_the_right_one(fresh: Experiment) -
 def test_repro_makes_every_out_and_leaves_the_large_ones_to_dvc(experiment: Experiment) -> None:
     outs = ["data/prepared/train.json", "anchors.json", "models/model.pt", "plots/training.csv", "plots/training.png"]
     outs += ["plots/precision_recall.csv", "plots/precision_recall.png", "plots/detections.png"]
-    outs += [f"reports/{stage}.json" for stage in STAGES]
+    outs += ["reports/detections.json.gz", *(f"reports/{stage}.json" for stage in STAGES)]
     assert [out for out in outs if not (experiment.root / out).exists()] == []
     assert experiment.report("train")["epochs"] == 1
     assert experiment.report("evaluate")["AR100"] > 0
-    assert experiment.run("git", "ls-files", "data/prepared", "models", "plots/*.png") == ""
+    assert experiment.run("git", "ls-files", "data/prepared", "models", "plots/*.png", "*.gz") == ""
     # All is ignored before DVC would have to write it into a .gitignore of its own.
     ignoring = experiment.run("git", "ls-files", "*.gitignore").split()
     assert ignoring == [".dvc/.gitignore", ".gitignore", "data/raw/.gitignore"]
@@ -213,6 +213,7 @@ def test_place_touches_no_stage(experiment: Experiment) -> None:
         ("retinanet/optim.py", {"train"}),
         ("pipeline/shapes.py", {"prepare"}),
         ("pipeline/pictures.py", {"evaluate"}),
+        ("pipeline/compare/report.py", set()),
         ("pipeline/tracking/run.py", set()),
         ("pipeline/params/reading.py", set()),
     ],
@@ -238,7 +239,7 @@ def test_mlflow_has_one_run_that_can_be_traced(experiment: Experiment) -> None:
     assert tags["run_digest"] == experiment.report("train")["run"]
     files = {path.name for path in (experiment.root / "mlartifacts").rglob(f"{run_id}/artifacts/*")}
     logged = {"params.yaml", "anchors.json", "train.json", "training.png", "evaluate.json", "precision_recall.png"}
-    assert logged | {"detections.png"} <= files
+    assert logged | {"detections.png", "judged"} <= files
     assert experiment.query("select count(*) from logged_models where status = 'READY' or status = 2") == [(1,)]
 
 

@@ -29,7 +29,7 @@ FLOORS = (
     {"engine", "detector"},
 )
 STAGES = ("prepare", "anchor_stats", "train", "evaluate")
-COMMANDS = ("sweep", "predict", "export")  # every other room of the pipeline is a door or a help to these
+COMMANDS = ("compare", "sweep", "predict", "export")  # every other room of the pipeline is a door or a help to these
 
 DETECTOR_LIBRARIES = {"torch", "torchvision", "numpy", "PIL", "pycocotools", "fsspec"}
 # Each outside world and the rooms that may import it.

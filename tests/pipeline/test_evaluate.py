@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,16 +14,19 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from pipeline import evaluate
-from pipeline.evaluate import CURVE, CURVE_PICTURE, MODEL, REPORT, SHEET, main
+from pipeline.evaluate import CURVE, CURVE_PICTURE, DETECTIONS, MODEL, REPORT, SHEET, main
 from pipeline.identity import RUN_ID, RunFolder
 from pipeline.params import load_params
+from pipeline.results import read_results
 from pipeline.tracking import NoRun
 from retinanet.detector import build_network, describe_detector
 from retinanet.weights import save_detector
 
-OUTS = (REPORT, CURVE, CURVE_PICTURE, SHEET)
+OUTS = (REPORT, DETECTIONS, CURVE, CURVE_PICTURE, SHEET)
 COCO_NAMES = {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"}
 
 
@@ -31,14 +36,14 @@ class Told(NoRun):
     def __init__(self) -> None:
         self.opened: dict[str, Any] = {}
         self.metrics: dict[str, Any] = {}
-        self.artifacts: list[Path] = []
+        self.artifacts: list[tuple[Path, str | None]] = []
         self.pictures: list[tuple[str, Path, int]] = []
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         self.metrics |= metrics
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        self.artifacts.append(path)
+        self.artifacts.append((path, folder))
 
     def log_picture(self, key: str, path: Path, step: int) -> None:
         self.pictures.append((key, path, step))
@@ -103,8 +108,24 @@ def test_tracker_is_told_under_the_name_of_the_split_in_the_run_of_the_training(
     assert told.opened["params"]["postprocess.nms_iou"] == 0.5
     assert told.metrics["test.AP"] == report["AP"]
     assert {name for name in told.metrics if not name.startswith("test.")} == set()
-    assert told.artifacts == [REPORT, CURVE_PICTURE, SHEET]
+    judged = [(DETECTIONS, "judged/test"), (Path("data/prepared/test.json"), "judged/test")]
+    assert told.artifacts == [(REPORT, None), (CURVE_PICTURE, None), (SHEET, None), *judged]
     assert told.pictures == [("detections", SHEET, 3)]
+
+
+@pytest.mark.usefixtures("untrained", "told")
+def test_kept_detections_give_the_reported_ap_in_pycocotools_alone() -> None:
+    main([])
+    results = read_results(DETECTIONS)
+    assert set(results[0]) == {"image_id", "category_id", "bbox", "score"}
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO("data/prepared/test.json")
+        evaluator = COCOeval(truth, truth.loadRes(results), "bbox")
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    report = json.loads(REPORT.read_text())
+    assert (evaluator.stats[0], evaluator.stats[8]) == (report["AP"], report["AR100"])
 
 
 @pytest.mark.usefixtures("untrained", "told")

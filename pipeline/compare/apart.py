@@ -1,0 +1,125 @@
+"""The pictures on which two runs differ most, measured by F1 at IoU .5 and drawn side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.compare.bootstrap import IOU_50
+from pipeline.pictures import SheetPicture, draw_sheet, set_side_by_side
+from retinanet.coco_eval import ClassMatches
+from retinanet.dataset import Split
+
+COLUMNS = 2  # of each run
+
+
+class ApartPicture(NamedTuple):
+    """A picture and how well each run does on it."""
+
+    place: int  # in the split
+    file_name: str
+    f1_a: float
+    f1_b: float
+
+
+def best_threshold(matches: Sequence[ClassMatches]) -> float:
+    """The score from which on F1 over the split is highest; 1 where nothing right is found.
+
+    Each run gets its own: losses differ in how sure they make a detector, which is no merit.
+    """
+    scores, rights, counted = (np.concatenate(parts) for parts in zip(*(_at_50(one) for one in matches), strict=True))
+    if not rights.any():
+        return 1.0
+    order = np.argsort(-scores, kind="stable")
+    scores, right, found = scores[order], np.cumsum(rights[order]), np.cumsum(counted[order])
+    truths = sum(int(one.num_truths.sum()) for one in matches)
+    f1 = 2 * right / (found + truths)
+    f1[:-1][scores[:-1] == scores[1:]] = -1.0  # detections of one score go together
+    return float(scores[f1.argmax()])
+
+
+def f1_of_images(matches: Sequence[ClassMatches], threshold: float) -> NDArray[np.float64]:
+    """F1 of each image at IoU .5 over all classes, [N]; 1 where nothing is to be found and nothing was."""
+    truths = sum(one.num_truths for one in matches)
+    right, found = np.zeros_like(truths), np.zeros_like(truths)
+    for one in matches:
+        scores, rights, counted = _at_50(one)
+        sure = scores >= threshold
+        right += np.bincount(one.images[sure & rights], minlength=len(right))
+        found += np.bincount(one.images[sure & counted], minlength=len(found))
+    return np.where(found + truths > 0, 2 * right / np.maximum(found + truths, 1), 1.0)
+
+
+def _at_50(matches: ClassMatches) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+    return matches.scores, matches.right[IOU_50], ~matches.ignored[IOU_50]
+
+
+def furthest_apart(
+    images: Sequence[Mapping[str, Any]], f1_a: NDArray[np.float64], f1_b: NDArray[np.float64], *, count: int
+) -> list[ApartPicture]:
+    """The pictures with the greatest difference either way, none that has no difference."""
+    order = np.argsort(-np.abs(f1_b - f1_a), kind="stable")[:count].tolist()
+    return [
+        ApartPicture(index, images[index]["file_name"], float(f1_a[index]), float(f1_b[index]))
+        for index in order
+        if f1_a[index] != f1_b[index]
+    ]
+
+
+def draw_apart(
+    split: Split,
+    category_ids: Sequence[int],
+    chosen: Sequence[ApartPicture],
+    *,
+    results: Sequence[Sequence[Mapping[str, Any]]],
+    thresholds: Sequence[float],
+    titles: Sequence[str],
+) -> Image.Image:
+    """A's sheet beside B's, the same picture in the same place.
+
+    Args:
+        results, thresholds, titles: of A and of B.
+
+    Raises:
+        ValueError: naming the file, when a picture cannot be read.
+    """
+    images = {one.place: Image.fromarray(split.picture(one.place).permute(1, 2, 0).numpy()) for one in chosen}
+    label_of = {category_id: label for label, category_id in enumerate(category_ids)}
+    sheets = []
+    for run in (0, 1):
+        pictures = []
+        for one in chosen:
+            f1 = one.f1_b if run else one.f1_a
+            rows = [row for row in results[run] if row["image_id"] == split.records[one.place].image_id]
+            pictures.append(_sheet_picture(split, one, images[one.place], rows, label_of=label_of, f1=f1))
+        sheets.append(draw_sheet(pictures, columns=COLUMNS, score_threshold=thresholds[run]))
+    return set_side_by_side(sheets, titles)
+
+
+def _sheet_picture(
+    split: Split,
+    one: ApartPicture,
+    image: Image.Image,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    label_of: Mapping[int, int],
+    f1: float,
+) -> SheetPicture:
+    record = split.records[one.place]
+    boxes = np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return SheetPicture(
+        image=image,
+        title=f"F1 {f1:.2f}  {Path(one.file_name).name}",
+        truth_boxes=record.boxes.numpy(),
+        truth_labels=record.labels.numpy(),
+        boxes=boxes.astype(np.float32),
+        scores=np.array([row["score"] for row in rows], dtype=np.float32),
+        labels=np.array([label_of[row["category_id"]] for row in rows], dtype=np.int64),
+        class_names=split.class_names,
+    )

@@ -1,0 +1,91 @@
+"""What changed between two runs: parameters, data, code, and the place where they ran."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.compare.revisions import git
+from pipeline.compare.runs import Judged, Origin
+from pipeline.tracking.provenance import CODE
+
+Change = tuple[str | None, str | None]
+"""Values in A and in B; None where a run has none."""
+
+
+def check_split(a: Judged, b: Judged) -> str | None:
+    """Refuse runs that were judged on different pictures or classes; a sentence where only the truths differ.
+
+    Raises:
+        ValueError: saying how the splits differ.
+    """
+    demand = "both runs must be judged on the same split; evaluate one of them on the other's data"
+    pictures = [
+        {image["id"]: image.get("sha256") or image["file_name"] for image in run.truth["images"]} for run in (a, b)
+    ]
+    if pictures[0].keys() != pictures[1].keys():
+        only = [len(pictures[i].keys() - pictures[1 - i].keys()) for i in (0, 1)]
+        raise ValueError(f"{only[0]} images are only in A's split and {only[1]} only in B's: {demand}")
+    other = [image_id for image_id, picture in pictures[0].items() if pictures[1][image_id] != picture]
+    if other:
+        raise ValueError(f"image id {other[0]} and {len(other) - 1} more are other pictures in A than in B: {demand}")
+    if a.truth["categories"] != b.truth["categories"]:
+        names = [", ".join(category["name"] for category in run.truth["categories"]) for run in (a, b)]
+        raise ValueError(f"the classes are {names[0]} in A and {names[1]} in B: {demand}")
+    if a.truth["annotations"] != b.truth["annotations"]:
+        return "the truths of A's split and of B's differ; both are judged here by B's"
+    return None
+
+
+def digest_split(truth: Mapping[str, Any]) -> str:
+    """12 hexadecimal digits of the pictures, truths and classes; where the pictures lie does not count."""
+    content = {key: truth[key] for key in ("images", "annotations", "categories")}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def differing(a: Mapping[str, str], b: Mapping[str, str]) -> dict[str, Change]:
+    """The names whose values differ, or that only one run has."""
+    return {name: (a.get(name), b.get(name)) for name in sorted({*a, *b}) if a.get(name) != b.get(name)}
+
+
+def describe_changes(a: Origin, b: Origin) -> dict[str, Any]:
+    """Parameters and place by name, sentences on data and code."""
+    place = differing(a.place, b.place) if a.place and b.place else None  # None: not known
+    return {
+        "params": differing(a.params, b.params),
+        "data": say_data(a.train_data, b.train_data),
+        "code": say_code(a, b),
+        "place": place,
+    }
+
+
+def say_data(a: str | None, b: str | None) -> str:
+    """Whether both were trained on the same prepared split."""
+    if a is None or b is None:
+        return "not known: no digest of the train split"
+    return f"the same train split ({a[:12]})" if a == b else f"train split {a[:12]} -> {b[:12]}"
+
+
+def say_code(a: Origin, b: Origin) -> str:
+    """What `git diff --stat` says of the code, as far as both commits are known here."""
+    sentences = [say_commits(a.commit, b.commit)]
+    for name, origin in (("A", a), ("B", b)):
+        if origin.changes:
+            sentences.append(f"{name} had changes that no commit holds:\n{origin.changes}")
+    return "\n".join(sentences)
+
+
+def say_commits(a: str | None, b: str | None) -> str:
+    """The difference of two commits in the code."""
+    if a is None or b is None:
+        return "not known: a run without a commit"
+    if a == b:
+        return f"the same commit ({a[:8]})"
+    step = f"{a[:8]} -> {b[:8]}"
+    missing = [commit[:8] for commit in (a, b) if git("cat-file", "-e", f"{commit}^{{commit}}") is None]
+    if missing:
+        return f"{step}; this repository does not hold {' and '.join(missing)} (git fetch)"
+    stat = git("diff", "--stat", a, b, "--", *(f":/{path}" for path in CODE))
+    return f"{step}\n{stat}" if stat else f"{step}, which differ in no file of {', '.join(CODE)}"

@@ -1,0 +1,91 @@
+"""What a comparison says, for the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.compare.apart import ApartPicture
+from pipeline.compare.bootstrap import Difference
+from pipeline.compare.changes import Change
+
+FEW_IMAGES = 50
+
+
+def verdict(metrics: Mapping[str, Difference]) -> str:
+    """One sentence on AP: B is better or worse where the interval leaves 0 out."""
+    ap = metrics["AP"]
+    if ap.difference is None or ap.low is None or ap.high is None:
+        return "nothing can be said: the split has no truths"
+    figures = f"AP {ap.difference:+.3f}, 95 % {ap.low:+.3f} to {ap.high:+.3f}"
+    if ap.low > 0:
+        return f"B is better ({figures})"
+    if ap.high < 0:
+        return f"B is worse ({figures})"
+    return f"no difference can be told ({figures})"
+
+
+def metrics_table(metrics: Mapping[str, Difference]) -> str:
+    """A line for each metric."""
+    names = {name: name.removeprefix("per_class.").removesuffix(".AP") for name in metrics}
+    width = max(20, *(len(name) + 2 for name in names.values()))
+    lines = [f"{'':<{width}}     A       B    B - A   95 % interval       B better in"]
+    for name, shown in names.items():
+        indent = "  " if name.startswith("per_class.") else ""
+        lines.append(f"{indent + shown:<{width}} {figures(metrics[name])}")
+    return "\n".join(lines)
+
+
+def figures(metric: Difference) -> str:
+    """The numbers of a line."""
+    if metric.a is None:
+        return "    -       -        -   no truth of this class"
+    interval = f"{metric.low:+.3f} .. {metric.high:+.3f}"
+    share = 100 * (metric.b_better or 0.0)
+    return f"{metric.a:.3f}   {metric.b:.3f}   {metric.difference:+.3f}   {interval}   {share:6.1f} %"
+
+
+def say_few_images(num_images: int) -> list[str]:
+    """A sentence where the interval promises too much; docs/compare.md has the trial."""
+    if num_images >= FEW_IMAGES:
+        return []
+    return [f"{num_images} images are few: the 95 % interval is narrower than it should be, take it for a hint"]
+
+
+def say_undefined(metrics: Mapping[str, Difference], resamples: int) -> list[str]:
+    """A sentence for each metric that not every resample has."""
+    return [
+        f"{name}: {resamples - metric.resamples} of {resamples} resamples hold no truth of it and are left out; "
+        "a class in so few images tells little"
+        for name, metric in metrics.items()
+        if metric.a is not None and metric.resamples < resamples
+    ]
+
+
+def changes_text(changes: Mapping[str, Any]) -> str:
+    """What changed, a line each."""
+    place = changes["place"]
+    lines = ["params", *change_lines(changes["params"])]
+    lines += [f"data    {changes['data']}", f"code    {indented(changes['code'])}"]
+    lines += ["place", *change_lines(place)] if place is not None else ["place   not known for both runs"]
+    return "\n".join(lines)
+
+
+def change_lines(changes: Mapping[str, Change]) -> list[str]:
+    """name: A -> B."""
+    none = ["  the same"]
+    return [f"  {name}: {old or 'not there'} -> {new or 'not there'}" for name, (old, new) in changes.items()] or none
+
+
+def indented(text: str) -> str:
+    """The lines after the first stand below it."""
+    return text.replace("\n", "\n        ")
+
+
+def pictures_text(apart: Sequence[ApartPicture], thresholds: Sequence[float]) -> str:
+    """The pictures on which the runs differ most."""
+    measure = f"F1 at IoU .5, at score {thresholds[0]:.2f} in A and {thresholds[1]:.2f} in B (where each does best)"
+    if not apart:
+        return f"no picture differs in its {measure}"
+    lines = [f"  {one.file_name}: {one.f1_a:.2f} -> {one.f1_b:.2f}" for one in apart]
+    return "\n".join([f"pictures that differ most by {measure}", *lines])

@@ -1,0 +1,217 @@
+"""The runs to compare, wherever their files lie: MLflow's store, a revision of git and DVC, or the workspace."""
+
+from __future__ import annotations
+
+import difflib
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline.compare import revisions
+from pipeline.identity import digest_file
+from pipeline.outs import read_json
+from pipeline.params import flatten
+from pipeline.params.reading import parse_yaml
+from pipeline.results import JUDGED, read_results
+from pipeline.tracking.provenance import CODE
+from pipeline.tracking.reading import MIN_PREFIX, RunReader, StoredRun
+from pipeline.tracking.records import as_param
+
+WORKSPACE = "workspace"
+DETECTIONS, REPORT, TRAINING = "reports/detections.json.gz", "reports/evaluate.json", "reports/train.json"
+PLACE = ("host", "python", "torch", "torchvision")
+"""Tags that say what computed a run, beside its conf/."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a run comes from; what is not known is None or left out.
+
+    Attributes:
+        params: dotted name -> value as params.yaml spells it.
+        place: conf.<key>, host and versions.
+        train_data: SHA-256 of data/prepared/train.json.
+        changes: uncommitted changes of the code, as `git status --porcelain` says them.
+    """
+
+    params: Mapping[str, str]
+    place: Mapping[str, str] = field(default_factory=dict)
+    train_data: str | None = None
+    commit: str | None = None
+    changes: str | None = None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a run has found on a split.
+
+    Attributes:
+        truth: the prepared split.
+        results: rows of the COCO results file.
+        recorded_ap: as the run itself reported it; None where it has no figure.
+    """
+
+    truth: dict[str, Any]
+    results: list[dict[str, Any]]
+    recorded_ap: float | None
+
+
+class Run(Protocol):
+    """A run that can be asked for its parts."""
+
+    label: str
+
+    def splits(self) -> list[str]:
+        """The splits on which it was judged."""
+        ...
+
+    def judged(self, split: str) -> Judged:
+        """What it found on one of them."""
+        ...
+
+    def origin(self) -> Origin:
+        """Where it comes from."""
+        ...
+
+
+class TrackedRun:
+    """A run of MLflow; needs nothing but the store."""
+
+    def __init__(self, reader: RunReader, stored: StoredRun) -> None:
+        self._reader, self._stored = reader, stored
+        self.label = f"MLflow run {stored.run_id[:8]} ({stored.name})"
+
+    def splits(self) -> list[str]:
+        """Those whose detections are among the artifacts."""
+        return self._reader.list_artifacts(self._stored.run_id, JUDGED)
+
+    def judged(self, split: str) -> Judged:
+        """Fetch the split and the detections."""
+        with tempfile.TemporaryDirectory() as name:
+            fetch = self._reader.download
+            paths = [
+                fetch(self._stored.run_id, f"{JUDGED}/{split}/{file}", Path(name))
+                for file in (f"{split}.json", Path(DETECTIONS).name)
+            ]
+            truth, results = read_json(paths[0]), read_results(paths[1])
+        return Judged(truth, results, self._stored.metrics.get(f"{split}.AP"))
+
+    def origin(self) -> Origin:
+        """As the run's parameters and tags say."""
+        params, tags = self._stored.params, self._stored.tags
+        return Origin(
+            params={key: text for key, text in params.items() if not key.startswith("conf.")},
+            place=place_of(self._stored),
+            train_data=tags.get("data_hash"),
+            commit=tags.get("git.commit"),
+            changes=tags.get("git.changes"),
+        )
+
+
+class FileRun:
+    """A run whose files can be read by their names: those of the workspace, or of a revision.
+
+    Args:
+        commit: None where there is no git.
+        is_workspace: read the files that lie here, not those of the commit.
+    """
+
+    def __init__(self, label: str, commit: str | None, *, is_workspace: bool, reader: RunReader) -> None:
+        self.label = label
+        self._commit, self._is_workspace, self._reader = commit, is_workspace, reader
+
+    def splits(self) -> list[str]:
+        """The one that its params.yaml names."""
+        return [self._params()["evaluate"]["split"]]
+
+    def judged(self, split: str) -> Judged:
+        """Read the split and the detections."""
+        with self._file(f"data/prepared/{split}.json") as truth, self._file(DETECTIONS) as results:
+            recorded = self._json(REPORT)
+            return Judged(read_json(truth), read_results(results), recorded.get("AP"))
+
+    def origin(self) -> Origin:
+        """As its files say; where it ran is asked of MLflow."""
+        with self._file("data/prepared/train.json") as train:
+            train_data = digest_file(train)
+        changes = revisions.git("status", "--porcelain", "--", *CODE) if self._is_workspace else ""
+        params = {key: as_param(value) for key, value in flatten(self._params()).items()}
+        return Origin(params, self._place(), train_data=train_data, commit=self._commit, changes=changes or None)
+
+    def _place(self) -> Mapping[str, str]:
+        digest = self._json(TRAINING).get("run")
+        twins = [run for run in self._reader.all() if digest and run.tags.get("run_digest") == digest]
+        return place_of(twins[0]) if twins else {}
+
+    def _params(self) -> dict[str, Any]:
+        with self._file("params.yaml") as path:
+            content: dict[str, Any] = parse_yaml(
+                path.read_text(encoding="utf-8"), source=f"params.yaml of {self.label}"
+            )
+        return content
+
+    def _json(self, name: str) -> dict[str, Any]:
+        with self._file(name) as path:
+            content: dict[str, Any] = read_json(path)
+        return content
+
+    @contextmanager
+    def _file(self, name: str) -> Iterator[Path]:
+        if self._is_workspace:
+            yield Path(name)
+            return
+        assert self._commit is not None
+        with tempfile.TemporaryDirectory() as folder:
+            yield revisions.fetch(name, self._commit, Path(folder) / Path(name).name)
+
+
+def place_of(stored: StoredRun) -> dict[str, str]:
+    """What computed a run, as far as MLflow knows."""
+    conf = {key: text for key, text in stored.params.items() if key.startswith("conf.")}
+    return conf | {key: stored.tags[key] for key in PLACE if key in stored.tags}
+
+
+def find_run(word: str) -> Run:
+    """The run of a name: `workspace`; an MLflow run's id, its beginning, or name; a DVC experiment or git revision.
+
+    Raises:
+        ValueError: when nothing, or more than one thing, is called so.
+    """
+    reader = RunReader()
+    if word == WORKSPACE:
+        return FileRun(WORKSPACE, revisions.resolve("HEAD"), is_workspace=True, reader=reader)
+    kind, _, name = word.partition(":")
+    if kind not in ("mlflow", "git") or not name:
+        kind, name = "", word
+    stored = [] if kind == "git" else reader.find(name)
+    commit = None if kind == "mlflow" else revisions.resolve(name)
+    if stored and commit:
+        raise ValueError(f"{name} is an MLflow run and a revision of git or DVC; write mlflow:{name} or git:{name}")
+    if len(stored) > 1:
+        raise ValueError(f"{len(stored)} MLflow runs are called {name}: {listing(stored)}; give one of these ids")
+    if stored:
+        return TrackedRun(reader, stored[0])
+    if commit:
+        return FileRun(f"revision {name} ({commit[:8]})", commit, is_workspace=False, reader=reader)
+    raise ValueError(unknown(name, reader))
+
+
+def listing(runs: list[StoredRun]) -> str:
+    """The first ids, newest first."""
+    return ", ".join(run.run_id[:8] for run in runs[:5]) + (", .." if len(runs) > 5 else "")
+
+
+def unknown(word: str, reader: RunReader) -> str:
+    """A sentence with the nearest names that there are."""
+    runs = reader.all()
+    ids = {run.run_id[: max(len(word), MIN_PREFIX)]: run.run_id[:8] for run in runs}
+    names = {name: name for name in [*(run.name for run in runs), *revisions.known_names(), WORKSPACE]}
+    near = dict.fromkeys((ids | names)[text] for text in difflib.get_close_matches(word, ids | names, n=3, cutoff=0.4))
+    hint = f"the nearest are {', '.join(near)}" if near else f"the newest run is {listing(runs[:1])}" if runs else ""
+    expected = (
+        "an MLflow run (id, its first 6 characters or more, or name), a DVC experiment, a git revision or workspace"
+    )
+    return f"{word} is not known; expected {expected}" + (f"; {hint}" if hint else f"; {reader.address} holds no run")
