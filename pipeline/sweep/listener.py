@@ -63,7 +63,8 @@ class Listener(ray.tune.Callback):  # type: ignore[misc]  # ray has no types
         run = self.run_of(trial.config, past.get("run_id"))
         run.log_history(history)
         seconds = past.get("seconds", 0.0) + result.get("time_this_iter_s", 0.0)
-        self.keep(trial.config, past | {"history": history, "score": result["score"], "seconds": seconds})
+        where = {name: result.get(name) for name in ("hostname", "pid")}
+        self.keep(trial.config, past | {"history": history, "score": result["score"], "seconds": seconds} | where)
         last = history[-1]
         print(
             f"{title(trial.config)} epoch {last['epoch']}/{self.epochs}  loss {last['loss']:.4f}  AP {last['AP']:.3f}  "

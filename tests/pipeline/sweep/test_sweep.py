@@ -1,14 +1,15 @@
-"""Whole sweeps on a real Ray: ended, killed and resumed, interrupted, with trials that die and trials of two workers."""
+"""Whole sweeps on a real Ray: ended, killed, interrupted, resumed; trials that die, and trials of two workers."""
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sqlite3
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
 
@@ -36,6 +37,23 @@ def write_sweep(project: Path, **changes: Any) -> None:
     params = yaml.safe_load((project / "params.yaml").read_text())
     params["sweep"] = {**SWEEP, **changes}
     (project / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+Begin = Callable[..., Stage]
+
+
+@pytest.fixture
+def begin(sweep_project: Path) -> Iterator[Begin]:
+    """Starts a command in the project; whatever the test leaves running is ended."""
+    begun: list[Stage] = []
+
+    def start(variables: dict[str, str], *arguments: str) -> Stage:
+        begun.append(Stage(sweep_project, variables, *arguments))
+        return begun[-1]
+
+    yield start
+    for running in begun:
+        running.end()
 
 
 @pytest.fixture
@@ -72,11 +90,13 @@ def assert_children_are_whole(project: Path, *, trials: int, epochs: int) -> Non
 
 
 def test_a_sweep_survives_a_dead_trial_and_its_winner_can_be_trained_again(
-    sweep_project: Path, variables: dict[str, str]
+    sweep_project: Path, variables: dict[str, str], begin: Begin
 ) -> None:
-    running = Stage(sweep_project, variables, "sweep")
+    running = begin(variables, "sweep")
     running.wait_for("trial 0 seed 1 epoch 1/3")
-    kill_a_trial()
+    os.kill(
+        next(record["pid"] for record in records_of(sweep_project).values() if record["number"] == 0), signal.SIGKILL
+    )
     lines = ends_well(running)
     records = records_of(sweep_project)
     assert [record["state"] for record in records.values()] == ["finished"] * 4
@@ -92,22 +112,9 @@ def test_a_sweep_survives_a_dead_trial_and_its_winner_can_be_trained_again(
     command = next(line for line in lines if line.strip().startswith("PIPELINE_CONF="))
     assert all(f"-S {key}={value}" in command for key, value in winner["settings"].items())
     apply(sweep_project, {**SWEEP["fixed"], **winner["settings"]})  # type: ignore[dict-item]
-    ends_well(Stage(sweep_project, variables | {"PIPELINE_CONF": "conf/sweep.yaml"}, "train"))
+    ends_well(begin(variables | {"PIPELINE_CONF": "conf/sweep.yaml"}, "train"))
     trained = json.loads((sweep_project / "reports/train.json").read_text())
     assert trained["best"]["AP"] == winner["score"]
-
-
-def kill_a_trial() -> None:
-    """kill -9 of a process in which Ray Tune runs a trial."""
-    for process in psutil.process_iter():
-        try:
-            words = " ".join(process.cmdline())
-        except psutil.Error:
-            continue
-        if words.startswith("ray::") and "run_trial" in words:
-            process.kill()
-            return
-    raise AssertionError("no process of a trial was found")
 
 
 def apply(project: Path, settings: dict[str, Any]) -> None:
@@ -119,15 +126,15 @@ def apply(project: Path, settings: dict[str, Any]) -> None:
 
 
 def test_a_killed_sweep_goes_on_and_trains_no_finished_trial_again(
-    sweep_project: Path, variables: dict[str, str]
+    sweep_project: Path, variables: dict[str, str], begin: Begin
 ) -> None:
-    running = Stage(sweep_project, variables, "sweep")
+    running = begin(variables, "sweep")
     running.wait_for("trial 0 seed 1 finished")
     running.process.send_signal(signal.SIGKILL)
     running.end()
     before = {key: record for key, record in records_of(sweep_project).items() if record["state"] == "finished"}
     assert 1 <= len(before) < 4
-    lines = ends_well(Stage(sweep_project, variables, "sweep", "resume"))
+    lines = ends_well(begin(variables, "sweep", "resume"))
     for record in before.values():
         assert not any(line.startswith(f"trial {record['number']} seed 1") for line in lines)
     after = records_of(sweep_project)
@@ -136,51 +143,51 @@ def test_a_killed_sweep_goes_on_and_trains_no_finished_trial_again(
     assert_children_are_whole(sweep_project, trials=4, epochs=3)
 
     # The same command once more has nothing to do.
-    again = ends_well(Stage(sweep_project, variables, "sweep"))
+    again = ends_well(begin(variables, "sweep"))
     assert not any(" begins: " in line or " epoch " in line for line in again)
     assert records_of(sweep_project) == after
 
 
 def test_an_interrupted_sweep_keeps_its_results_and_says_how_to_go_on(
-    sweep_project: Path, variables: dict[str, str]
+    sweep_project: Path, variables: dict[str, str], begin: Begin
 ) -> None:
-    running = Stage(sweep_project, variables, "sweep")
+    running = begin(variables, "sweep")
     running.wait_for("trial 0 seed 1 finished")
     running.process.send_signal(signal.SIGINT)
     lines = ends_well(running)
     assert any("resume` goes on" in line for line in lines)
     assert (sweep_project / "reports/sweep.csv").exists()
     assert ("RUNNING",) not in query(sweep_project, "select status from runs")
-    ends_well(Stage(sweep_project, variables, "sweep", "resume"))
+    ends_well(begin(variables, "sweep", "resume"))
     assert [record["state"] for record in records_of(sweep_project).values()] == ["finished"] * 4
     assert_children_are_whole(sweep_project, trials=4, epochs=3)
 
 
 def test_there_is_nothing_to_resume_where_no_sweep_began(sweep_project: Path) -> None:
-    with pytest.raises(ValueError, match="there is no sweep [0-9a-f]{16} of this params"):
+    with pytest.raises(ValueError, match=r"there is no sweep [0-9a-f]{16} of this params"):
         main(["resume"])
 
 
 @pytest.mark.parametrize("scheduler", ["asha", "hyperband", "median", "pbt"])
 def test_every_scheduler_brings_a_sweep_to_its_end(
-    scheduler: str, sweep_project: Path, variables: dict[str, str]
+    scheduler: str, sweep_project: Path, variables: dict[str, str], begin: Begin
 ) -> None:
     write_sweep(sweep_project, scheduler=scheduler, trials=3)
-    lines = ends_well(Stage(sweep_project, variables, "sweep"))
+    lines = ends_well(begin(variables, "sweep"))
     states = {record["state"] for record in records_of(sweep_project).values()}
     assert states <= {"finished", "stopped"}, lines
     assert "finished" in states
 
 
 def test_trials_of_two_workers_are_stopped_without_leaving_anything_behind(
-    sweep_project: Path, stage_variables: dict[str, str]
+    sweep_project: Path, stage_variables: dict[str, str], begin: Begin
 ) -> None:
     """On a small Ray of its own: a trial that held a CPU for itself, or left its workers behind, would wait forever."""
     place = yaml.safe_load((sweep_project / "conf/sweep.yaml").read_text())
     place |= {"workers": 2, "trials_at_once": None}
     (sweep_project / "conf/sweep.yaml").write_text(yaml.safe_dump(place))
     write_sweep(sweep_project, scheduler="asha", trials=3)
-    ends_well(Stage(sweep_project, stage_variables, "sweep"))
+    ends_well(begin(stage_variables, "sweep"))
     states = [record["state"] for record in records_of(sweep_project).values()]
     assert len(states) == 3
     assert "stopped" in states or "finished" in states
