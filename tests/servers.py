@@ -19,7 +19,7 @@ from typing import Any
 
 import psycopg2
 
-PATIENCE_S = 120
+PATIENCE_S = 240
 """For a server to answer on a machine that is busy with other things."""
 
 PASSWORD = "of-the-database"
