@@ -9,7 +9,6 @@ import argparse
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +28,9 @@ CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-sta
 # In a container there is neither a sandbox nor a GPU; a browser without errands of its own asks nobody but the UI.
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 OPTIONS += ["--disable-background-networking", "--disable-component-update"]
+PICTURES = "detections"
+"""Key of the pictures that a training logs by epoch."""
+
 PATIENCE_MS = 120_000
 """For a page to show what it must, on a machine that is busy with other things."""
 
@@ -42,6 +44,7 @@ class Sweep:
     experiment_id: str
     run_id: str
     children: tuple[Run, ...]
+    """The best first."""
     metric: str
     """What the children are ranked by."""
 
@@ -67,8 +70,9 @@ def find_sweep(client: MlflowClient, *, metric: str, run_id: str | None = None) 
         parents = [run.data.tags["mlflow.parentRunId"] for run in runs if "mlflow.parentRunId" in run.data.tags]
         chosen = run_id or next(iter(parents), None)
         if chosen in parents:
-            children = tuple(run for run in runs if run.data.tags.get("mlflow.parentRunId") == chosen)
-            return Sweep(experiment.experiment_id, chosen, children, metric)
+            children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == chosen]
+            children.sort(key=lambda run: run.data.metrics.get(metric, -1.0), reverse=True)
+            return Sweep(experiment.experiment_id, chosen, tuple(children), metric)
     raise ValueError(f"the store holds no sweep {run_id or '(a run with children)'}: make one with `make sweep`")
 
 
@@ -173,14 +177,17 @@ def open_charts(page: Page, address: str, sweep: Sweep, *, matching: str) -> Non
     page.get_by_placeholder("Search metric charts").fill(matching)
 
 
-def show_pictures(page: Page, children: int, step: int) -> Locator:
+def show_pictures(page: Page, *, step: int) -> Locator:
     """The grid of pictures at this epoch, a picture for each child, over the whole page."""
-    page.get_by_text("No image logged").nth(children - 1).or_(page.locator("main img").nth(children - 1)).wait_for()
+    page.get_by_test_id("experiment-view-compare-runs-card-menu").first.click()
+    page.get_by_role("menuitem", name="Configure").click()
+    page.get_by_role("switch").last.click()  # the parameters of each run, which would be wider than the pictures
+    page.get_by_role("button", name="Save changes").click()
     page.locator("[data-component-id=fullscreen_button_chartcard]").first.click()
     grid = page.get_by_role("dialog")
     grid.locator("input[type=number]").fill(str(step))
-    page.keyboard.press("Enter")
-    grid.locator("img").nth(children - 1).wait_for()
+    page.keyboard.press("Tab")
+    grid.locator("img").first.wait_for()
     return grid
 
 
@@ -195,9 +202,10 @@ def save(page: Page, name: str) -> None:
     print(f"{path} ({path.stat().st_size // 1000} kB)")
 
 
-def take_all(page: Page, address: str, sweep: Sweep) -> None:
-    """The five pictures of the page."""
+def take_all(page: Page, address: str, sweep: Sweep, *, step: int) -> None:
+    """The five pictures of the page; the last one with the detections of this epoch."""
     open_table(page, address, sweep)
+    page.get_by_label("Toggle sidebar").click()
     choose_columns(page, [sweep.metric, *sweep.params])
     save(page, "table")
     compare_all(page)
@@ -208,8 +216,16 @@ def take_all(page: Page, address: str, sweep: Sweep) -> None:
     open_charts(page, address, sweep, matching="^(AP|loss)$")
     page.locator(".js-plotly-plot .scatterlayer path").first.wait_for(state="attached")
     save(page, "curves")
-    open_charts(page, address, sweep, matching="detections")
+    open_charts(page, address, sweep, matching=PICTURES)
+    show_pictures(page, step=step)
     save(page, "pictures")
+
+
+def last_step(client: MlflowClient, sweep: Sweep) -> int:
+    """The last epoch of which the best child has pictures, 0 if it has none."""
+    names = [file.path for file in client.list_artifacts(sweep.children[0].info.run_id, "images")]
+    steps = [re.match(rf"images/{PICTURES}\W+step\W+(\d+)", name) for name in names]
+    return max((int(step[1]) for step in steps if step), default=0)
 
 
 def main() -> None:
@@ -222,19 +238,18 @@ def main() -> None:
     chromium = find_chromium()
     if chromium is None:
         raise SystemExit(f"screenshots: none of {', '.join(CHROMIUMS)} is installed; apt-get install chromium")
+    client = MlflowClient(arguments.store)
     try:
-        sweep = find_sweep(MlflowClient(arguments.store), metric=arguments.metric, run_id=arguments.sweep)
+        sweep = find_sweep(client, metric=arguments.metric, run_id=arguments.sweep)
     except ValueError as error:
         raise SystemExit(f"screenshots: {error}") from error
     FOLDER.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        store = arguments.store.replace("sqlite:///", f"sqlite:///{Path.cwd()}/") if not arguments.store.startswith("sqlite:////") else arguments.store
-        server = ["--backend-store-uri", store, "--workers", "1"]
-        with (
-            running_mlflow(server, folder=Path(folder), variables={}) as address,
-            opened(address, chromium=chromium) as (page, _),
-        ):
-            take_all(page, address, sweep)
+    server = ["--backend-store-uri", arguments.store, "--workers", "1"]
+    with (
+        running_mlflow(server, folder=Path.cwd(), variables={}) as address,
+        opened(address, chromium=chromium) as (page, _),
+    ):
+        take_all(page, address, sweep, step=last_step(client, sweep))
 
 
 if __name__ == "__main__":

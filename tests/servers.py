@@ -76,7 +76,10 @@ def running_mlflow(arguments: Sequence[str], *, folder: Path, variables: Mapping
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), *arguments]
     environment = {key: text for key, text in os.environ.items() if not key.startswith("MLFLOW_")}
     environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **variables}
-    with running(command, port=port, log=folder / "server.log", cwd=folder, env=environment):
+    with (
+        tempfile.TemporaryDirectory() as log,
+        running(command, port=port, log=Path(log) / "server.log", cwd=folder, env=environment),
+    ):
         yield f"http://127.0.0.1:{port}"
 
 
