@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import textwrap
 import time
@@ -24,6 +25,9 @@ LAST_PAUSES_S = (0.0, 1.0, 4.0)
 
 TRY_AGAIN = (408, 429)
 """HTTP statuses below 500 that mean "later" and not "never": time-out and too many requests."""
+
+UNKNOWN_USER = 401
+"""HTTP status of a server with users that does not know this one."""
 
 
 class Outbox:
@@ -117,6 +121,17 @@ def is_refusal(error: Exception) -> bool:
     return isinstance(error, TypeError | ValueError)
 
 
+def reason(error: Exception) -> str:
+    """Why the store refuses, without passwords; MLflow's own words, but where they do not say what to do."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException) and error.get_http_status_code() == UNKNOWN_USER:
+        user = os.environ.get("MLFLOW_TRACKING_USERNAME")
+        came = f"user {user} with this password" if user else "users without a name"
+        return f"it does not know {came}; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD as its admin says"
+    return without_password(str(error))
+
+
 def in_short(error: Exception) -> str:
     """The error's message on one line, without passwords."""
-    return textwrap.shorten(without_password(str(error)), 200, placeholder=" ...") or type(error).__name__
+    return textwrap.shorten(reason(error), 200, placeholder=" ...") or type(error).__name__

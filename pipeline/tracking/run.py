@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from pipeline.tracking.model import Picture, log_model
-from pipeline.tracking.outbox import Outbox, Send, is_refusal
+from pipeline.tracking.outbox import Outbox, Send, is_refusal, reason
 from pipeline.tracking.records import (
     as_dataset,
     as_metrics,
@@ -19,7 +19,7 @@ from pipeline.tracking.records import (
     clean_picture_key,
     last_epoch_in_store,
 )
-from pipeline.tracking.store import Store, connect, find_or_create_experiment, find_store, without_password
+from pipeline.tracking.store import Store, connect, find_or_create_experiment, find_store
 from pipeline.tracking.verbs import Row, Status
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Run:
         except Exception as error:
             if is_refusal(error):
                 sentence = f"MLflow at {self._store.public_uri} (MLFLOW_TRACKING_URI) opens no run"
-                raise ValueError(f"{sentence}: {without_password(str(error))}") from error
+                raise ValueError(f"{sentence}: {reason(error)}") from error
             self._outbox.pause(error, cost_s=time.monotonic() - start)
 
     def open(self) -> tuple[MlflowClient, str]:

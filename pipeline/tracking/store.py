@@ -13,6 +13,7 @@ from filelock import FileLock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Experiment
 
 DEFAULT_EXPERIMENT = "retinanet"
 SQLITE = "sqlite:///"
@@ -101,12 +102,22 @@ def find_or_create_experiment(client: MlflowClient, store: Store) -> str:
         ValueError: if somebody has deleted the experiment of this name.
     """
     with sqlite_lock(store):
-        experiment = client.get_experiment_by_name(store.experiment)
-        if experiment is None:
-            return client.create_experiment(store.experiment, artifact_location=store.artifacts)
+        experiment = client.get_experiment_by_name(store.experiment) or begin_experiment(client, store)
     if experiment.lifecycle_stage != "active":
         raise ValueError(
             f"the MLflow experiment {store.experiment} in {store.public_uri} is deleted; restore it with "
             f"`mlflow experiments restore -x {experiment.experiment_id}` or set MLFLOW_EXPERIMENT_NAME to another name"
         )
     return str(experiment.experiment_id)
+
+
+def begin_experiment(client: MlflowClient, store: Store) -> Experiment:
+    """The store's experiment, made now; on a server somebody else may make it in the same moment."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_experiment(client.create_experiment(store.experiment, artifact_location=store.artifacts))
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_ALREADY_EXISTS" and (other := client.get_experiment_by_name(store.experiment)):
+            return other
+        raise
