@@ -52,9 +52,9 @@ def as_param(value: object) -> str:
     return text[:MAX_PARAM]
 
 
-def as_tag(value: str) -> str:
-    """The value, as far as MLflow keeps it."""
-    return value[:MAX_TAG]
+def clean_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags as MLflow takes them, the values as far as it keeps them."""
+    return {clean_name(key): text[:MAX_TAG] for key, text in tags.items()}
 
 
 def as_dataset(name: str, *, digest: str, source: str, context: str, profile: Mapping[str, object]) -> DatasetInput:

@@ -14,9 +14,9 @@ from pipeline.tracking.records import (
     as_dataset,
     as_metrics,
     as_param,
-    as_tag,
     clean_name,
     clean_picture_key,
+    clean_tags,
     last_epoch_in_store,
 )
 from pipeline.tracking.store import Store, connect, find_or_create_experiment, find_store, without_password
@@ -34,11 +34,13 @@ def open_run(*, run_id: str | None, name: str, params: Mapping[str, object], tag
     Args:
         run_id: of the run to continue; None, or an id that the store does not know, begins a new one.
         params: dotted name -> value; a value that the run holds already is never changed.
+        tags: a new run is born with them, so that `find_run` finds it whenever it is killed. `mlflow.parentRunId`
+            makes it the child of the run of that id.
 
     Raises:
         ValueError: if the store answers and will not have us (address, rights, a deleted experiment).
     """
-    run = Run(find_store(), run_id=run_id, name=name)
+    run = Run(find_store(), run_id=run_id, name=name, tags=tags)
     run.try_to_open()
     run.log_params(params)
     run.set_tags(tags)
@@ -48,12 +50,13 @@ def open_run(*, run_id: str | None, name: str, params: Mapping[str, object], tag
 class Run:
     """One run in the store. A verb sends what it can; the outbox keeps the rest for the next verb."""
 
-    def __init__(self, store: Store, *, run_id: str | None, name: str) -> None:
+    def __init__(self, store: Store, *, run_id: str | None, name: str, tags: Mapping[str, str]) -> None:
         """Nothing is sent yet: see `open_run`."""
         self.run_id = run_id
         """None until the store has answered for the first time."""
         self._store = store
         self._name = name
+        self._birth_tags = clean_tags(tags)
         self._client: MlflowClient | None = None
         self._experiment_id: str | None = None
         self._last_epoch: int | None = None  # None: ask the store
@@ -108,7 +111,7 @@ class Run:
     def _begin(self, client: MlflowClient) -> str:
         """The id of a new run."""
         experiment_id = find_or_create_experiment(client, self._store)
-        self.run_id = client.create_run(experiment_id, run_name=self._name).info.run_id
+        self.run_id = client.create_run(experiment_id, run_name=self._name, tags=self._birth_tags).info.run_id
         self._experiment_id, self._last_epoch = experiment_id, -1
         return self.run_id
 
@@ -135,7 +138,7 @@ class Run:
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Add tags; a later value replaces an earlier one."""
-        texts = {clean_name(key): as_tag(text) for key, text in tags.items()}
+        texts = clean_tags(tags)
 
         def send(client: MlflowClient, run_id: str) -> None:
             from mlflow.entities import RunTag
