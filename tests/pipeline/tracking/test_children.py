@@ -1,4 +1,4 @@
-"""Laws of a parent run and its children: several at once in one process, each a run of its own, found again by a tag."""
+"""Laws of a parent run and its children: several at once in one process, each found again by a tag."""
 
 from __future__ import annotations
 
