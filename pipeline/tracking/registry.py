@@ -180,4 +180,4 @@ def weights_in(folder: Path) -> Path:
     from mlflow.models import Model
 
     artifacts = Model.load(str(folder)).flavors["python_function"]["artifacts"]
-    return folder / artifacts["weights"]["path"]
+    return folder / str(artifacts["weights"]["path"])
