@@ -8,6 +8,7 @@ import os
 import platform
 import shlex
 import subprocess
+import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -47,7 +48,7 @@ def provenance_tags(
         "dvc.exp_baseline_rev": os.environ.get("DVC_EXP_BASELINE_REV"),
         "mlflow.user": user(),
         "mlflow.source.type": "LOCAL",
-        "mlflow.source.name": os.environ.get("DVC_STAGE"),
+        "mlflow.source.name": os.environ.get("DVC_STAGE") or Path(sys.argv[0]).name,
         **{name: installed(name) for name in PACKAGES},
         **hardware_tags(),
         **git_tags(params),

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 NAME = re.compile(r"\w[\w .-]*")
 """MLflow allows more, but not in models:/NAME@ALIAS, or not in its searches."""
 
+MODEL_ID = "model_id"
+"""The tag of a version that says which logged model it is: a search does not tell."""
+
 
 @dataclass(frozen=True)
 class RunModel:
@@ -138,13 +141,14 @@ def new_version(client: MlflowClient, name: str, model: RunModel) -> ModelVersio
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     source = f"models:/{model.model_id}"
-    return client.create_model_version(name, source, run_id=model.run_id, model_id=model.model_id)
+    tags = {MODEL_ID: model.model_id}
+    return client.create_model_version(name, source, run_id=model.run_id, model_id=model.model_id, tags=tags)
 
 
 def version_of(client: MlflowClient, name: str, model: RunModel) -> ModelVersion | None:
     """The version of the name that is this model, None if there is none."""
     versions = client.search_model_versions(f"name = '{name}'")
-    same = [version for version in versions if version.model_id == model.model_id]
+    same = [version for version in versions if version.tags.get(MODEL_ID) == model.model_id]
     return max(same, key=lambda version: int(version.version), default=None)
 
 

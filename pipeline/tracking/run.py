@@ -24,6 +24,7 @@ from pipeline.tracking.records import (
 from pipeline.tracking.sampler import Sampler
 from pipeline.tracking.store import Store, connect, find_or_create_experiment, find_store, without_password
 from pipeline.tracking.verbs import Row, Status
+from pipeline.tracking.view import keep_view
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -115,6 +116,7 @@ class Run:
     def _begin(self, client: MlflowClient) -> str:
         """The id of a new run."""
         experiment_id = find_or_create_experiment(client, self._store)
+        keep_view(client, experiment_id)
         self.run_id = client.create_run(experiment_id, run_name=self._name, tags=self._birth_tags).info.run_id
         self._experiment_id, self._last_epoch = experiment_id, -1
         return self.run_id
