@@ -6,6 +6,7 @@ its name and storage alone, so the name must say what is trained: the digest of 
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import tempfile
@@ -140,6 +141,30 @@ def check_resources(resources: Resources) -> None:
             )
 
 
+def describe_cluster() -> dict[str, Any]:
+    """The Ray that was started or joined, in plain values: our job in it, and its living nodes.
+
+    Returns:
+        job: Ray's id of it; submission: the id of `ray job submit`, None without; nodes: host, address, resources
+        (CPUs, GPUs and their type).
+    """
+    submission = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}").get("metadata") or {}
+    nodes = [
+        {"host": node["NodeManagerHostname"], "address": node["NodeManagerAddress"], "resources": hardware_of(node)}
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    job: str = ray.get_runtime_context().get_job_id()
+    return {"job": job, "submission": submission.get("job_submission_id"), "nodes": nodes}
+
+
+def hardware_of(node: Mapping[str, Any]) -> dict[str, float]:
+    """CPUs and GPUs of a node, and 1 of each type of GPU."""
+    there = {kind.removeprefix("accelerator_type:"): count for kind, count in node["Resources"].items()}
+    kinds = ["CPU", "GPU", *(kind for kind in there if f"accelerator_type:{kind}" in node["Resources"])]
+    return {kind: there[kind] for kind in kinds if kind in there}
+
+
 def train(
     fit: Callable[[dict[str, Any]], None],
     config: Mapping[str, Any],
@@ -159,13 +184,15 @@ def train(
         address: see start_ray.
         storage: folder or URL; the run lies in <storage>/<name>.
         score: the metric whose best checkpoint is kept beside the newest.
-        on_event: called in this process with every report, and with what the first worker tells in between.
+        on_event: called in this process first with the cluster (describe_cluster), then with every report, and with
+            what the first worker tells in between.
         export: called in this process with the folder of the best checkpoint.
 
     Raises:
         RuntimeError: with the worker's own error, when the training failed for good.
     """
     with start_ray(address, resources):
+        on_event({"kind": "cluster", **describe_cluster()})
         result = run_trainer(
             fit, config, resources=resources, name=name, storage=storage, score=score, on_event=on_event
         )

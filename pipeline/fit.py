@@ -18,7 +18,7 @@ from pipeline import cluster
 from pipeline.outs import read_json
 from pipeline.progress import Throttle
 from retinanet.anchors import Grid
-from retinanet.coco_eval import evaluate_detections, pack_detections, unpack_detections
+from retinanet.coco_eval import ImageDetections, evaluate_detections, pack_detections, unpack_detections
 from retinanet.criterion import Criterion
 from retinanet.dataset import Batch, EvaluationBatches, Split, TrainingBatches, load_split
 from retinanet.detector import Detector, build_network
@@ -182,11 +182,13 @@ def validate(learner: Learner, config: Mapping[str, Any], split: Split, worker: 
     }
     metrics: list[Any] = [None]
     if worker.num_workers == 1:
+        show(worker, config, mine)
         return judge(config, mine)
     shares: list[Any] | None = [None] * worker.num_workers if worker.rank == 0 else None
     dist.gather_object(pack_detections(mine), shares)
     if shares is not None:
         everything = {image_id: found for share in shares for image_id, found in unpack_detections(share).items()}
+        show(worker, config, everything)
         metrics = [judge(config, everything)]
     dist.broadcast_object_list(metrics)
     result: dict[str, Any] = metrics[0]
@@ -196,6 +198,12 @@ def validate(learner: Learner, config: Mapping[str, Any], split: Split, worker: 
 def iter_batches(batches: EvaluationBatches) -> Iterator[Batch]:
     """The batches of a split, one after the other."""
     return (batches[position] for position in range(len(batches)))
+
+
+def show(worker: cluster.Worker, config: Mapping[str, Any], detections: Mapping[int, ImageDetections]) -> None:
+    """Tell the driver what was found on the pictures that it watches: per image boxes, scores, labels."""
+    found = {image_id: [field.tolist() for field in detections[image_id]] for image_id in config["data"]["watched"]}
+    worker.tell({"kind": "detections", "found": found})
 
 
 def judge(config: Mapping[str, Any], detections: Mapping[int, Any]) -> dict[str, Any]:

@@ -17,7 +17,16 @@ from pipeline.outs import read_json, write_json, write_whole
 from pipeline.params import Params, flatten, load_params, project_root
 from pipeline.params.place import Place, load_place
 from pipeline.progress import Progress
-from pipeline.tracking import Run, log_split, open_run, provenance_tags
+from pipeline.tracking import (
+    Run,
+    cluster_tags,
+    log_code_changes,
+    log_split,
+    open_run,
+    provenance_tags,
+    write_note,
+)
+from pipeline.watched import Watched, choose_watched
 from retinanet.detector import describe_detector
 from retinanet.engine import native_precision
 
@@ -108,7 +117,10 @@ def train(params: Params, place: Place, *, digest: str, storage: str) -> None:
     flat |= {f"conf.{key}": value for key, value in place.model_dump().items()}
     with open_run(run_id=folder.read(RUN_ID), name=f"train {digest[:8]}", params=flat, tags=tags) as run:
         print(f"run {digest}: {params.train.epochs} epochs on {place.workers} workers, {place.precision}", flush=True)
-        listener = Listener(run, folder, Progress(params.train.epochs))
+        run.sample_machine()
+        log_code_changes(run)
+        watched = Watched(SPLITS["val"], root=config["data"]["root"], score_threshold=params.evaluate.picture_score)
+        listener = Listener(run, folder, Progress(params.train.epochs), watched)
         listener.keep_run_id()
         resources = place.model_dump(include=set(cluster.Resources.__dataclass_fields__))
         outcome = cluster.train(
@@ -125,9 +137,11 @@ def train(params: Params, place: Place, *, digest: str, storage: str) -> None:
         history = outcome.last_metrics["history"]
         run.log_history(history)
         listener.keep_run_id()
-        write_reports(history, best=outcome.metrics["history"][-1], digest=digest)
+        best = outcome.metrics["history"][-1]
+        write_reports(history, best=best, digest=digest)
+        run.set_tags(write_note(best, epochs=len(history), digest=digest, reproduce=tags.get("reproduce")))
         log_outs(run)
-    print(f"best epoch {outcome.metrics['history'][-1]['epoch']}; compare the runs with: {run.url}", flush=True)
+    print(f"best epoch {best['epoch']}; compare the runs with: {run.url}", flush=True)
 
 
 def worker_config(params: Params, place: Place, *, digest: str) -> dict[str, Any]:
@@ -149,6 +163,7 @@ def worker_config(params: Params, place: Place, *, digest: str) -> dict[str, Any
         "data": {
             **{name: str(path.resolve()) for name, path in SPLITS.items()},
             "root": root if "://" in root else str(project_root() / root),
+            "watched": choose_watched(read_json(SPLITS["val"])),
             "cache_folder": os.path.join(os.path.expanduser("~"), ".cache", "retinanet-pipeline", "pictures"),
         },
     }
@@ -157,8 +172,8 @@ def worker_config(params: Params, place: Place, *, digest: str) -> dict[str, Any
 class Listener:
     """Hears what the workers report: tells the person and the tracker."""
 
-    def __init__(self, run: Run, folder: RunFolder, progress: Progress) -> None:
-        self.run, self.folder, self.progress = run, folder, progress
+    def __init__(self, run: Run, folder: RunFolder, progress: Progress, watched: Watched) -> None:
+        self.run, self.folder, self.progress, self.watched = run, folder, progress, watched
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         """One event of the training; see pipeline.cluster."""
@@ -166,10 +181,16 @@ class Listener:
             self.progress.step(event)
         elif event["kind"] == "resume":
             print(f"going on from epoch {event['epoch']}", flush=True)
+        elif event["kind"] == "cluster":
+            self.run.set_tags(cluster_tags(event))
+        elif event["kind"] == "detections":
+            self.watched.found = event["found"]
         else:
             self.progress.epoch(event["history"])
             self.run.log_history(event["history"])
             self.keep_run_id()
+            self.run.sample_machine()  # where the store was away it has stopped
+            self.watched.log(self.run, epoch=event["history"][-1]["epoch"])
 
     def keep_run_id(self) -> None:
         """A resumed training continues this run of the tracker; its id is known once the store has answered."""

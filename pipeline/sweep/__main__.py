@@ -50,23 +50,16 @@ def main(arguments: list[str] | None = None) -> None:
                 f"there is no sweep {plan.name} of this params.yaml, conf/ and code in {place.storage} to resume; "
                 "`python -m pipeline.sweep run` begins it"
             )
-        run_sweep(plan)
-        folder = plan.folder
-    else:
-        from pipeline.sweep.records import newest_sweep
-
-        folder = newest_sweep(place.storage)
-    if options.command == "status":
-        from pipeline.sweep.report import status
-
-        print(status(folder))
+        run_sweep(plan, conf=conf, apply=options.apply)
         return
-    from pipeline.sweep.records import RUNNING
-    from pipeline.sweep.report import report
+    from pipeline.sweep.records import newest_sweep
+    from pipeline.sweep.report import report, status
 
-    report(folder, conf=conf, apply=options.apply)
-    if any(record["state"] == RUNNING for record in folder.records()):
-        print("not all trials have ended; `python -m pipeline.sweep resume` goes on", flush=True)
+    folder = newest_sweep(place.storage)
+    if options.command == "status":
+        print(status(folder))
+    else:
+        report(folder, conf=conf, apply=options.apply)
 
 
 def chosen_sweep(params: Params, preset: Path | None) -> Sweep:

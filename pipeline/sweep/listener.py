@@ -13,6 +13,7 @@ from pipeline.progress import duration
 from pipeline.sweep.records import ENDED, FAILED, FINISHED, RUNNING, STOPPED, SweepFolder, settings_of
 from pipeline.sweep.space import spell
 from pipeline.tracking import Run
+from pipeline.watched import Watched
 
 OpenRun = Callable[[Mapping[str, Any], str | None], Run]
 """Opens the run of a configuration, or continues the one of this id."""
@@ -25,10 +26,11 @@ class Listener(ray.tune.Callback):  # type: ignore[misc]  # ray has no types
         trials: in all, at most.
         epochs: of a whole trial.
         open_run: see OpenRun; must be picklable.
+        watched: the pictures of val that every trial shows by epoch.
     """
 
-    def __init__(self, folder: SweepFolder, *, trials: int, epochs: int, open_run: OpenRun) -> None:
-        self.folder, self.trials, self.epochs, self.open_run = folder, trials, epochs, open_run
+    def __init__(self, folder: SweepFolder, *, trials: int, epochs: int, open_run: OpenRun, watched: Watched) -> None:
+        self.folder, self.trials, self.epochs, self.open_run, self.watched = folder, trials, epochs, open_run, watched
         self.runs: dict[str, Run] = {}
         self.begun = time.time()
         self.ended_before = 0
@@ -62,6 +64,8 @@ class Listener(ray.tune.Callback):  # type: ignore[misc]  # ray has no types
             return
         run = self.run_of(trial.config, past.get("run_id"))
         run.log_history(history)
+        self.watched.found = result.get("found") or {}
+        self.watched.log(run, epoch=history[-1]["epoch"])
         seconds = past.get("seconds", 0.0) + result.get("time_this_iter_s", 0.0)
         where = {name: result.get(name) for name in ("hostname", "pid")}
         self.keep(trial.config, past | {"history": history, "score": result["score"], "seconds": seconds} | where)
@@ -102,7 +106,6 @@ class Listener(ray.tune.Callback):  # type: ignore[misc]  # ray has no types
         self.keep(configuration, record)
         run = self.run_of(configuration, record.get("run_id"))
         best = best_row(record.get("history") or [])
-        run.log_metrics({f"best.{name}": best[name] for name in ("AP", "AP50", "AP75", "epoch") if name in best})
         run.set_tags({"sweep.state": record["state"]} | ({"error": record["error"]} if "error" in record else {}))
         run.finish("FAILED" if record["state"] == FAILED else "FINISHED")
         self.runs.pop(configuration["key"], None)

@@ -52,24 +52,43 @@ class Setting(NamedTuple):
         return statistics.stdev(self.scores) if len(self.scores) > 1 else None
 
 
-def report(folder: SweepFolder, *, conf: Path, apply: bool) -> None:
-    """Write and print all of it."""
+class Report(NamedTuple):
+    """What was written and said."""
+
+    winner: Setting
+    verdict: str
+    command: str
+    paths: list[Path]
+
+
+def report(folder: SweepFolder, *, conf: Path, apply: bool) -> Report | None:
+    """Write and print all of it; None where no trial has an AP yet."""
     plan, settings = folder.read_json("sweep.json"), rank_settings(folder)
     if not settings or not settings[0].scores:
         print("no trial has an AP yet", flush=True)
-        return
-    write_whole(TABLE, lambda path: write_csv(settings, flatten(plan["params"]), path))
+        return None
+    base = flatten(plan["params"])
+    write_whole(TABLE, lambda path: write_csv(settings, base, path))
     points = [Point(each.settings, each.mean, FINISHED in each.states) for each in settings if each.scores]
     drawn = draw_plots(points, plan, PLOTS)
-    print(table(settings, flatten(plan["params"])), flush=True)
-    print(verdict(settings, plan["sweep"]["seeds"]), flush=True)
-    print(f"all of it: {TABLE}, {', '.join(str(path) for path in drawn)}", flush=True)
-    print(f"the winner again:\n  {winning_command(settings[0], plan, conf)}", flush=True)
+    shown = Report(
+        winner=settings[0],
+        verdict=verdict(settings, plan["sweep"]["seeds"]),
+        command=winning_command(settings[0], plan, conf),
+        paths=[TABLE, *drawn],
+    )
+    print(f"{table(settings, base)}\n{shown.verdict}", flush=True)
+    print(f"all of it: {', '.join(str(path) for path in shown.paths)}", flush=True)
+    print(f"the winner again:\n  {shown.command}", flush=True)
     if apply:
-        apply_settings(settings[0].settings, Path("params.yaml"))
+        apply_settings(shown.winner.settings, Path("params.yaml"))
         print("params.yaml holds the winner now, at its own budget (sweep.fixed was not written)", flush=True)
-    elif settings[0].settings:
+    elif shown.winner.settings:
         print("`python -m pipeline.sweep report --apply` writes it into params.yaml", flush=True)
+    unfinished = [record for record in folder.records() if record["state"] not in ENDED]
+    if unfinished:
+        print("not all trials have ended; `python -m pipeline.sweep resume` goes on", flush=True)
+    return shown
 
 
 def rank_settings(folder: SweepFolder) -> list[Setting]:

@@ -17,12 +17,15 @@ from pipeline.params.sweep import Sweep
 from pipeline.sweep.listener import Listener
 from pipeline.sweep.records import SweepFolder
 from pipeline.sweep.refusal import Refusal
+from pipeline.sweep.report import Report, report
 from pipeline.sweep.sampler import Sampler
 from pipeline.sweep.space import params_with
 from pipeline.sweep.trial import run_trial
 from pipeline.sweep.tuning import build_scheduler, tune
-from pipeline.tracking import Run, open_run, provenance_tags
+from pipeline.tracking import Run, cluster_tags, log_code_changes, log_split, open_run, provenance_tags
+from pipeline.tracking.note import NOTE
 from pipeline.train import CODE, SECTIONS, SPLITS, check_share, weights_file, worker_config
+from pipeline.watched import Watched
 from retinanet.engine import native_precision
 
 
@@ -71,8 +74,8 @@ def storage_of(place: Place) -> str:
     return place.storage if "://" in place.storage else str(outer_root(project_root()) / place.storage)
 
 
-def run_sweep(plan: Plan) -> None:
-    """Run the trials that are left; a sweep that was killed goes on."""
+def run_sweep(plan: Plan, *, conf: Path, apply: bool) -> None:
+    """Run the trials that are left, and report; a sweep that was killed goes on."""
     with lock_run(outer_root(project_root()) / "runs" / "locks", plan.name):
         begun = plan.folder.read_json("sweep.json") or {"begun": time.time()}
         plan.folder.write_json("sweep.json", begun | describe(plan))
@@ -81,7 +84,12 @@ def run_sweep(plan: Plan) -> None:
             if parent.run_id is not None:
                 plan.folder.write(RUN_ID, parent.run_id.encode())
             print(f"sweep {plan.name}: {words(plan)}", flush=True)
-            run_trials(plan, parent.run_id)
+            parent.sample_machine()
+            log_code_changes(parent)
+            for split, path in SPLITS.items():
+                log_split(parent, split, path)
+            run_trials(plan, parent)
+            log_report(parent, report(plan.folder, conf=conf, apply=apply))
 
 
 def describe(plan: Plan) -> dict[str, Any]:
@@ -133,15 +141,26 @@ class OpenTrialRun:
             )
 
 
-def run_trials(plan: Plan, parent_id: str | None) -> None:
+def log_report(run: Run, shown: Report | None) -> None:
+    """What a sweep has shown, on its own run."""
+    if shown is None:
+        return
+    run.log_metrics({"best.AP": shown.winner.mean})
+    for path in shown.paths:
+        run.log_artifact(path)
+    lines = [f"**AP {shown.winner.mean:.3f}** on val: trial {shown.winner.number}", "", shown.verdict]
+    run.set_tags({NOTE: "\n".join([*lines, "", "The winner again:", "```", shown.command, "```"])})
+
+
+def run_trials(plan: Plan, parent: Run) -> None:
     """Start Ray, and all trials on it."""
     params, place, sweep = plan.params, plan.place, plan.sweep
     flat = flatten(params.model_dump(exclude={"sweep"}))
     tags = provenance_tags(params=flat, data_hash=digest_file(SPLITS["train"]), run_digest=plan.name)
-    tags |= {"kind": "trial", "sweep": plan.name} | ({"mlflow.parentRunId": parent_id} if parent_id else {})
+    tags |= {"kind": "trial", "sweep": plan.name} | ({"mlflow.parentRunId": parent.run_id} if parent.run_id else {})
     resources = cluster.Resources(**place.model_dump(include=set(cluster.Resources.__dataclass_fields__)))
     refusal = Refusal(params, sweep, SPLITS["train"].resolve())
-    base = {
+    base: dict[str, Any] = {
         "params": params.model_dump(exclude={"sweep"}),
         "worker": worker_config(params, place, digest=plan.name) | {"thresholds": sweep.postprocess},
         "folder": plan.folder.url,
@@ -150,8 +169,13 @@ def run_trials(plan: Plan, parent_id: str | None) -> None:
     open_trial_run = OpenTrialRun(
         flat, {f"conf.{key}": value for key, value in place.model_dump().items()}, tags, str(Path.cwd())
     )
+    root = base["worker"]["data"]["root"]
     listener = Listener(
-        plan.folder, trials=sweep.trials * sweep.seeds, epochs=params.train.epochs, open_run=open_trial_run
+        plan.folder,
+        trials=sweep.trials * sweep.seeds,
+        epochs=params.train.epochs,
+        open_run=open_trial_run,
+        watched=Watched(SPLITS["val"].resolve(), root=root, score_threshold=params.evaluate.picture_score),
     )
     with cluster.start_ray(
         place.address,
@@ -159,6 +183,7 @@ def run_trials(plan: Plan, parent_id: str | None) -> None:
         dashboard=place.workers > 1,
         environment=cluster.worker_environment(place.cpus_per_worker),
     ):
+        parent.set_tags(cluster_tags(cluster.describe_cluster()))
         tune(
             run_trial,
             base,

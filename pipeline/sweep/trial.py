@@ -71,12 +71,13 @@ def train_here(config: Mapping[str, Any], folder: SweepFolder) -> None:
     if data not in _SPLITS:
         _SPLITS.clear()
         _SPLITS[data] = load_splits(config)
+    watched = LastFound()
     worker = cluster.Worker(
         rank=0,
         num_workers=1,
         device=torch.device("cuda" if config["place"]["gpus_per_worker"] else "cpu"),
-        tell=lambda event: None,
-        report=lambda metrics, write: report_epoch(metrics["history"], write, config, folder),
+        tell=watched.hear,
+        report=lambda metrics, write: report_epoch(metrics["history"], write, config, folder, watched),
         last_checkpoint=last_checkpoint,
     )
     train_worker(config, worker, *_SPLITS[data])
@@ -87,6 +88,7 @@ def report_epoch(
     write: cluster.WriteCheckpoint | None,
     config: Mapping[str, Any],
     folder: SweepFolder,
+    watched: LastFound,
 ) -> None:
     """Report an evaluated epoch with its checkpoint; the sweep's folder keeps the best detector."""
     assert write is not None
@@ -99,12 +101,29 @@ def report_epoch(
         if history[-1]["epoch"] == config["params"]["train"]["epochs"]:
             # Before the last report, at which a scheduler may end this process.
             write_thresholds(config, folder)
-        report_history(history, ray.tune.Checkpoint.from_directory(temporary))
+        report_history(history, ray.tune.Checkpoint.from_directory(temporary), found=watched.found)
 
 
-def report_history(history: list[dict[str, Any]], checkpoint: Any) -> None:
-    """Tell Ray Tune how far a trial is."""
-    ray.tune.report({SCORE: best_ap(history), EPOCH: history[-1]["epoch"], "history": history}, checkpoint=checkpoint)
+def report_history(history: list[dict[str, Any]], checkpoint: Any, *, found: Mapping[int, Any] | None = None) -> None:
+    """Tell Ray Tune how far a trial is.
+
+    Args:
+        found: what was found on the watched pictures.
+    """
+    figures = {SCORE: best_ap(history), EPOCH: history[-1]["epoch"], "history": history, "found": found or {}}
+    ray.tune.report(figures, checkpoint=checkpoint)
+
+
+class LastFound:
+    """What a worker has told of the watched pictures last."""
+
+    def __init__(self) -> None:
+        self.found: Mapping[int, Any] = {}
+
+    def hear(self, event: Mapping[str, Any]) -> None:
+        """An event between two reports."""
+        if event["kind"] == "detections":
+            self.found = event["found"]
 
 
 def best_ap(history: list[dict[str, Any]]) -> float:
@@ -125,13 +144,14 @@ def last_checkpoint() -> Iterator[Path | None]:
 
 def train_wide(config: Mapping[str, Any], base: Mapping[str, Any], folder: SweepFolder) -> None:
     """Train with several workers: a Ray Train of its own, whose reports this trial passes on."""
-    epochs = config["params"]["train"]["epochs"]
+    epochs, watched = config["params"]["train"]["epochs"], LastFound()
 
     def pass_on(event: dict[str, Any]) -> None:
+        watched.hear(event)
         if event["kind"] != "report" or event["history"][-1].get("AP") is None:
             return
         if event["history"][-1]["epoch"] < epochs:  # the last one waits: a scheduler may end this process at it
-            report_history(event["history"], None)
+            report_history(event["history"], None, found=watched.found)
 
     result = cluster.run_trainer(
         fit,
@@ -146,7 +166,7 @@ def train_wide(config: Mapping[str, Any], base: Mapping[str, Any], folder: Sweep
     with checkpoint.as_directory() as found:
         folder.write(f"trials/{key_of(config)}/detector.pt", (Path(found) / "detector.pt").read_bytes())
     write_thresholds(config, folder)
-    report_history(result.metrics["history"], None)
+    report_history(result.metrics["history"], None, found=watched.found)
 
 
 def key_of(config: Mapping[str, Any]) -> str:

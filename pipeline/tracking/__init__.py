@@ -11,11 +11,25 @@ A store that is away never stops the work: what cannot be sent waits and goes wi
 from __future__ import annotations
 
 from pipeline.tracking.datasets import log_split
-from pipeline.tracking.provenance import provenance_tags
+from pipeline.tracking.hardware import cluster_tags
+from pipeline.tracking.lookup import find_run
+from pipeline.tracking.note import write_note
+from pipeline.tracking.provenance import log_code_changes, provenance_tags
 from pipeline.tracking.run import Run, open_run
 from pipeline.tracking.verbs import NoRun
 
 Tracked = Run | NoRun
 """What a stage tells its story to."""
 
-__all__ = ["NoRun", "Run", "Tracked", "log_split", "open_run", "provenance_tags"]
+__all__ = [
+    "NoRun",
+    "Run",
+    "Tracked",
+    "cluster_tags",
+    "find_run",
+    "log_code_changes",
+    "log_split",
+    "open_run",
+    "provenance_tags",
+    "write_note",
+]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import io
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from PIL import Image
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel, Run
     from mlflow.models import Model, ModelSignature
 
 Picture = np.ndarray[Any, Any] | bytes | str | Path
@@ -23,6 +25,9 @@ Picture = np.ndarray[Any, Any] | bytes | str | Path
 
 REQUIREMENTS = ("torch", "torchvision", "numpy", "pillow", "pycocotools", "fsspec")
 """What the package retinanet imports; mlflow adds itself."""
+
+DIGEST = "sha256"
+"""The tag of a model that holds the digest of its weights' file, models/model.pt."""
 
 SERVING = Path(__file__).resolve().parent.parent / "serving.py"
 COLUMNS = {"image": "long", "x1": "double", "y1": "double", "x2": "double", "y2": "double"} | {
@@ -33,17 +38,28 @@ COLUMNS = {"image": "long", "x1": "double", "y1": "double", "x2": "double", "y2"
 
 
 def log_model(
-    client: MlflowClient, run_id: str, path: Path, *, class_names: Sequence[str], example: Picture | None
+    client: MlflowClient,
+    run_id: str,
+    path: Path,
+    *,
+    class_names: Sequence[str],
+    example: Picture | None,
+    tags: Mapping[str, str],
 ) -> str:
-    """Store the model with the run and return its id.
+    """Store the model with the run and return its id; a run holds a file once.
 
     mlflow.pyfunc.log_model would do the same through the process's active run and experiment, which we leave alone.
     """
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model
 
-    run = client.get_run(run_id)
-    stored = client.create_logged_model(run.info.experiment_id, name="retinanet", source_run_id=run_id)
+    run, digest = client.get_run(run_id), digest_of(path)
+    for held in models_of(client, run):
+        if held.tags.get(DIGEST) == digest:
+            return str(held.model_id)
+    stored = client.create_logged_model(
+        run.info.experiment_id, name="retinanet", source_run_id=run_id, tags={**tags, DIGEST: digest}
+    )
     try:
         description = Model(
             artifact_path=stored.artifact_location, run_id=run_id, model_uuid=stored.model_id, model_id=stored.model_id
@@ -57,6 +73,19 @@ def log_model(
     client.finalize_logged_model(stored.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(stored.model_id, step=0)])
     return str(stored.model_id)
+
+
+def models_of(client: MlflowClient, run: Run) -> list[LoggedModel]:
+    """The whole models that a run has made, the newest last."""
+    found = [client.get_logged_model(output.model_id) for output in (run.outputs.model_outputs if run.outputs else [])]
+    ready = [model for model in found if str(model.status) == "READY"]
+    return sorted(ready, key=lambda model: model.creation_timestamp)
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_model(

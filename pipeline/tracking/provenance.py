@@ -8,16 +8,24 @@ import os
 import platform
 import shlex
 import subprocess
+import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from pipeline.params import flatten
 from pipeline.params.reading import parse_yaml
+from pipeline.tracking.hardware import hardware_tags
+from pipeline.tracking.run import Run
+from pipeline.tracking.verbs import NoRun
 
 PACKAGES = ("torch", "torchvision", "ray", "mlflow", "dvc")
 CODE = ("retinanet", "pipeline", "dvc.yaml", "requirements.txt")
 """What makes a result besides params.yaml and the data, which have their own tags."""
+
+MAX_DIFF = 2**20
+"""Characters of the diff that goes with a run."""
 
 
 def provenance_tags(
@@ -40,8 +48,9 @@ def provenance_tags(
         "dvc.exp_baseline_rev": os.environ.get("DVC_EXP_BASELINE_REV"),
         "mlflow.user": user(),
         "mlflow.source.type": "LOCAL",
-        "mlflow.source.name": os.environ.get("DVC_STAGE"),
+        "mlflow.source.name": os.environ.get("DVC_STAGE") or Path(sys.argv[0]).name,
         **{name: installed(name) for name in PACKAGES},
+        **hardware_tags(),
         **git_tags(params),
     }
     return {key: text for key, text in tags.items() if text}
@@ -75,14 +84,43 @@ def reproducing_command(commit: str, params: Mapping[str, object]) -> str:
     return f"git checkout {commit} && dvc exp run {' '.join(f'-S {shlex.quote(setting)}' for setting in settings)}"
 
 
+def log_code_changes(run: Run | NoRun) -> None:
+    """Where the code differs from the commit, give the run the difference, for `git apply`: code/git.diff."""
+    diff = git_diff()
+    if diff:
+        run.log_text(diff, "code/git.diff")
+
+
+def git_diff() -> str:
+    """How the code differs from the commit, new files included; empty where it does not, or without git."""
+    new_files = (git("ls-files", "--others", "--exclude-standard", "--", *CODE) or "").splitlines()
+    diffs = [git_output("diff", "HEAD", "--", *CODE)]
+    diffs += [git_output("diff", "--no-index", "--", os.devnull, path, also=1) for path in new_files]
+    text = "".join(diff for diff in diffs if diff)
+    if len(text) <= MAX_DIFF:
+        return text
+    return f"{text[:MAX_DIFF]}\n[cut here: {len(text) - MAX_DIFF} of {len(text)} characters are missing]\n"
+
+
 def git(*arguments: str) -> str | None:
     """What git prints in the project's folder; None without git or without a repository."""
+    printed = git_output(*arguments)
+    return None if printed is None else printed.strip()
+
+
+def git_output(*arguments: str, also: int = 0) -> str | None:
+    """As `git`, to the last blank.
+
+    Args:
+        also: exit status that means success besides 0.
+    """
     root = Path(os.environ.get("DVC_ROOT", "."))
+    options: dict[str, Any] = {"capture_output": True, "text": True, "errors": "replace", "timeout": 30}
     try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=30, check=True)
+        done = subprocess.run(["git", *arguments], cwd=root, check=False, **options)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return done.stdout if done.returncode in (0, also) else None
 
 
 def installed(package: str) -> str | None:

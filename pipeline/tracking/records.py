@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.tracking.verbs import Row
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 LEDGER = "step"
 """The metric that every row has: the last epoch that holds it is the last epoch that the store knows."""
+
+JUDGE = "AP"
+FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 
 MAX_NAME, MAX_PARAM, MAX_TAG, MAX_DIGEST = 250, 6000, 8000, 36
 """Characters that MLflow keeps."""
@@ -32,6 +35,21 @@ def as_metrics(values: Row, step: int) -> list[Metric]:
 
     now_ms = int(time.time() * 1000)
     return [Metric(clean_name(key), float(value), now_ms, step) for key, value in values.items() if value is not None]
+
+
+def with_best(rows: Sequence[Row]) -> list[dict[str, float | int | None]]:
+    """The rows, each with the figures of the best epoch by AP so far as best.AP, best.AP50, .. and best.epoch.
+
+    A table of runs shows the last value of a curve: that of AP is not the run's best, that of best.AP is.
+    """
+    longer = []
+    best: dict[str, float | int | None] = {}
+    for row in rows:
+        score, highest = row.get(JUDGE), best.get(f"best.{JUDGE}")
+        if score is not None and (highest is None or score > highest):
+            best = {f"best.{name}": row[name] for name in ("epoch", *FIGURES) if row.get(name) is not None}
+        longer.append({**row, **best})
+    return longer
 
 
 def clean_name(name: str) -> str:
@@ -52,9 +70,9 @@ def as_param(value: object) -> str:
     return text[:MAX_PARAM]
 
 
-def as_tag(value: str) -> str:
-    """The value, as far as MLflow keeps it."""
-    return value[:MAX_TAG]
+def clean_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags as MLflow takes them, the values as far as it keeps them."""
+    return {clean_name(key): text[:MAX_TAG] for key, text in tags.items()}
 
 
 def as_dataset(name: str, *, digest: str, source: str, context: str, profile: Mapping[str, object]) -> DatasetInput:

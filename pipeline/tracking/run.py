@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,13 +15,16 @@ from pipeline.tracking.records import (
     as_dataset,
     as_metrics,
     as_param,
-    as_tag,
     clean_name,
     clean_picture_key,
+    clean_tags,
     last_epoch_in_store,
+    with_best,
 )
+from pipeline.tracking.sampler import Sampler
 from pipeline.tracking.store import Store, connect, find_or_create_experiment, find_store
 from pipeline.tracking.verbs import Row, Status
+from pipeline.tracking.view import keep_view
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -34,11 +38,13 @@ def open_run(*, run_id: str | None, name: str, params: Mapping[str, object], tag
     Args:
         run_id: of the run to continue; None, or an id that the store does not know, begins a new one.
         params: dotted name -> value; a value that the run holds already is never changed.
+        tags: a new run is born with them, so that `find_run` finds it whenever it is killed. `mlflow.parentRunId`
+            makes it the child of the run of that id.
 
     Raises:
         ValueError: if the store answers and will not have us (address, rights, a deleted experiment).
     """
-    run = Run(find_store(), run_id=run_id, name=name)
+    run = Run(find_store(), run_id=run_id, name=name, tags=tags)
     run.try_to_open()
     run.log_params(params)
     run.set_tags(tags)
@@ -48,16 +54,18 @@ def open_run(*, run_id: str | None, name: str, params: Mapping[str, object], tag
 class Run:
     """One run in the store. A verb sends what it can; the outbox keeps the rest for the next verb."""
 
-    def __init__(self, store: Store, *, run_id: str | None, name: str) -> None:
+    def __init__(self, store: Store, *, run_id: str | None, name: str, tags: Mapping[str, str]) -> None:
         """Nothing is sent yet: see `open_run`."""
         self.run_id = run_id
         """None until the store has answered for the first time."""
         self._store = store
         self._name = name
+        self._birth_tags = clean_tags(tags)
         self._client: MlflowClient | None = None
         self._experiment_id: str | None = None
         self._last_epoch: int | None = None  # None: ask the store
         self._outbox = Outbox(self.open, address=store.public_uri)
+        self._sampler = Sampler(store.uri)
 
     @property
     def url(self) -> str:
@@ -108,7 +116,8 @@ class Run:
     def _begin(self, client: MlflowClient) -> str:
         """The id of a new run."""
         experiment_id = find_or_create_experiment(client, self._store)
-        self.run_id = client.create_run(experiment_id, run_name=self._name).info.run_id
+        keep_view(client, experiment_id)
+        self.run_id = client.create_run(experiment_id, run_name=self._name, tags=self._birth_tags).info.run_id
         self._experiment_id, self._last_epoch = experiment_id, -1
         return self.run_id
 
@@ -135,7 +144,7 @@ class Run:
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Add tags; a later value replaces an earlier one."""
-        texts = {clean_name(key): as_tag(text) for key, text in tags.items()}
+        texts = clean_tags(tags)
 
         def send(client: MlflowClient, run_id: str) -> None:
             from mlflow.entities import RunTag
@@ -149,8 +158,9 @@ class Run:
 
         Args:
             history: the whole history so far, in the order of its epochs; the metric's step is the epoch.
+                The curves best.AP, best.AP50, .. are made of it.
         """
-        rows = [dict(row) for row in history]
+        rows = with_best(history)
 
         def send(client: MlflowClient, run_id: str) -> None:
             last, self._last_epoch = self._last_epoch, None  # unknown, should an answer be lost below
@@ -178,15 +188,23 @@ class Run:
         path = path.resolve()
         self._put(f"artifact {path}", lambda client, run_id: client.log_artifact(run_id, str(path), folder))
 
-    def log_picture(self, key: str, path: Path, step: int) -> None:
-        """Store a picture in the image grid, whose slider walks over the steps."""
-        path, key = path.resolve(), clean_picture_key(key)
+    def log_text(self, text: str, name: str) -> None:
+        """Store a text as a file of this name, which may hold folders."""
+        self._put(f"text {name}", lambda client, run_id: client.log_text(run_id, text, name))
+
+    def log_picture(self, key: str, picture: Path | bytes, step: int) -> None:
+        """Store a picture in the image grid, whose slider walks over the steps.
+
+        Args:
+            picture: a PNG or JPEG file, or the bytes of one, which wait in memory while the store is away.
+        """
+        file, key = picture.resolve() if isinstance(picture, Path) else picture, clean_picture_key(key)
 
         def send(client: MlflowClient, run_id: str) -> None:
             from PIL import Image
 
-            with Image.open(path) as picture:
-                client.log_image(run_id, picture.convert("RGB"), key=key, step=step)
+            with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+                client.log_image(run_id, image.convert("RGB"), key=key, step=step)
 
         self._put(f"picture {key} at step {step}", send)
 
@@ -206,12 +224,20 @@ class Run:
 
         self._put(f"dataset {name} for {context}", send)
 
-    def log_model(self, path: Path, *, class_names: Sequence[str], example: Picture | None = None) -> str | None:
-        """Store the model so that `mlflow.pyfunc.load_model` and `mlflow models serve` run it.
+    def log_model(
+        self,
+        path: Path,
+        *,
+        class_names: Sequence[str],
+        example: Picture | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> str | None:
+        """Store the model so that `mlflow.pyfunc.load_model` and `mlflow models serve` run it, once per file.
 
         Args:
             path: of the exported model, models/model.pt.
             example: a small picture that goes with the model as its example input.
+            tags: of the model, as the UI shows them in its list of models.
 
         Returns:
             The model's id, as in models:/<id>; None if it waits for the store to come back.
@@ -220,13 +246,21 @@ class Run:
         self._put(
             f"model {path}",
             lambda client, run_id: model_ids.append(
-                log_model(client, run_id, path, class_names=class_names, example=example)
+                log_model(client, run_id, path, class_names=class_names, example=example, tags=clean_tags(tags or {}))
             ),
         )
         return model_ids[0] if model_ids else None
 
+    def sample_machine(self) -> None:
+        """Sample CPU, memory, disk, network and GPU of this machine until the run is finished.
+
+        Called again, it goes on where the sampling has stopped because the store was away.
+        """
+        self._sampler.keep(self.run_id)
+
     def finish(self, status: Status = "FINISHED") -> None:
         """Send what waits and close the run; what cannot be sent even now is told and given up."""
+        self._sampler.finish()
         lost = self._outbox.put_last("end of the run", lambda client, run_id: client.set_terminated(run_id, status))
         if lost:
             self._outbox.warn("loss", f"MLflow run {self.run_id} lacks what could not be sent: {'; '.join(lost)}")

@@ -109,3 +109,16 @@ def project(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for name in ("DVC_ROOT", "PIPELINE_CONF", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tracked(prepared: Path, ray_address: str, stage_variables: dict[str, str], tmp_path_factory: Any) -> Path:
+    """A project after the stages train and evaluate, with an MLflow store of its own; add to the store at most."""
+    folder: Path = tmp_path_factory.mktemp("tracked") / "project"
+    shutil.copytree(prepared, folder)
+    variables = stage_variables | {"RAY_ADDRESS": ray_address, "RAY_AUTH_MODE": "disabled"}
+    variables |= {"MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "0.5"}
+    for stage in ("train", "evaluate"):
+        command = [sys.executable, "-m", f"pipeline.{stage}"]
+        subprocess.run(command, cwd=folder, env=variables, check=True, timeout=500)
+    return folder

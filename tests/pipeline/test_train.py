@@ -25,6 +25,7 @@ from pipeline.train import (
     worker_config,
     write_reports,
 )
+from pipeline.watched import Watched
 
 # ---- before any work -------------------------------------------------------------------------------------------------
 
@@ -160,7 +161,8 @@ def test_paths_that_workers_get_do_not_depend_on_where_they_run(project: Path) -
 
 def test_run_of_the_tracker_is_kept_as_soon_as_it_is_known(tmp_path: Path) -> None:
     run, folder = NoRun(), RunFolder(str(tmp_path), "d1")
-    listener = Listener(run, folder, Progress(1))  # type: ignore[arg-type]  # the silent twin
+    watched = Watched(tmp_path / "val.json", root="", score_threshold=0.3)
+    listener = Listener(run, folder, Progress(1), watched)  # type: ignore[arg-type]  # the silent twin
     listener.keep_run_id()
     assert folder.read(RUN_ID) is None  # the store has not answered yet
     run.run_id = "0123"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.tracking import provenance_tags
-from pipeline.tracking.provenance import git
+from pipeline.tracking import provenance, provenance_tags
+from pipeline.tracking.provenance import git, git_diff
 
 # MLflow declares its tables with what SQLAlchemy deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -49,6 +49,34 @@ def test_changed_code_makes_a_run_dirty(repository: Path) -> None:
     tags = tags_of({"loss.gamma": 2.0})
     assert tags["git.dirty"] == "true"
     assert "pipeline/train.py" in tags["git.changes"]
+
+
+def test_diff_of_changed_and_new_code_makes_it_again_from_the_commit(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    (repository / "pipeline/train.py").write_text("changed = True\n\n")
+    (repository / "pipeline/fit.py").write_text("new = 1\n")
+    (repository / "notes.txt").write_text("not code")
+    patch = tmp_path_factory.mktemp("patch") / "git.diff"
+    patch.write_text(git_diff())
+    git("stash", "--include-untracked", "--quiet")
+    assert git_diff() == ""
+    assert git("apply", str(patch)) is not None
+    assert (repository / "pipeline/train.py").read_text() == "changed = True\n\n"
+    assert (repository / "pipeline/fit.py").read_text() == "new = 1\n"
+    assert not (repository / "notes.txt").exists()
+
+
+def test_long_diff_is_cut_and_says_so(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (repository / "pipeline/train.py").write_text("x = 1\n" * 100)
+    whole = git_diff()
+    monkeypatch.setattr(provenance, "MAX_DIFF", 200)
+    assert git_diff() == f"{whole[:200]}\n[cut here: {len(whole) - 200} of {len(whole)} characters are missing]\n"
+
+
+def test_diff_without_a_repository_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    assert git_diff() == ""
 
 
 def test_dvc_experiment_is_named(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:

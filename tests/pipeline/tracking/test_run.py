@@ -126,6 +126,38 @@ def test_refused_record_is_told_once_and_blocks_nothing(
     assert capsys.readouterr().err.count("MLflow does not accept artifact") == 1
 
 
+def test_best_epoch_so_far_has_curves_of_its_own(tracker: Any) -> None:
+    """A table of runs shows the last value of a curve, and the last epoch is not the best."""
+    run = tracker.begin()
+    scores = [(1, 0.25, 0.5), (2, None, None), (3, 0.5, 0.625), (4, 0.375, 0.75)]
+    rows = [{"epoch": n, "step": n, "AP": ap, "AP50": ap50} for n, ap, ap50 in scores]
+    run.log_history(rows[:2])
+    run.log_history(rows)
+    assert tracker.curve(run, "best.AP") == [(1, 0.25), (2, 0.25), (3, 0.5), (4, 0.5)]
+    assert tracker.curve(run, "best.AP50") == [(1, 0.5), (2, 0.5), (3, 0.625), (4, 0.625)]
+    assert tracker.curve(run, "best.epoch")[-1] == (4, 3)
+
+
+def test_history_without_ap_has_no_best(tracker: Any) -> None:
+    run = tracker.begin()
+    run.log_history([{"epoch": 1, "step": 1, "loss": 1.0}])
+    assert tracker.curve(run, "best.AP") == tracker.curve(run, "best.epoch") == []
+
+
+def test_text_becomes_a_file_of_the_run(tracker: Any) -> None:
+    run = tracker.begin()
+    run.log_text("diff", "code/git.diff")
+    (file,) = tracker.client().list_artifacts(tracker.id_of(run), "code")
+    assert (file.path, file.file_size) == ("code/git.diff", 4)
+
+
+def test_picture_may_come_as_bytes(tracker: Any, tmp_path: Path) -> None:
+    run = tracker.begin()
+    run.log_picture("sheet", tracker.png(tmp_path / "sheet.png").read_bytes(), step=2)
+    names = [file.path for file in tracker.client().list_artifacts(tracker.id_of(run), "images")]
+    assert len(names) == 2 and all(name.startswith("images/sheet+step+2+") for name in names)
+
+
 def test_pictures_lie_in_the_image_grid_with_their_step(tracker: Any, tmp_path: Path) -> None:
     run = tracker.begin()
     run.log_picture("val/predictions: best", tracker.png(tmp_path / "sheet.png"), step=4)
@@ -157,6 +189,8 @@ def test_silent_run_knows_every_verb_and_does_nothing(tracker: Any, tmp_path: Pa
     run.log_metrics({"AP": 1.0})
     run.log_artifact(tmp_path)
     run.log_picture("a", tmp_path, 1)
+    run.log_text("a", "b")
+    run.sample_machine()
     run.log_dataset(name="a", digest="b", source="c", context="d", profile={})
     run.set_tags({"a": "b"})
     run.finish()

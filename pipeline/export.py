@@ -1,0 +1,149 @@
+"""Command export: the trained detector for those who use it, in MLflow's registry or as a folder."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline.identity import RUN_ID, RunFolder, digest_file, outer_root
+from pipeline.params import project_root
+from pipeline.params.place import load_place
+from pipeline.tracking.registry import (
+    Registered,
+    RunModel,
+    check_name,
+    copy_model,
+    find_model,
+    register,
+    weights_in,
+    write_folder,
+)
+from retinanet.weights import load_detector
+
+MODEL = Path("models/model.pt")
+FIGURES = ("AP", "AP50")
+SPLITS = ("test", "val", "best")  # best.*: the best epoch of the training, on val
+PYFUNC = "pyfunc"
+WEIGHTS = "model.pt"
+
+DESCRIPTION = """\
+Give the trained detector to those who use it: a name in MLflow's registry, a folder, or both.
+
+reads    models/model.pt and its run in MLflow, or the run of --run
+writes   a version of --register with the alias and its AP; --output/pyfunc (what MLflow loads and serves) and
+         --output/model.pt (what retinanet.detector.Detector.load reads)
+"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command in the folder of params.yaml."""
+    parser = argparse.ArgumentParser(
+        "python -m pipeline.export", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--register", metavar="NAME", help="register the model under this name")
+    parser.add_argument("--alias", default="champion", help="of the registered version (default: %(default)s)")
+    parser.add_argument("--run", metavar="RUN_ID", help="MLflow run whose model is meant (default: models/model.pt)")
+    parser.add_argument("--output", metavar="FOLDER", type=Path, help="a new folder for the model's files")
+    chosen = parser.parse_args(arguments)
+    if chosen.register is None and chosen.output is None:
+        raise ValueError("nothing to do; give --register NAME, --output FOLDER or both")
+    if chosen.register is not None:
+        check_name(chosen.register, chosen.alias)
+    if chosen.output is not None and chosen.output.exists():
+        raise ValueError(f"--output {chosen.output} exists; name a new folder, or remove it")
+
+    model = find_model(chosen.run) if chosen.run else None
+    if chosen.register is not None:
+        model = model or model_of_file()
+        tell(register_model(model, name=chosen.register, alias=chosen.alias))
+    if chosen.output is not None:
+        write_output(chosen.output, model)
+
+
+def model_of_file() -> RunModel:
+    """models/model.pt as its run in MLflow holds it.
+
+    Raises:
+        ValueError: when the file, its run, or the run's copy of it is missing.
+    """
+    _, description = load_detector(MODEL)
+    place, home = load_place(), outer_root(project_root())
+    storage = place.storage if "://" in place.storage else str(home / place.storage)
+    digest = description["run"]["digest"]
+    run_id = RunFolder(storage, digest).read(RUN_ID)
+    if run_id is None:
+        raise ValueError(
+            f"{MODEL} comes from run {digest}, but {storage}/{digest} names no MLflow run of it; name one with --run, "
+            "or run the train stage again with an MLflow that answers"
+        )
+    return find_model(run_id, digest=digest_file(MODEL))
+
+
+def register_model(model: RunModel, *, name: str, alias: str) -> Registered:
+    """Register a model with what its run says of it."""
+    split, figures = figures_of(model.metrics)
+    sentence = f"{', '.join(f'{key} {figures[key]:.3f}' for key in figures) or 'not evaluated'} on {split}"
+    known = {
+        key: model.tags[key] for key in ("run_digest", "git.commit", "git.dirty", "data_hash") if key in model.tags
+    }
+    return register(
+        model,
+        name=name,
+        alias=alias,
+        tags={**{key: f"{value:.4f}" for key, value in figures.items()}, "split": split, **known},
+        description="\n\n".join([f"**{sentence}**, of MLflow run {model.run_id}", *made_by(model.tags)]),
+    )
+
+
+def figures_of(metrics: Mapping[str, float]) -> tuple[str, dict[str, float]]:
+    """The split on which a run was judged last, and its AP and AP50 there; those of training where none was."""
+    for split in SPLITS:
+        figures = {key: metrics[f"{split}.{key}"] for key in FIGURES if f"{split}.{key}" in metrics}
+        if figures:
+            return ("val" if split == "best" else split), figures
+    return "val", {}
+
+
+def made_by(tags: Mapping[str, str]) -> list[str]:
+    """The command that makes the model again, if the run says it."""
+    return [f"Make it again: `{tags['reproduce']}`"] if "reproduce" in tags else []
+
+
+def tell(entry: Registered) -> None:
+    """What the registry holds now, and how to use it."""
+    if entry.is_new:
+        print(f"registered {entry.name} version {entry.version}")
+    else:
+        print(f"{entry.name} version {entry.version} is this model already; no new version is made")
+    moved = f" (was version {entry.before})" if entry.before not in (None, entry.version) else ""
+    print(f"alias {entry.alias} -> version {entry.version}{moved}: {entry.uri}")
+    print(f'load    mlflow.pyfunc.load_model("{entry.uri}").predict(pandas.DataFrame({{"image": ["a.jpg"]}}))')
+    print(f"serve   mlflow models serve -m {entry.uri} --env-manager local --host 127.0.0.1 --port 8080")
+
+
+def write_output(folder: Path, model: RunModel | None) -> None:
+    """Write the folder under a temporary name first, so that what lies under its own name is whole."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder.parent) as temporary:
+        whole = Path(temporary) / folder.name
+        whole.mkdir()
+        if model is None:
+            _, description = load_detector(MODEL)
+            names = [category["name"] for category in description["categories"]]
+            write_folder(whole / PYFUNC, MODEL.resolve(), class_names=names)
+        else:
+            copy_model(model, whole / PYFUNC)
+        shutil.copyfile(weights_in(whole / PYFUNC), whole / WEIGHTS)
+        whole.rename(folder)
+    print(f"wrote {folder / PYFUNC} and {folder / WEIGHTS}")
+    print(f"serve   mlflow models serve -m {folder / PYFUNC} --env-manager local --host 127.0.0.1 --port 8080")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, RuntimeError) as error:
+        raise SystemExit(f"export: {error}") from None

@@ -1,0 +1,29 @@
+"""The description of a run, which MLflow shows on top of its page: how good, of what, and how to make it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+NOTE = "mlflow.note.content"
+"""The tag in which MLflow keeps the description, Markdown."""
+
+
+def write_note(best: Mapping[str, Any], *, epochs: int, digest: str, reproduce: str | None) -> dict[str, str]:
+    """The tag with the description of a training.
+
+    Args:
+        best: row of the best epoch by AP on val.
+        epochs: that were trained.
+        reproduce: the command that makes the run again, if one is known.
+    """
+    figures = [f"{name} {best[name]:.3f}" for name in ("AP", "AP50", "AP75") if best.get(name) is not None]
+    lines = [
+        f"**{', '.join(figures) or 'no AP'}** on val, at epoch {best['epoch']} of {epochs} (run `{digest}`)",
+        "",
+        "`best.*` are the figures of this epoch, `test.*` those of the evaluation; the Charts show the curves by epoch "
+        "and, under `val/detections`, what is found on the same pictures.",
+    ]
+    if reproduce:
+        lines += ["", "Make it again:", "```", reproduce, "```"]
+    return {NOTE: "\n".join(lines)}

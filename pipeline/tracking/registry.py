@@ -1,0 +1,187 @@
+"""The registry: models that have a name, versions of it, and aliases that say which version is in use."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.tracking.model import DIGEST, models_of, write_model
+from pipeline.tracking.outbox import in_short
+from pipeline.tracking.records import clean_tags
+from pipeline.tracking.store import connect, find_store
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
+    from mlflow.entities.model_registry import ModelVersion
+
+NAME = re.compile(r"\w[\w .-]*")
+"""MLflow allows more, but not in models:/NAME@ALIAS, or not in its searches."""
+
+MODEL_ID = "model_id"
+"""The tag of a version that says which logged model it is: a search does not tell."""
+
+
+@dataclass(frozen=True)
+class RunModel:
+    """The newest whole model of a run, with what the run says of itself."""
+
+    model_id: str
+    run_id: str
+    digest: str
+    """SHA-256 of its weights' file; empty if nobody has said it."""
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version of a registered model, with the alias that leads to it."""
+
+    name: str
+    version: str
+    alias: str
+    is_new: bool
+    """False if the registry had this model already."""
+    before: str | None
+    """The version that the alias led to until now; None if there was none."""
+
+    @property
+    def uri(self) -> str:
+        """As MLflow loads it."""
+        return f"models:/{self.name}@{self.alias}"
+
+
+def find_model(run_id: str, *, digest: str | None = None) -> RunModel:
+    """The model that a run has logged.
+
+    Args:
+        digest: SHA-256 of the weights' file that is meant; None: the newest.
+
+    Raises:
+        ValueError: when there is no such run, or it has no such model.
+    """
+    store = find_store()
+    client = reach(run_id)
+    run = client.get_run(run_id)
+    models = [model for model in models_of(client, run) if digest is None or model.tags.get(DIGEST) == digest]
+    if not models:
+        which = "no model" if digest is None else "no model of this file"
+        raise ValueError(f"the MLflow run {run_id} in {store.public_uri} holds {which}; run the train stage again")
+    model: LoggedModel = models[-1]
+    return RunModel(model.model_id, run_id, model.tags.get(DIGEST, ""), run.data.metrics, run.data.tags)
+
+
+def reach(run_id: str) -> MlflowClient:
+    """A client of a store that has this run; ValueError where it has not, or does not answer."""
+    from mlflow.exceptions import MlflowException
+
+    store = find_store()
+    try:
+        client = connect(store)
+        client.get_run(run_id)
+    except (MlflowException, OSError) as error:
+        sentence = f"MLflow at {store.public_uri} (MLFLOW_TRACKING_URI) gives no run {run_id}"
+        raise ValueError(f"{sentence}: {in_short(error)}") from None
+    return client
+
+
+def check_name(name: str, alias: str) -> None:
+    """Refuse names that the registry would refuse, before anything is written.
+
+    Raises:
+        ValueError: saying what is wrong with which.
+    """
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.validation import _validate_model_alias_name, _validate_model_alias_name_reserved
+
+    if not NAME.fullmatch(name):
+        raise ValueError(f"--register {name!r} is no name of a model; use letters, digits, -, _ and ., as in retinanet")
+    try:
+        _validate_model_alias_name(alias)
+        _validate_model_alias_name_reserved(alias)
+    except MlflowException as error:
+        raise ValueError(f"--alias {alias!r}: {in_short(error)} Use a word, as champion") from None
+
+
+def register(model: RunModel, *, name: str, alias: str, tags: Mapping[str, str], description: str) -> Registered:
+    """Give a model a name, a version and an alias; a model that the registry has already gets no second version.
+
+    Raises:
+        ValueError: when the store refuses.
+    """
+    from mlflow.exceptions import MlflowException
+
+    client = connect(find_store())
+    try:
+        version = version_of(client, name, model)
+        before = version_behind(client, name, alias)
+        entry = version or new_version(client, name, model)
+        for key, text in clean_tags(tags).items():
+            client.set_model_version_tag(name, entry.version, key, text)
+        client.update_model_version(name, entry.version, description)
+        client.set_registered_model_alias(name, alias, entry.version)
+    except MlflowException as error:
+        raise ValueError(f"MLflow does not register {name}: {in_short(error)}") from error
+    return Registered(name, str(entry.version), alias, is_new=version is None, before=before)
+
+
+def new_version(client: MlflowClient, name: str, model: RunModel) -> ModelVersion:
+    """The next version of a name, which may be new itself."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    source = f"models:/{model.model_id}"
+    tags = {MODEL_ID: model.model_id}
+    return client.create_model_version(name, source, run_id=model.run_id, model_id=model.model_id, tags=tags)
+
+
+def version_of(client: MlflowClient, name: str, model: RunModel) -> ModelVersion | None:
+    """The version of the name that is this model, None if there is none."""
+    versions = client.search_model_versions(f"name = '{name}'")
+    same = [version for version in versions if version.tags.get(MODEL_ID) == model.model_id]
+    return max(same, key=lambda version: int(version.version), default=None)
+
+
+def version_behind(client: MlflowClient, name: str, alias: str) -> str | None:
+    """The version that an alias leads to, None if it leads nowhere."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(client.get_model_version_by_alias(name, alias).version)
+    except MlflowException:
+        return None
+
+
+def copy_model(model: RunModel, folder: Path) -> None:
+    """Download the folder of a logged model, as `mlflow.pyfunc.load_model` reads it."""
+    from mlflow.artifacts import download_artifacts
+
+    store = find_store()
+    with tempfile.TemporaryDirectory() as temporary:
+        got = download_artifacts(artifact_uri=f"models:/{model.model_id}", dst_path=temporary, tracking_uri=store.uri)
+        shutil.copytree(got, folder)
+
+
+def write_folder(folder: Path, path: Path, *, class_names: list[str]) -> None:
+    """Write the folder of a model that no store knows, from its weights' file."""
+    from mlflow.models import Model
+
+    write_model(folder, path, description=Model(), class_names=class_names, example=None)
+
+
+def weights_in(folder: Path) -> Path:
+    """The weights' file in the folder of a model."""
+    from mlflow.models import Model
+
+    artifacts = Model.load(str(folder)).flavors["python_function"]["artifacts"]
+    return folder / str(artifacts["weights"]["path"])

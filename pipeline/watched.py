@@ -1,0 +1,89 @@
+"""The pictures that are watched while a run trains: always the same few, so that one sees the detector learn."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipeline.pictures import SheetPicture, draw_sheet
+from pipeline.tracking import Tracked
+from retinanet.dataset import Split, load_split
+
+WATCHED = 8
+COLUMNS = 4
+KEY = "val/detections"
+"""The name of the sheets in the image grid."""
+
+
+def choose_watched(content: Mapping[str, Any], count: int = WATCHED) -> list[int]:
+    """Ids of images that are spread evenly over a prepared split: the same after every run."""
+    ids = [image["id"] for image in content["images"]]
+    places = np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int).tolist()
+    return [ids[place] for place in places]
+
+
+class Watched:
+    """The watched images of a prepared file, and what was found on them last.
+
+    Args:
+        path: of the prepared file.
+        root: folder or URL of the pictures.
+        score_threshold: of the detections that are drawn.
+    """
+
+    def __init__(self, path: Path, *, root: str, score_threshold: float) -> None:
+        self.path, self.root, self.score_threshold = path, root, score_threshold
+        self.found: Mapping[int, Sequence[Any]] = {}
+        """Image id -> boxes, scores, labels as lists; empty once drawn."""
+        self._split: Split | None = None
+
+    def log(self, run: Tracked, *, epoch: int) -> None:
+        """Draw what was found for the image grid of a run, once: an epoch that ends has been evaluated only now.
+
+        Pictures that only the workers can read are no error of the training: a line says so.
+        """
+        found, self.found = self.found, {}
+        if not found:
+            return
+        try:
+            self._split = self._split or load_split(self.path, root=self.root)
+            sheet = draw_watched(self._split, found, score_threshold=self.score_threshold)
+        except (ValueError, OSError) as error:
+            print(f"the watched pictures of epoch {epoch} are not drawn: {error}", flush=True)
+            return
+        run.log_picture(KEY, sheet, step=epoch)
+
+
+def draw_watched(split: Split, found: Mapping[int, Sequence[Any]], *, score_threshold: float) -> bytes:
+    """A sheet of the watched images as the bytes of a PNG file.
+
+    Args:
+        split: with pictures that can be read here.
+        found: image id -> boxes, scores, labels as lists.
+    """
+    place_of = {record.image_id: place for place, record in enumerate(split.records)}
+    pictures = [sheet_picture(split, place_of[image_id], values) for image_id, values in found.items()]
+    file = io.BytesIO()
+    draw_sheet(pictures, columns=COLUMNS, score_threshold=score_threshold).save(file, format="PNG")
+    return file.getvalue()
+
+
+def sheet_picture(split: Split, place: int, values: Sequence[Any]) -> SheetPicture:
+    """One image of the split with its truths and what was found."""
+    record = split.records[place]
+    boxes, scores, labels = values
+    return SheetPicture(
+        image=Image.fromarray(split.picture(place).permute(1, 2, 0).numpy()),
+        title=Path(record.path).name,
+        truth_boxes=record.boxes.numpy(),
+        truth_labels=record.labels.numpy(),
+        boxes=np.asarray(boxes, dtype=np.float32).reshape(-1, 4),
+        scores=np.asarray(scores, dtype=np.float32),
+        labels=np.asarray(labels, dtype=np.int64),
+        class_names=split.class_names,
+    )

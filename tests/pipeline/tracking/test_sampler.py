@@ -1,0 +1,54 @@
+"""Laws of the samples of the machine: they never trouble a run, and can be switched off."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipeline.tracking.sampler import SWITCH, Sampler
+from pipeline.tracking.store import find_store
+
+# MLflow declares its tables with what SQLAlchemy deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+def test_run_without_id_is_sampled_later(tracker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(SWITCH, raising=False)
+    run = tracker.begin()
+    sampler = Sampler(find_store().uri)
+    sampler.keep(None)
+    assert not sampler.is_alive
+    sampler.keep(run.run_id)
+    assert sampler.is_alive
+    sampler.finish()
+    assert not sampler.is_alive
+
+
+@pytest.mark.parametrize("value", ["false", "False", "0"])
+def test_sampling_can_be_switched_off(tracker: Any, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv(SWITCH, value)
+    sampler = Sampler(find_store().uri)
+    sampler.keep(tracker.begin().run_id)
+    assert not sampler.is_alive
+
+
+def test_end_of_a_run_ends_its_samples(tracker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(SWITCH, raising=False)
+    run = tracker.begin()
+    run.sample_machine()
+    run.sample_machine()  # once is enough
+    assert run._sampler.is_alive
+    run.finish()
+    assert not run._sampler.is_alive
+
+
+def test_sampler_that_cannot_begin_or_stops_troubles_nobody(
+    tracker: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv(SWITCH, raising=False)
+    for uri in ("http://127.0.0.1:9", "nonsense://"):
+        sampler = Sampler(uri)
+        sampler.keep(tracker.begin().run_id)
+        sampler.finish()
+    assert capsys.readouterr().err == ""
