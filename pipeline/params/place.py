@@ -34,7 +34,7 @@ class Place(Section):
     data_root: str | None
     max_failures: Annotated[int, Field(ge=0)]
     start_timeout_s: Positive
-    trials_at_once: Count | None = None
+    trials_at_once: Count | None
     "Of a sweep; null: as many as the resources hold."
 
     def check(self) -> list[str]:

@@ -10,8 +10,8 @@ import ray
 from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
-from pipeline import cluster
-from pipeline.cluster import Forward, Resources, address_of, first_cause, start_ray
+from pipeline.cluster import Resources, address_of, start_ray
+from pipeline.cluster.training import Forward, first_cause
 
 quiet = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
 
@@ -64,7 +64,7 @@ def test_ray_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) 
         raise ConnectionError("Could not connect to head:1\nand much more")
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(cluster.ray, "init", fail)
+    monkeypatch.setattr(ray, "init", fail)
     with pytest.raises(RuntimeError) as caught, start_ray("head:1", resources(1)):
         pytest.fail("it was let in")
     assert str(caught.value) == "no Ray at 'head:1' (RAY_ADDRESS, or address in conf/): Could not connect to head:1"
@@ -118,4 +118,4 @@ def test_machine_with_fewer_cores_than_workers_still_trains(tmp_path: Path, monk
     workers = (os.cpu_count() or 1) + 1
     with start_ray("local", resources(workers)):
         assert ray.cluster_resources()["CPU"] == workers
-    assert cluster.ray.is_initialized() is False
+    assert ray.is_initialized() is False

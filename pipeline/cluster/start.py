@@ -1,0 +1,101 @@
+"""A Ray on this machine, or a cluster's: started, checked, described."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a training asks of the cluster."""
+
+    workers: int
+    cpus_per_worker: int
+    gpus_per_worker: float
+    backend: str
+    max_failures: int
+    start_timeout_s: float
+
+
+@contextmanager
+def start_ray(
+    address: str, resources: Resources, *, dashboard: bool = False, environment: Mapping[str, str] | None = None
+) -> Iterator[None]:
+    """A Ray on this machine ("local"), or a cluster's; RAY_ADDRESS wins. What was started here is stopped.
+
+    Args:
+        dashboard: of a Ray that is started here; it cleans up after trainings that are stopped from outside.
+        environment: variables of every process that works for this one.
+
+    Raises:
+        ValueError: when the cluster does not have what the training asks for.
+        RuntimeError: when there is no Ray at that address, or none can be started.
+    """
+    address = address_of(address)
+    options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
+    if address == "local":
+        # A machine with fewer cores than workers still trains, only slower.
+        cpus = max(os.cpu_count() or 1, resources.workers * resources.cpus_per_worker)
+        options |= {"num_cpus": cpus, "include_dashboard": dashboard}
+    if environment:
+        options["runtime_env"] = {"env_vars": dict(environment)}
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    try:
+        ray.init(**options)
+    except Exception as error:  # it raises bare ones, too
+        reason = str(error).strip().partition("\n")[0]
+        raise RuntimeError(f"no Ray at {address!r} (RAY_ADDRESS, or address in conf/): {reason}") from error
+    try:
+        check_resources(resources)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def address_of(address: str) -> str:
+    """Where Ray is: RAY_ADDRESS, or else this address."""
+    return os.environ.get("RAY_ADDRESS") or address
+
+
+def check_resources(resources: Resources) -> None:
+    """Refuse at once what Ray would wait for without end."""
+    there = ray.cluster_resources()
+    for kind, each in (("CPU", resources.cpus_per_worker), ("GPU", resources.gpus_per_worker)):
+        needed = resources.workers * each
+        if needed > there.get(kind, 0):
+            raise ValueError(
+                f"{resources.workers} workers of {each:g} {kind} need {needed:g}, "
+                f"the cluster has {there.get(kind, 0):g}; lower workers in conf/ or add nodes"
+            )
+
+
+def describe_cluster() -> dict[str, Any]:
+    """The Ray that was started or joined, in plain values: our job in it, and its living nodes.
+
+    Returns:
+        job: Ray's id of it; submission: the id of `ray job submit`, None without; nodes: host, address, resources
+        (CPUs, GPUs and their type).
+    """
+    submission = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}").get("metadata") or {}
+    nodes = [
+        {"host": node["NodeManagerHostname"], "address": node["NodeManagerAddress"], "resources": hardware_of(node)}
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    job: str = ray.get_runtime_context().get_job_id()
+    return {"job": job, "submission": submission.get("job_submission_id"), "nodes": nodes}
+
+
+def hardware_of(node: Mapping[str, Any]) -> dict[str, float]:
+    """CPUs and GPUs of a node, and 1 of each type of GPU."""
+    there = {kind.removeprefix("accelerator_type:"): count for kind, count in node["Resources"].items()}
+    kinds = ["CPU", "GPU", *(kind for kind in there if f"accelerator_type:{kind}" in node["Resources"])]
+    return {kind: there[kind] for kind in kinds if kind in there}
