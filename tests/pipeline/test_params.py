@@ -1,4 +1,4 @@
-"""Laws of the door to params.yaml and conf/: a mistake is one sentence with file, dotted path and the nearest key."""
+"""Laws of the door to params.yaml: a mistake is one sentence with file, dotted path and the nearest key."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.params import Params, flatten, load_params
-from pipeline.params.place import load_place
 
 REPOSITORY = Path(__file__).parents[2]
 SECTIONS = ["data", "transforms", "anchors", "matcher", "loss", "model", "optim", "train", "postprocess", "evaluate"]
+FREE = ("sweep.space.", "sweep.fixed.")  # their keys are parameters, which check_sweep looks up
 STAGES = ["prepare", "anchor_stats", "train", "evaluate"]
 
 
@@ -66,13 +66,6 @@ def test_shipped_file_loads_with_every_value_as_written() -> None:
     assert load_params(REPOSITORY / "params.yaml").model_dump() == shipped()
 
 
-@pytest.mark.parametrize("name", ["local", "gpu"])
-def test_shipped_places_load(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = REPOSITORY / f"conf/{name}.yaml"
-    monkeypatch.setenv("PIPELINE_CONF", str(path))
-    assert load_place().model_dump() == yaml.safe_load(path.read_text())
-
-
 def test_params_are_frozen() -> None:
     params = load_params(REPOSITORY / "params.yaml")
     with pytest.raises(ValidationError, match="frozen"):
@@ -84,7 +77,7 @@ def test_params_are_frozen() -> None:
 # ---- keys ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dotted", [key for key in leaves(shipped()) if key != "seed"])
+@pytest.mark.parametrize("dotted", [key for key in leaves(shipped()) if key != "seed" and not key.startswith(FREE)])
 def test_misspelt_key_is_told_with_the_right_one(dotted: str, tmp_path: Path) -> None:
     content = shipped()
     mapping, key = holder(content, dotted)
@@ -102,6 +95,13 @@ def test_missing_section_is_told(section: str, tmp_path: Path) -> None:
         complaint_about(content, tmp_path)
         == f"{section} is missing; every key of the shipped params.yaml must be there"
     )
+
+
+def test_only_a_sweep_needs_the_section_sweep(tmp_path: Path) -> None:
+    content = shipped()
+    del content["sweep"]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+    assert load_params(tmp_path / "params.yaml").sweep is None
 
 
 def test_misspelt_section_is_told_with_the_right_one(tmp_path: Path) -> None:
@@ -256,42 +256,13 @@ def test_file_that_is_no_mapping_is_told(text: str, sentence: str, tmp_path: Pat
         load_params(tmp_path / "params.yaml")
 
 
-def test_conf_that_does_not_exist_is_told_with_those_that_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(REPOSITORY)
-    monkeypatch.setenv("PIPELINE_CONF", "conf/gpus.yaml")
-    with pytest.raises(
-        ValueError, match=r"conf/gpus\.yaml, which does not exist; there are conf/gpu\.yaml, conf/local"
-    ):
-        load_place()
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "sentence"),
-    [
-        ("workers", 0, "workers is 0: "),
-        ("worker", 1, "worker is not a parameter; did you mean workers?"),
-        ("precision", "fp8", "precision is 'fp8': .*did you mean fp"),
-        ("backend", "nccl", "backend is nccl, but gpus_per_worker is 0; use gloo"),
-        ("max_failures", -1, "max_failures is -1: "),
-    ],
-)
-def test_mistake_in_conf_is_told(
-    key: str, value: object, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    content = yaml.safe_load((REPOSITORY / "conf/local.yaml").read_text()) | {key: value}
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
-    monkeypatch.setenv("PIPELINE_CONF", str(tmp_path / "mine.yaml"))
-    with pytest.raises(ValueError, match=rf"mine\.yaml: {sentence}"):
-        load_place()
-
-
 def test_flatten_joins_keys_with_dots_and_leaves_lists_alone() -> None:
     assert flatten({"a": {"b": {"c": 1}, "d": [1, 2]}, "e": None}) == {"a.b.c": 1, "a.d": [1, 2], "e": None}
     assert flatten({}) == {}
 
 
 def test_every_section_is_one_of_the_file() -> None:
-    assert list(Params.model_fields) == list(shipped()) == ["seed", *SECTIONS]
+    assert list(Params.model_fields) == list(shipped()) == ["seed", *SECTIONS, "sweep"]
 
 
 # ---- how much a check costs ------------------------------------------------------------------------------------------

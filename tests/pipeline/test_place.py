@@ -1,0 +1,48 @@
+"""Laws of conf/: where and with how much the stages run; a mistake is one sentence with file, key and the nearest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.params.place import load_place
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("name", ["local", "gpu", "sweep"])
+def test_shipped_places_load(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = REPOSITORY / f"conf/{name}.yaml"
+    monkeypatch.setenv("PIPELINE_CONF", str(path))
+    assert load_place().model_dump() == yaml.safe_load(path.read_text())
+
+
+def test_conf_that_does_not_exist_is_told_with_those_that_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setenv("PIPELINE_CONF", "conf/gpus.yaml")
+    with pytest.raises(
+        ValueError, match=r"conf/gpus\.yaml, which does not exist; there are conf/gpu\.yaml, conf/local"
+    ):
+        load_place()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("workers", 0, "workers is 0: "),
+        ("worker", 1, "worker is not a parameter; did you mean workers?"),
+        ("precision", "fp8", "precision is 'fp8': .*did you mean fp"),
+        ("backend", "nccl", "backend is nccl, but gpus_per_worker is 0; use gloo"),
+        ("max_failures", -1, "max_failures is -1: "),
+    ],
+)
+def test_mistake_in_conf_is_told(
+    key: str, value: object, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = yaml.safe_load((REPOSITORY / "conf/local.yaml").read_text()) | {key: value}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    monkeypatch.setenv("PIPELINE_CONF", str(tmp_path / "mine.yaml"))
+    with pytest.raises(ValueError, match=rf"mine\.yaml: {sentence}"):
+        load_place()
