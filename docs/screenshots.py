@@ -19,7 +19,7 @@ from urllib.parse import quote
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from PIL import Image
-from playwright.sync_api import Locator, Page, Route, sync_playwright
+from playwright.sync_api import Locator, Page, Route, ViewportSize, expect, sync_playwright
 
 from tests.servers import running_mlflow
 
@@ -28,11 +28,13 @@ CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-sta
 # In a container there is neither a sandbox nor a GPU; a browser without errands of its own asks nobody but the UI.
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 OPTIONS += ["--disable-background-networking", "--disable-component-update"]
-PICTURES = "detections"
+PICTURES = "val/detections"
 """Key of the pictures that a training logs by epoch."""
 
 PATIENCE_MS = 120_000
 """For a page to show what it must, on a machine that is busy with other things."""
+
+SIZE: ViewportSize = {"width": 1200, "height": 700}
 
 PLOTTED = "plots => plots.filter(plot => plot.data).map(plot => JSON.stringify(plot.data))"
 
@@ -82,7 +84,7 @@ def find_chromium() -> str | None:
 
 
 @contextmanager
-def opened(address: str, *, chromium: str, width: int = 1200, height: int = 700) -> Iterator[tuple[Page, list[str]]]:
+def opened(address: str, *, chromium: str) -> Iterator[tuple[Page, list[str]]]:
     """An empty page, and the addresses elsewhere than the UI's that it will have asked for in vain."""
     elsewhere: list[str] = []
 
@@ -96,7 +98,7 @@ def opened(address: str, *, chromium: str, width: int = 1200, height: int = 700)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=OPTIONS)
         try:
-            page = browser.new_page(viewport={"width": width, "height": height})
+            page = browser.new_page(viewport=SIZE)
             page.set_default_timeout(PATIENCE_MS)
             page.route("**/*", guard)
             # MLflow greets with a panel that takes a quarter of the page.
@@ -172,18 +174,26 @@ def show_contour(page: Page, x: str, y: str, metric: str) -> None:
 
 
 def open_charts(page: Page, address: str, sweep: Sweep, *, matching: str) -> None:
-    """The charts of the children whose name the regular expression matches."""
+    """The charts of the children whose name the regular expression matches, and the pictures, which always stay."""
     page.goto(sweep.link(address, charts=True))
     page.get_by_placeholder("Search metric charts").fill(matching)
 
 
+def show_curves(page: Page) -> None:
+    """The curves, below the pictures: the page draws what is in sight, so it is made taller."""
+    page.set_viewport_size({"width": 1200, "height": 1100})
+    page.locator(".js-plotly-plot .scatterlayer path").first.wait_for(state="attached")
+
+
 def show_pictures(page: Page, *, step: int) -> Locator:
     """The grid of pictures at this epoch, a picture for each child, over the whole page."""
-    page.get_by_test_id("experiment-view-compare-runs-card-menu").first.click()
+    expect(page.locator(".js-plotly-plot")).to_have_count(0)  # the search has done its work
+    card = page.get_by_test_id("experiment-view-compare-runs-card").filter(has_text=PICTURES)
+    card.get_by_test_id("experiment-view-compare-runs-card-menu").click()
     page.get_by_role("menuitem", name="Configure").click()
     page.get_by_role("switch").last.click()  # the parameters of each run, which would be wider than the pictures
     page.get_by_role("button", name="Save changes").click()
-    page.locator("[data-component-id=fullscreen_button_chartcard]").first.click()
+    card.locator("[data-component-id=fullscreen_button_chartcard]").click()
     grid = page.get_by_role("dialog")
     grid.locator("input[type=number]").fill(str(step))
     page.keyboard.press("Tab")
@@ -214,8 +224,9 @@ def take_all(page: Page, address: str, sweep: Sweep, *, step: int) -> None:
     show_contour(page, sweep.params[0], sweep.params[1], sweep.metric)
     save(page, "contour")
     open_charts(page, address, sweep, matching="^(AP|loss)$")
-    page.locator(".js-plotly-plot .scatterlayer path").first.wait_for(state="attached")
+    show_curves(page)
     save(page, "curves")
+    page.set_viewport_size(SIZE)
     open_charts(page, address, sweep, matching=PICTURES)
     show_pictures(page, step=step)
     save(page, "pictures")
@@ -223,8 +234,9 @@ def take_all(page: Page, address: str, sweep: Sweep, *, step: int) -> None:
 
 def last_step(client: MlflowClient, sweep: Sweep) -> int:
     """The last epoch of which the best child has pictures, 0 if it has none."""
+    key = PICTURES.replace("/", "~")  # as MLflow names the files
     names = [file.path for file in client.list_artifacts(sweep.children[0].info.run_id, "images")]
-    steps = [re.match(rf"images/{PICTURES}\W+step\W+(\d+)", name) for name in names]
+    steps = [re.match(rf"images/{key}\W+step\W+(\d+)", name) for name in names]
     return max((int(step[1]) for step in steps if step), default=0)
 
 
