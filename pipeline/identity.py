@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,6 +67,15 @@ class RunFolder:
         except FileNotFoundError:
             return None
         return text
+
+    def put_aside(self) -> str | None:
+        """Give the folder another name; the new name, None where there is no folder."""
+        filesystem, path = fsspec.core.url_to_fs(self.url)
+        if not filesystem.exists(path):
+            return None
+        aside = f"{self.url}.{time.strftime('%Y%m%d-%H%M%S')}"
+        filesystem.mv(path, filesystem._strip_protocol(aside), recursive=True)
+        return aside
 
     def write(self, name: str, text: str) -> None:
         """Keep a text."""

@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pipeline import cluster
 from pipeline.curves import plot_curves, write_history_csv
-from pipeline.fit import build_criterion, fit
+from pipeline.fit import BEST, ROWS, build_criterion, fit
 from pipeline.identity import RUN_ID, RunFolder, digest_file, digest_run, lock_run, outer_root
 from pipeline.outs import read_json, write_json, write_whole
 from pipeline.params import Params, flatten, load_params, project_root
@@ -28,7 +30,8 @@ from pipeline.tracking import (
 )
 from pipeline.watched import Watched, choose_watched
 from retinanet.detector import describe_detector
-from retinanet.engine import native_precision
+from retinanet.learner import native_precision
+from retinanet.weights import load_detector
 
 SPLITS = {name: Path(f"data/prepared/{name}.json") for name in ("train", "val")}
 ANCHORS = Path("anchors.json")
@@ -36,14 +39,15 @@ MODEL = Path("models/model.pt")
 REPORT = Path("reports/train.json")
 HISTORY = Path("plots/training.csv")
 CURVES = Path("plots/training.png")
+IMAGES_PER_STEP = "images_per_step"  # the text in a run's folder with what has been found to fit
 HOUSE = Path(__file__).resolve().parents[1]
 # What computes the result: changed code must not go on with what other code began, nor pass for its result.
-CODE = (*sorted(HOUSE.glob("retinanet/**/*.py")), HOUSE / "pipeline/fit.py")
+CODE = (*sorted(HOUSE.glob("retinanet/**/*.py")), *sorted(HOUSE.glob("pipeline/fit/*.py")))
 SECTIONS = {"seed", "transforms", "matcher", "loss", "model", "optim", "train"}  # those of this stage in dvc.yaml
 
 DESCRIPTION = """\
 Train on Ray with the workers of conf/ (PIPELINE_CONF names the file, conf/local.yaml by default). A training that was
-killed goes on from its last checkpoint when it is run again.
+killed goes on from its last checkpoint when it is run again. SIGTERM and Ctrl-C stop it with a checkpoint.
 
 reads    params.yaml, data/prepared/{train,val}.json, anchors.json, the pictures
 writes   models/model.pt (the best epoch by AP on val), reports/train.json, plots/training.{csv,png}
@@ -72,11 +76,11 @@ def check_share(params: Params, place: Place) -> None:
     """Refuse, or tell, what params.yaml and conf/ say only together.
 
     Raises:
-        ValueError: when there are more workers than images in a batch.
+        ValueError: when there are more workers than images in a batch, or the norm needs what conf/ does not give.
     """
-    if place.workers > params.train.batch_size:
+    if place.most > params.train.batch_size:
         raise ValueError(
-            f"workers is {place.workers} in conf/, more than the images of a batch (train.batch_size "
+            f"workers is {place.most} in conf/, more than the images of a batch (train.batch_size "
             f"{params.train.batch_size}); use fewer workers"
         )
     if params.model.norm == "sync_batch" and place.images_per_step is not None:
@@ -84,7 +88,12 @@ def check_share(params: Params, place: Place) -> None:
             f"images_per_step is {place.images_per_step} in conf/, but model.norm is sync_batch, which must see "
             "the whole batch at once; set images_per_step: null, or use another norm"
         )
-    if params.model.norm == "batch" and (place.workers > 1 or place.images_per_step is not None):
+    if place.recompute and params.model.norm in ("batch", "sync_batch"):
+        raise ValueError(
+            f"recompute is true in conf/, but model.norm is {params.model.norm}, whose statistics it would update "
+            "twice; set recompute: false, or use another norm"
+        )
+    if params.model.norm == "batch" and (place.most > 1 or place.images_per_step is not None):
         print(
             "model.norm is batch: a worker normalises over its own images, so the result depends on conf/", flush=True
         )
@@ -104,9 +113,11 @@ def weights_file(params: Params) -> list[Path]:
 
 def train(params: Params, place: Place, *, digest: str, storage: str) -> None:
     """Train one run to its end, export its best detector, and record it."""
-    config = worker_config(params, place, digest=digest)
-    build_criterion(config["description"], config["params"])  # what it complains of comes before any work
     folder = RunFolder(storage, digest)
+    if place.resume == "never":
+        put_aside(folder)
+    config = worker_config(params, place, digest=digest, run=folder.url)
+    build_criterion(config["description"], config["params"])  # what it complains of comes before any work
     flat = flatten(params.model_dump())
     tags = provenance_tags(
         params=flat,
@@ -116,35 +127,93 @@ def train(params: Params, place: Place, *, digest: str, storage: str) -> None:
     )
     flat |= {f"conf.{key}": value for key, value in place.model_dump().items()}
     with open_run(run_id=folder.read(RUN_ID), name=f"train {digest[:8]}", params=flat, tags=tags) as run:
-        print(f"run {digest}: {params.train.epochs} epochs on {place.workers} workers, {place.precision}", flush=True)
+        workers = place.fewest if place.fewest == place.most else f"{place.fewest} to {place.most}"
+        print(f"run {digest}: {params.train.epochs} epochs on {workers} workers, {place.precision}", flush=True)
         run.sample_machine()
         log_code_changes(run)
         watched = Watched(SPLITS["val"], root=config["data"]["root"], score_threshold=params.evaluate.picture_score)
         listener = Listener(run, folder, Progress(params.train.epochs), watched)
         listener.keep_run_id()
-        resources = place.model_dump(include=set(cluster.Resources.__dataclass_fields__))
-        outcome = cluster.train(
-            fit,
-            config,
-            address=place.address,
-            resources=cluster.Resources(**resources),
-            name=digest,
-            storage=storage,
-            score="score",
-            on_event=listener,
-            export=export,
-        )
-        history = outcome.last_metrics["history"]
+        history, best_epoch = train_in_memory(config, place, folder, name=digest, storage=storage, listener=listener)
+        if len(history) < params.train.epochs:
+            raise RuntimeError(
+                f"the newest checkpoint holds {len(history)} of {params.train.epochs} epochs; later ones could not be "
+                f"written to {storage}: make room there, then run again to go on"
+            )
         run.log_history(history)
         listener.keep_run_id()
-        best = outcome.metrics["history"][-1]
+        best = history[best_epoch - 1]
         write_reports(history, best=best, digest=digest)
         run.set_tags(write_note(best, epochs=len(history), digest=digest, reproduce=tags.get("reproduce")))
         log_outs(run)
     print(f"best epoch {best['epoch']}; compare the runs with: {run.url}", flush=True)
 
 
-def worker_config(params: Params, place: Place, *, digest: str) -> dict[str, Any]:
+def put_aside(folder: RunFolder) -> None:
+    """Give what a run has left another name, so that it begins afresh."""
+    aside = folder.put_aside()
+    if aside is not None:
+        print(f"resume is never in conf/: what this run had kept is now {aside}", flush=True)
+
+
+def train_in_memory(
+    config: dict[str, Any], place: Place, folder: RunFolder, *, name: str, storage: str, listener: Listener
+) -> tuple[list[dict[str, Any]], int]:
+    """Train; where a worker's images do not fit its memory, with half as many at once, which changes no result.
+
+    Returns:
+        The history, and the number of its best epoch.
+    """
+    resources = cluster.Resources(
+        **place.model_dump(include=set(cluster.Resources.__dataclass_fields__)),
+        has_nodes=cluster.address_of(place.address) != "local",
+    )
+    known = folder.read(IMAGES_PER_STEP)
+    if known is not None and (place.images_per_step is None or int(known) < place.images_per_step):
+        config["place"] |= {"images_per_step": int(known)}
+    while True:
+        try:
+            return cluster.train(
+                fit,
+                config,
+                address=place.address,
+                resources=resources,
+                name=name,
+                storage=storage,
+                on_event=listener,
+                export=export,
+            )
+        except torch.OutOfMemoryError as error:
+            images = halve_images(config, workers=place.fewest, error=error)
+            folder.write(IMAGES_PER_STEP, str(images))
+            config["place"] |= {"images_per_step": images}
+
+
+def halve_images(config: Mapping[str, Any], *, workers: int, error: BaseException) -> int:
+    """Half of the images that a worker has held at once.
+
+    Raises:
+        RuntimeError: when it was one image, or the norm must see them together.
+    """
+    share = -(-config["params"]["train"]["batch_size"] // workers)
+    held: int = min(config["place"]["images_per_step"] or share, share)
+    reason = str(error).partition("\n")[0]
+    if config["params"]["model"]["norm"] == "sync_batch":
+        raise RuntimeError(f"out of memory ({reason}); use more workers, or a smaller train.batch_size") from error
+    if held == 1:
+        raise RuntimeError(
+            f"one image does not fit a worker's memory ({reason}); lower transforms.long_side, or set recompute: true "
+            "in conf/"
+        ) from error
+    half = held // 2
+    print(
+        f"{held} images do not fit a worker's memory ({reason}); going on with {half} at once, which changes no result",
+        flush=True,
+    )
+    return half
+
+
+def worker_config(params: Params, place: Place, *, digest: str, run: str) -> dict[str, Any]:
     """All that a worker needs, in plain values; paths are absolute because workers run elsewhere."""
     content = read_json(SPLITS["train"])
     sections = params.model_dump()
@@ -164,6 +233,7 @@ def worker_config(params: Params, place: Place, *, digest: str) -> dict[str, Any
             **{name: str(path.resolve()) for name, path in SPLITS.items()},
             "root": root if "://" in root else str(project_root() / root),
             "watched": choose_watched(read_json(SPLITS["val"])),
+            "run": run,
             "cache_folder": os.path.join(os.path.expanduser("~"), ".cache", "retinanet-pipeline", "pictures"),
         },
     }
@@ -180,12 +250,15 @@ class Listener:
         if event["kind"] == "step":
             self.progress.step(event)
         elif event["kind"] == "resume":
-            print(f"going on from epoch {event['epoch']}", flush=True)
+            step = f", step {event['step']} of the next" if event["step"] else ""
+            print(f"going on from epoch {event['epoch']}{step}", flush=True)
+        elif event["kind"] == "warning":
+            print(f"warning: {event['text']}", flush=True)
         elif event["kind"] == "cluster":
             self.run.set_tags(cluster_tags(event))
         elif event["kind"] == "detections":
             self.watched.found = event["found"]
-        else:
+        elif not event["is_partial"]:
             self.progress.epoch(event["history"])
             self.run.log_history(event["history"])
             self.keep_run_id()
@@ -198,9 +271,11 @@ class Listener:
             self.folder.write(RUN_ID, self.run.run_id)
 
 
-def export(checkpoint: Path) -> None:
-    """Put the detector of a checkpoint's folder in place."""
-    write_whole(MODEL, lambda temporary: shutil.copyfile(checkpoint / "detector.pt", temporary))
+def export(checkpoint: Path) -> tuple[list[dict[str, Any]], int]:
+    """Put the best detector of a checkpoint's folder in place; the history, and the number of its epoch."""
+    _, description = load_detector(checkpoint / BEST)
+    write_whole(MODEL, lambda temporary: shutil.copyfile(checkpoint / BEST, temporary))
+    return read_json(checkpoint / ROWS), description["run"]["epoch"]
 
 
 def write_reports(history: list[dict[str, Any]], *, best: Mapping[str, Any], digest: str) -> None:

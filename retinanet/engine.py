@@ -5,23 +5,26 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.optim.lr_scheduler import LRScheduler
-from torch.optim.swa_utils import AveragedModel
 
-from retinanet.criterion import Assignment, Criterion, Truths
-from retinanet.dataset import Batch, move_batch, split_batch
+from retinanet.dataset import Batch
+from retinanet.learner import (
+    Halt,
+    Learner,
+    compute_gradients,
+    memory_format,
+    padded_size,
+    skip_step,
+    sum_over_workers,
+    update_weights,
+)
 from retinanet.model import normalise_images
 from retinanet.postprocess import Detections, Postprocess, rescale_detections
 
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # Looking at a loss waits for a GPU, so it is done once in so many steps; on a CPU every step.
 STEPS_BETWEEN_LOOKS = 20
 
@@ -32,8 +35,9 @@ class EpochReport(NamedTuple):
     Attributes:
         epoch: 1-based, as finished.
         step: optimiser steps since the start of training.
-        losses: means over the epoch's steps of loss, loss_cls and loss_box.
-        step_losses: their sum at every step.
+        losses: means of loss, loss_cls and loss_box over the epoch's steps, without those that were skipped.
+        step_losses: their sum at every step; NaN or infinite where it was skipped.
+        skipped: steps of the epoch that were skipped.
         lr: of the last step.
         images_per_s: of the global batch.
         seconds: of the epoch.
@@ -43,223 +47,169 @@ class EpochReport(NamedTuple):
     step: int
     losses: dict[str, float]
     step_losses: list[float]
+    skipped: int
     lr: float
     images_per_s: float
     seconds: float
 
 
 @dataclass
-class Learner:
-    """Everything that learns, in one hand: what a step changes and what a checkpoint holds.
+class Course:
+    """How far a training is. A checkpoint holds it, so that no step is trained twice or left out.
 
     Attributes:
-        model: a RetinaNet, wrapped in DistributedDataParallel where there are several workers.
-        precision: fp32, bf16 or fp16 of the convolutions; losses are float32.
-        images_per_step: a worker's images at once; None: all of its share.
+        epoch: 0-based, in progress.
+        losses: loss_cls and loss_box over all workers of each step of that epoch that is done.
+        images: trained in them.
+        seconds: that they took.
+        skipped: steps left out since the start of training.
+        stop: a worker has asked all of them to stop.
     """
 
-    model: nn.Module
-    criterion: Criterion
-    optimizer: torch.optim.Optimizer
-    schedule: LRScheduler
-    mean: list[float]
-    std: list[float]
-    device: torch.device
-    precision: str = "fp32"
-    clip_grad_norm: float | None = None
-    images_per_step: int | None = None
-    ema: AveragedModel | None = None
+    epoch: int = 0
+    losses: list[list[float]] = field(default_factory=list)
+    images: int = 0
+    seconds: float = 0.0
+    skipped: int = 0
+    stop: bool = False
 
-    def __post_init__(self) -> None:
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
-    @property
-    def network(self) -> nn.Module:
-        """The model without its wrapping."""
-        return self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
+class LossNotFiniteError(FloatingPointError):
+    """A loss that is NaN or infinite.
 
-    @property
-    def judged(self) -> nn.Module:
-        """The weights to evaluate and to keep: the moving average where there is one."""
-        return self.network if self.ema is None else self.ema.module
+    Attributes:
+        epoch: 0-based.
+        step: 0-based, in the epoch.
+    """
 
-    def state_dict(self) -> dict[str, object]:
-        """All that a resumed training needs to go on as if it had not stopped."""
-        return {
-            "model": self.network.state_dict(),
-            "ema": None if self.ema is None else self.ema.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": {"last_epoch": self.schedule.last_epoch, "last_lr": self.schedule.get_last_lr()},
-            "scaler": self.scaler.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict[str, object]) -> None:
-        """The inverse of state_dict."""
-        self.network.load_state_dict(state["model"])  # type: ignore[arg-type]
-        if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])  # type: ignore[arg-type]
-        self.optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
-        schedule: dict[str, object] = state["schedule"]  # type: ignore[assignment]
-        self.schedule.last_epoch = schedule["last_epoch"]  # type: ignore[assignment]
-        self.schedule._last_lr = schedule["last_lr"]  # type: ignore[assignment]
-        self.scaler.load_state_dict(state["scaler"])  # type: ignore[arg-type]
+    def __init__(self, learner: Learner, *, epoch: int, step: int, losses: list[float], since: int) -> None:
+        self.epoch, self.step = epoch, step
+        number, (loss_cls, loss_box) = learner.schedule.last_epoch - since + 1, losses
+        super().__init__(f"loss is not finite at step {number}: loss_cls {loss_cls}, loss_box {loss_box}")
 
 
 def train_epochs(
-    learner: Learner, batches_of: Callable[[int], Iterable[Batch]], *, first_epoch: int, epochs: int
-) -> Iterator[EpochReport]:
-    """Train, and report after every epoch.
+    learner: Learner,
+    batches_of: Callable[[int, int], Iterable[Batch]],
+    *,
+    course: Course,
+    epochs: int,
+    checkpoint_every: int | None = None,
+    halt: Callable[[], Halt] = Halt,
+) -> Iterator[EpochReport | Course]:
+    """Train, and report after every epoch; within an epoch pause where a checkpoint is due.
 
     With torch.distributed every worker runs this loop; each step has one collective for the normaliser beside those
-    of the gradients, each epoch one for the losses.
+    of the gradients, each pause and each epoch one for the losses.
 
     Args:
-        batches_of: this worker's share of the steps of an epoch (0-based).
-        first_epoch: 0-based; a resumed training starts later. At or past `epochs` nothing is yielded.
+        batches_of: this worker's share of an epoch (0-based), from a step of it (0-based) on.
+        course: where to begin; it is kept up to date. At or past `epochs` nothing is yielded.
+        checkpoint_every: steps between two pauses, over all epochs; None: there are none.
+        halt: asked at every step; what one worker asks for, all do.
+
+    Yields:
+        The report of an epoch that has ended, or the course at a pause.
 
     Raises:
-        FloatingPointError: naming the step, when a loss is not finite.
+        LossNotFiniteError: naming the step, when a loss is not finite and learner.max_skipped does not allow it.
     """
-    for epoch in range(first_epoch, epochs):
+    while course.epoch < epochs:
         learner.model.train()
-        start = time.perf_counter()
-        losses: list[Tensor] = []
-        num_images = 0
-        for batch in batches_of(epoch):
-            lr = learner.optimizer.param_groups[0]["lr"]
-            losses.append(train_step(learner, batch))
-            num_images += len(batch.image_ids)
-            if learner.device.type == "cpu" or len(losses) % STEPS_BETWEEN_LOOKS == 0:
-                check_finite(losses[-STEPS_BETWEEN_LOOKS:], learner.schedule.last_epoch, batch)
-        by_step = sum_over_workers(torch.stack(losses))  # [steps, 2] (sync point)
-        check_finite(list(by_step), learner.schedule.last_epoch, batch)
-        seconds = time.perf_counter() - start
-        total_images = sum_over_workers(torch.tensor([num_images], device=learner.device))
-        loss_cls, loss_box = by_step.mean(dim=0).tolist()
-        yield EpochReport(
-            epoch=epoch + 1,
-            step=learner.schedule.last_epoch,
-            losses={"loss": loss_cls + loss_box, "loss_cls": loss_cls, "loss_box": loss_box},
-            step_losses=by_step.sum(dim=1).tolist(),
-            lr=lr,
-            images_per_s=total_images.item() / seconds,
-            seconds=seconds,
-        )
+        leg = Leg(learner, course)
+        for batch in batches_of(course.epoch, len(course.losses)):
+            if leg.is_pause_due(checkpoint_every):
+                leg.end()
+                yield course
+                leg = Leg(learner, course)
+            leg.train_on(batch, halt())
+        leg.end()
+        report = report_of(course, learner, lr=leg.lr)
+        course.epoch, course.losses, course.images, course.seconds = course.epoch + 1, [], 0, 0.0
+        yield report
 
 
-def train_step(learner: Learner, batch: Batch) -> Tensor:
-    """One optimiser step on this worker's share of a global batch.
+class Leg:
+    """Steps without a pause between them: their losses stay where the network is until the leg ends."""
 
-    Returns:
-        [2] this worker's part of loss_cls and loss_box, detached; the parts of all workers add up.
-    """
-    parts = [move_batch(part, learner.device) for part in split_batch(batch, learner.images_per_step)]
-    # The normaliser counts the foreground anchors of the global batch, which the truths alone decide: so it is known
-    # before the network runs, and every part's loss is final.
-    assignments = [assign(learner.criterion, part) for part in parts]
-    mass = torch.stack([learner.criterion.mass(assignment) for assignment in assignments]).sum()
-    total_mass = sum_over_workers(mass)
+    def __init__(self, learner: Learner, course: Course) -> None:
+        self.learner, self.course = learner, course
+        self.losses: list[Tensor] = []
+        self.images = 0
+        self.lr = learner.optimizer.param_groups[0]["lr"]
+        self.asked: Tensor | None = None
+        self.begun = time.perf_counter()
 
-    learner.optimizer.zero_grad(set_to_none=True)
-    step_losses = torch.zeros(2, device=learner.device)
-    for i, (part, assignment) in enumerate(zip(parts, assignments, strict=True)):
-        last = i == len(parts) - 1
-        with synchronise_gradients(learner.model, last):
-            losses = part_losses(learner, part, assignment, total_mass)
-            # DistributedDataParallel averages over the workers, but the parts of a loss add up.
-            learner.scaler.scale(losses.sum() * num_workers()).backward()
-        step_losses += losses.detach()
+    def train_on(self, batch: Batch, halt: Halt) -> None:
+        """One step, unless its loss is not finite."""
+        self.lr = self.learner.optimizer.param_groups[0]["lr"]
+        losses, asked = compute_gradients(self.learner, batch, halt)
+        self.asked = asked if self.asked is None else self.asked + asked
+        self.losses.append(losses)
+        self.images += len(batch.image_ids)
+        if self.learner.max_skipped and not bool(sum_over_workers(losses).isfinite().all()):
+            self.course.skipped += 1
+            if self.course.skipped > self.learner.max_skipped:
+                self.refuse(len(self.losses) - 1, losses.tolist(), since=0)
+            skip_step(self.learner)
+            return
+        if self.learner.device.type == "cpu":
+            self.check_finite(1, since=0)
+        update_weights(self.learner)
+        if self.learner.device.type != "cpu" and len(self.losses) % STEPS_BETWEEN_LOOKS == 0:
+            self.check_finite(STEPS_BETWEEN_LOOKS, since=1)
 
-    learner.scaler.unscale_(learner.optimizer)
-    if learner.clip_grad_norm is not None:
-        nn.utils.clip_grad_norm_(learner.model.parameters(), learner.clip_grad_norm)
-    learner.scaler.step(learner.optimizer)
-    learner.scaler.update()
-    learner.schedule.step()
-    if learner.ema is not None:
-        learner.ema.update_parameters(learner.network)
-    return step_losses
+    def check_finite(self, count: int, *, since: int) -> None:
+        """Stop where one of the last `count` losses is not finite; `since` is 1 where their steps are done."""
+        if self.learner.max_skipped:
+            return
+        first = max(len(self.losses) - count, 0)
+        for place, values in enumerate(torch.stack(self.losses[first:]).tolist(), start=first):
+            if not all(math.isfinite(value) for value in values):
+                self.refuse(place, values, since=len(self.losses) - 1 - place + since)
 
+    def refuse(self, place: int, losses: list[float], *, since: int) -> None:
+        """End the training at a step of this leg, `since` steps ago."""
+        step = len(self.course.losses) + place
+        raise LossNotFiniteError(self.learner, epoch=self.course.epoch, step=step, losses=losses, since=since)
 
-def assign(criterion: Criterion, batch: Batch) -> Assignment:
-    """Match the anchors of a batch with its truths."""
-    truths = [Truths(boxes, labels) for boxes, labels in zip(batch.boxes, batch.labels, strict=True)]
-    return criterion.assign(truths, padded_size(batch))
+    def is_pause_due(self, checkpoint_every: int | None) -> bool:
+        """Whether all workers pause now, before the next step: every worker comes to the same answer."""
+        if not self.losses:
+            return False
+        if checkpoint_every and self.learner.schedule.last_epoch % checkpoint_every == 0:
+            return True
+        looks = self.learner.device.type == "cpu" or len(self.losses) % STEPS_BETWEEN_LOOKS == 0
+        return looks and self.asked is not None and bool(self.asked.any())
 
-
-def padded_size(batch: Batch) -> tuple[int, int]:
-    """Height and width of a batch, px."""
-    return batch.images.shape[2], batch.images.shape[3]
-
-
-def part_losses(learner: Learner, part: Batch, assignment: Assignment, total_mass: Tensor) -> Tensor:
-    """[2] loss_cls and loss_box of a part of a batch."""
-    images = normalise_images(part.images, learner.mean, learner.std)
-    images = images.contiguous(memory_format=memory_format(learner.network))
-    with autocast(learner.device, learner.precision):
-        predictions = learner.model(images)
-    losses = learner.criterion(predictions, assignment, total_mass)
-    return torch.stack([losses["loss_cls"], losses["loss_box"]])
-
-
-def memory_format(model: nn.Module) -> torch.memory_format:
-    """Channels last where the model's own weights are."""
-    weight = next(parameter for parameter in model.parameters() if parameter.ndim == 4)
-    last = weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """Convolutions in half precision, or nothing for fp32."""
-    if precision == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, dtype=AUTOCAST[precision])
+    def end(self) -> None:
+        """Bring the course up to date."""
+        if not self.losses:
+            return
+        losses = sum_over_workers(torch.stack(self.losses)).tolist()  # (sync point)
+        self.check_finite(STEPS_BETWEEN_LOOKS, since=1)
+        images = sum_over_workers(torch.tensor([self.images], device=self.learner.device))
+        self.course.losses += losses
+        self.course.images += int(images.item())
+        self.course.seconds += time.perf_counter() - self.begun
+        self.course.stop = self.asked is not None and bool(self.asked[1] > 0)
 
 
-def synchronise_gradients(model: nn.Module, last: bool) -> AbstractContextManager[None]:
-    """Gradients travel between workers with the last part of a batch only."""
-    if isinstance(model, DistributedDataParallel) and not last:
-        context: AbstractContextManager[None] = model.no_sync()
-        return context
-    return nullcontext()
-
-
-def native_precision(gpu: bool) -> str:
-    """bf16 where the hardware multiplies it natively, else fp32; emulated, bf16 would be slower than fp32."""
-    if gpu:
-        return (
-            "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-        )
-    capabilities = torch.cpu.get_capabilities()
-    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
-
-
-def num_workers() -> int:
-    """Processes that train together."""
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def sum_over_workers(values: Tensor) -> Tensor:
-    """The sum over all workers (a collective), or the values themselves where there is one."""
-    if num_workers() > 1:
-        values = values.clone()
-        dist.all_reduce(values)
-    return values
-
-
-def check_finite(losses: list[Tensor], step: int, batch: Batch) -> None:
-    """Stop where a loss is not finite.
-
-    Raises:
-        FloatingPointError: with the step, the losses and the images of the last batch.
-    """
-    values = torch.stack(losses).tolist()
-    for i, (loss_cls, loss_box) in enumerate(values):
-        if not (math.isfinite(loss_cls) and math.isfinite(loss_box)):
-            raise FloatingPointError(
-                f"loss is not finite at step {step - len(values) + i + 1}: loss_cls {loss_cls}, loss_box {loss_box}, "
-                f"last images {batch.image_ids}; lower optim.lr or set optim.clip_grad_norm"
-            )
+def report_of(course: Course, learner: Learner, *, lr: float) -> EpochReport:
+    """The report of an epoch whose steps are all done."""
+    by_step = torch.tensor(course.losses)  # [steps, 2]
+    finite = by_step.isfinite().all(dim=1)
+    loss_cls, loss_box = by_step[finite].mean(dim=0).tolist()
+    return EpochReport(
+        epoch=course.epoch + 1,
+        step=learner.schedule.last_epoch,
+        losses={"loss": loss_cls + loss_box, "loss_cls": loss_cls, "loss_box": loss_box},
+        step_losses=by_step.sum(dim=1).tolist(),
+        skipped=int((~finite).sum()),
+        lr=lr,
+        images_per_s=course.images / course.seconds,
+        seconds=course.seconds,
+    )
 
 
 @torch.no_grad()

@@ -212,7 +212,7 @@ def test_place_touches_no_stage(experiment: Experiment) -> None:
         ("retinanet/losses.py", {"train", "evaluate"}),
         ("retinanet/optim.py", {"train"}),
         ("pipeline/shapes.py", {"prepare"}),
-        ("pipeline/pictures.py", {"evaluate"}),
+        ("pipeline/pictures.py", {"train", "evaluate"}),
         ("pipeline/compare/report.py", set()),
         ("pipeline/tracking/run.py", set()),
         ("pipeline/params/reading.py", set()),

@@ -26,10 +26,16 @@ PACKAGES = ("retinanet", "pipeline")
 FLOORS = (
     {"boxes", "losses", "anchors", "matcher", "predictions", "backbone", "transforms", "optim", "coco_eval"},
     {"dataset", "criterion", "postprocess", "model", "weights"},
-    {"engine", "detector"},
+    {"learner", "engine", "detector"},
 )
 STAGES = ("prepare", "anchor_stats", "train", "evaluate")
-COMMANDS = ("compare", "sweep", "predict", "export")  # every other room of the pipeline is a door or a help to these
+COMMANDS = (
+    "compare",
+    "sweep",
+    "predict",
+    "export",
+    "replay",
+)  # every other room of the pipeline is a door or a help to these
 
 DETECTOR_LIBRARIES = {"torch", "torchvision", "numpy", "PIL", "pycocotools", "fsspec"}
 # Each outside world and the rooms that may import it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 from retinanet.anchors import Grid, build_grid
 from retinanet.backbone import group_norm
 from retinanet.criterion import Criterion
-from retinanet.dataset import Split, TrainingBatches, load_split
-from retinanet.engine import EpochReport, Learner, train_epochs
+from retinanet.dataset import Batch, Split, TrainingBatches, load_split
+from retinanet.engine import Course, EpochReport, train_epochs
+from retinanet.learner import Learner
 from retinanet.model import FeaturePyramid, Head, RetinaNet
 from retinanet.optim import construct_ema, construct_optimizer, construct_schedule
 from retinanet.transforms import Transforms
@@ -101,11 +103,18 @@ def build_learner(
 def train(learner: Learner, split: Split, *, epochs: int, first_epoch: int = 0, **batches: Any) -> list[EpochReport]:
     """Train on a split; batches as of TrainingBatches."""
 
-    def batches_of(epoch: int) -> TrainingBatches:
-        return TrainingBatches(split, TRANSFORMS, **{"batch_size": 4, "seed": 1, "epoch": epoch, **batches})
+    reports = train_epochs(learner, batches_from(split, **batches), course=Course(epoch=first_epoch), epochs=epochs)
+    return [report for report in reports if isinstance(report, EpochReport)]
 
-    # A Dataset is iterated by its positions, up to its first IndexError.
-    return list(train_epochs(learner, batches_of, first_epoch=first_epoch, epochs=epochs))  # type: ignore[arg-type]
+
+def batches_from(split: Split, **options: Any) -> Callable[[int, int], Iterator[Batch]]:
+    """The batches of an epoch from a step on; options as of TrainingBatches."""
+
+    def batches_of(epoch: int, first_step: int) -> Iterator[Batch]:
+        batches = TrainingBatches(split, TRANSFORMS, **{"batch_size": 4, "seed": 1, "epoch": epoch, **options})
+        return (batches[step] for step in range(first_step, len(batches)))
+
+    return batches_of
 
 
 def train_as_worker(rank: int, num_workers: int, folder: Path, prepared: Path, options: dict[str, Any]) -> None:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from pipeline.cluster.environment import worker_environment  # first: it sets what Ray reads when it is imported
 from pipeline.cluster.start import Resources, address_of, describe_cluster, start_ray
-from pipeline.cluster.training import Outcome, run_trainer, train
-from pipeline.cluster.worker import Worker, WriteCheckpoint, worker
+from pipeline.cluster.stopping import StoppedError
+from pipeline.cluster.storage import Checkpoints, WriteCheckpoint
+from pipeline.cluster.training import run_trainer, train
+from pipeline.cluster.worker import Worker, worker
 
 __all__ = [
-    "Outcome",
+    "Checkpoints",
     "Resources",
+    "StoppedError",
     "Worker",
     "WriteCheckpoint",
     "address_of",

@@ -15,14 +15,33 @@ import ray
 
 @dataclass(frozen=True)
 class Resources:
-    """What a training asks of the cluster."""
+    """What a training asks of the cluster.
 
-    workers: int
+    Attributes:
+        workers: so many, or the fewest and the most: it begins with what is there, goes on with fewer when nodes
+            leave, and takes up new ones.
+        hang_timeout_s: a worker that gives no sign of life for so long is taken for dead.
+        has_nodes: they may be told in advance that they end.
+    """
+
+    workers: int | tuple[int, int]
     cpus_per_worker: int
     gpus_per_worker: float
     backend: str
     max_failures: int
     start_timeout_s: float
+    hang_timeout_s: float = 600.0
+    has_nodes: bool = False
+
+    @property
+    def fewest(self) -> int:
+        """Workers without which it does not begin."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most(self) -> int:
+        """Workers that it can make use of."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
 
 
 @contextmanager
@@ -43,7 +62,7 @@ def start_ray(
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
     if address == "local":
         # A machine with fewer cores than workers still trains, only slower.
-        cpus = max(os.cpu_count() or 1, resources.workers * resources.cpus_per_worker)
+        cpus = max(os.cpu_count() or 1, resources.most * resources.cpus_per_worker)
         options |= {"num_cpus": cpus, "include_dashboard": dashboard}
     if environment:
         options["runtime_env"] = {"env_vars": dict(environment)}
@@ -69,10 +88,10 @@ def check_resources(resources: Resources) -> None:
     """Refuse at once what Ray would wait for without end."""
     there = ray.cluster_resources()
     for kind, each in (("CPU", resources.cpus_per_worker), ("GPU", resources.gpus_per_worker)):
-        needed = resources.workers * each
+        needed = resources.fewest * each
         if needed > there.get(kind, 0):
             raise ValueError(
-                f"{resources.workers} workers of {each:g} {kind} need {needed:g}, "
+                f"{resources.fewest} workers of {each:g} {kind} need {needed:g}, "
                 f"the cluster has {there.get(kind, 0):g}; lower workers in conf/ or add nodes"
             )
 

@@ -6,27 +6,24 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray.train
 import ray.train.torch
 from ray.util.queue import Empty, Queue
+from torch import OutOfMemoryError
 
 from pipeline.cluster.environment import worker_environment
 from pipeline.cluster.start import Resources, describe_cluster, start_ray
+from pipeline.cluster.stopping import StoppedError, hearing_signals, run_until_asked
+from pipeline.cluster.storage import Checkpoints
 
 # The user's mistake, and a training that diverges: their sentence says it all.
 COMPLAINTS = (ValueError, FloatingPointError)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a finished training reported: with its best checkpoint by the score, and with its newest."""
-
-    metrics: dict[str, Any]
-    last_metrics: dict[str, Any]
+Exported = TypeVar("Exported")
 
 
 def train(
@@ -37,34 +34,44 @@ def train(
     resources: Resources,
     name: str,
     storage: str,
-    score: str,
     on_event: Callable[[dict[str, Any]], None],
-    export: Callable[[Path], object],
-) -> Outcome:
+    export: Callable[[Path], Exported],
+) -> Exported:
     """Run `fit` on the workers, from the last checkpoint of a run of that name where there is one.
 
     Args:
         fit: runs in every worker with `config`.
         address: see start_ray.
         storage: folder or URL; the run lies in <storage>/<name>.
-        score: the metric whose best checkpoint is kept beside the newest.
         on_event: called in this process first with the cluster (describe_cluster), then with every report, and with
-            what the first worker tells in between.
-        export: called in this process with the folder of the best checkpoint.
+            what the workers tell in between.
+        export: called in this process with the folder of the newest checkpoint.
+
+    Returns:
+        What `export` returns.
 
     Raises:
+        StoppedError: when SIGTERM or Ctrl-C has stopped it; the next run goes on from there.
         RuntimeError: with the worker's own error, when the training failed for good.
+        torch.OutOfMemoryError: when a worker's images do not fit its memory.
     """
-    with start_ray(address, resources):
+
+    def warn(text: str) -> None:
+        on_event({"kind": "warning", "text": text})
+
+    with start_ray(address, resources), hearing_signals() as asked:
         on_event({"kind": "cluster", **describe_cluster()})
-        result = run_trainer(
-            fit, config, resources=resources, name=name, storage=storage, score=score, on_event=on_event
-        )
-        checkpoint, metrics = max(result.best_checkpoints, key=lambda pair: pair[1][score])
-        # Ray moves the files; where the storage is elsewhere, this downloads them.
-        with checkpoint.as_directory() as folder:
-            export(Path(folder))
-    return Outcome(dict(metrics), dict(result.metrics))
+        checkpoints = Checkpoints.of(storage, name)
+        checkpoints.mend_notes(warn)
+        run_trainer(fit, config, resources=resources, name=name, storage=storage, on_event=on_event, asked=asked)
+        newest = checkpoints.newest(warn)
+        if asked.is_set():
+            raise StoppedError("stopped with a checkpoint" if newest else "stopped before the first checkpoint")
+        if newest is None:
+            raise RuntimeError(f"no checkpoint could be written to {storage}; see the warnings above")
+        # Where the storage is elsewhere, this downloads the files.
+        with checkpoints.opened(newest) as folder:
+            return export(folder)
 
 
 def run_trainer(
@@ -74,16 +81,19 @@ def run_trainer(
     resources: Resources,
     name: str,
     storage: str,
-    score: str,
     on_event: Callable[[dict[str, Any]], None],
+    asked: threading.Event | None = None,
 ) -> ray.train.Result:
-    """Ray Train's own call; see train."""
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(resources.start_timeout_s)  # Ray takes it here only
-    events = Queue(actor_options={"num_cpus": 0})
+    """Ray Train's own call; see train. The event, once set, asks the workers to stop with a checkpoint."""
+    # Ray takes these here only.
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(resources.start_timeout_s)
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(resources.hang_timeout_s)
+    events, stop = Queue(actor_options={"num_cpus": 0}), Queue(actor_options={"num_cpus": 0})
+    link = {"_events": events, "_stop": stop, "_has_nodes": resources.has_nodes}
     trainer = ray.train.torch.TorchTrainer(
         fit,
-        train_loop_config={**config, "_events": events},
-        torch_config=ray.train.torch.TorchConfig(backend=resources.backend),
+        train_loop_config={**config, **link},
+        torch_config=ray.train.torch.TorchConfig(backend=resources.backend, timeout_s=resources.hang_timeout_s),
         scaling_config=ray.train.ScalingConfig(
             num_workers=resources.workers,
             use_gpu=resources.gpus_per_worker > 0,
@@ -94,16 +104,20 @@ def run_trainer(
             name=name,
             storage_path=storage,
             failure_config=ray.train.FailureConfig(max_failures=resources.max_failures, controller_failure_limit=3),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=score),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             callbacks=[Forward(events)],
             worker_runtime_env={"env_vars": worker_environment(resources.cpus_per_worker)},
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
-    with listening(events, on_event):
+    with listening(events, on_event) as heard:
         try:
-            return trainer.fit()
+            result = run_until_asked(trainer.fit, asked or threading.Event(), lambda: stop.put(True))
+            heard.wait_for(result.metrics)
+            return result
         except ray.train.TrainingFailedError as error:
+            if isinstance(cause := cause_of(error), OutOfMemoryError):
+                raise cause from error
             raise RuntimeError(f"training failed: {first_cause(error)}") from error
 
 
@@ -120,17 +134,38 @@ class Forward(ray.train.UserCallback):  # type: ignore[misc]  # ray has no types
         self.events.actor.put_nowait.remote({"kind": "report", **metrics[0]})
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """End the training, by an exception, at a complaint that has come before: it would come with every new try."""
+        """End the training, by an exception, where a new try would end as this one."""
         cause = own_error(worker_exceptions)
-        if isinstance(cause, COMPLAINTS) and str(cause) in self._seen:
+        if isinstance(cause, OutOfMemoryError) or (isinstance(cause, COMPLAINTS) and str(cause) in self._seen):
             raise cause
         self._seen.add(str(cause))
 
 
+class Heard:
+    """The last report that has come: it may come after the training has ended, from another process."""
+
+    def __init__(self) -> None:
+        self.step: int | None = None
+        self.news = threading.Condition()
+
+    def note(self, event: Mapping[str, Any]) -> None:
+        """An event has been passed on."""
+        if event["kind"] == "report":
+            with self.news:
+                self.step = event["step"]
+                self.news.notify_all()
+
+    def wait_for(self, metrics: Mapping[str, Any] | None) -> None:
+        """Until the report with these metrics has come; a training that had nothing left to do sent none."""
+        step = (metrics or {}).get("step")
+        with self.news:
+            self.news.wait_for(lambda: self.step == step, timeout=2.0)
+
+
 @contextmanager
-def listening(events: Queue, on_event: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+def listening(events: Queue, on_event: Callable[[dict[str, Any]], None]) -> Iterator[Heard]:
     """Pass events to a function while the body runs, and those that are left when it ends."""
-    done = threading.Event()
+    done, heard = threading.Event(), Heard()
 
     def listen() -> None:
         while True:
@@ -143,11 +178,12 @@ def listening(events: Queue, on_event: Callable[[dict[str, Any]], None]) -> Iter
                 return
             else:
                 on_event(event)
+                heard.note(event)
 
     thread = threading.Thread(target=listen, daemon=True)
     thread.start()
     try:
-        yield
+        yield heard
     finally:
         done.set()
         thread.join(timeout=30)
@@ -155,12 +191,19 @@ def listening(events: Queue, on_event: Callable[[dict[str, Any]], None]) -> Iter
 
 def first_cause(error: BaseException) -> str:
     """What failed: one sentence for the user's mistake, Ray's whole account for anything else."""
-    cause = own_error(getattr(error, "worker_failures", {})) or getattr(error, "controller_failure", error)
+    cause = cause_of(error)
     return str(cause if isinstance(cause, COMPLAINTS) else error).strip()
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """The exception that a worker or Ray's controller raised itself."""
+    own = own_error(getattr(error, "worker_failures", {}))
+    return own if own is not None else getattr(error, "controller_failure", error)
 
 
 def own_error(failures: Mapping[int, BaseException]) -> BaseException | None:
     """The exception that a worker raised itself, a complaint first: the others fail because that one left them."""
     # Ray wraps it in one whose text is the traceback.
     causes = [getattr(failure, "_base_exc", failure) for failure in failures.values()]
-    return next((cause for cause in causes if isinstance(cause, COMPLAINTS)), causes[0] if causes else None)
+    told = (*COMPLAINTS, OutOfMemoryError)
+    return next((cause for cause in causes if isinstance(cause, told)), causes[0] if causes else None)

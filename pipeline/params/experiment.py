@@ -109,6 +109,8 @@ class Train(Section):
     "Global: split over the workers."
     epochs: Count
     evaluate_every: Count
+    on_nan: Literal["stop"] | Count
+    "At a loss that is not finite; a number: so many such steps of the whole training are left out."
 
 
 class Evaluate(Section):

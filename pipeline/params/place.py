@@ -17,7 +17,8 @@ class Place(Section):
 
     address: str
     "`local` starts a Ray here; else a cluster's address. RAY_ADDRESS wins."
-    workers: Count
+    workers: Count | tuple[Count, Count]
+    "So many; or the fewest and the most: it goes on with fewer when nodes leave, and takes up new ones."
     cpus_per_worker: Count
     "Also the threads of a worker."
     gpus_per_worker: NotNegative
@@ -27,13 +28,20 @@ class Place(Section):
     loader_processes: CountOrZero
     cache_images: bool
     channels_last: bool
+    recompute: bool
+    "Activations are computed again in the backward pass instead of being kept."
     compile: bool
     backend: Literal["gloo", "nccl"]
     storage: str
     "Folder or URL of checkpoints and results."
     data_root: str | None
+    checkpoint_every: Count | None
+    "Optimiser steps between checkpoints within an epoch; null: only at its end."
+    resume: Literal["auto", "never"]
     max_failures: Annotated[int, Field(ge=0)]
     start_timeout_s: Positive
+    hang_timeout_s: Positive
+    "A worker that gives no sign of life for so long is taken for dead."
     trials_at_once: Count | None
     "Of a sweep; null: as many as the resources hold."
 
@@ -44,7 +52,19 @@ class Place(Section):
             complaints.append("backend is nccl, but gpus_per_worker is 0; use gloo")
         if self.cache_images and self.loader_processes > 0:
             complaints.append(f"cache_images is true, which needs loader_processes 0, not {self.loader_processes}")
+        if self.fewest > self.most:
+            complaints.append(f"workers is [{self.fewest}, {self.most}]; expected the fewest first, then the most")
         return complaints
+
+    @property
+    def fewest(self) -> int:
+        """Workers without which a run does not begin."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most(self) -> int:
+        """Workers that a run can make use of."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
 
 
 def place_path(default: str = "conf/local.yaml") -> Path:

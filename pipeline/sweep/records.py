@@ -15,6 +15,7 @@ import fsspec
 
 RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
 ENDED = (FINISHED, STOPPED, FAILED)
+EXHAUSTED = "exhausted"  # a file: there was no setting left to try
 
 
 def configure(settings: Mapping[str, Any], *, seed: int, number: int) -> dict[str, Any]:

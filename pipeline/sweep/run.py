@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from contextlib import chdir
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from pipeline.params import Params, flatten, project_root
 from pipeline.params.place import Place
 from pipeline.params.sweep import Sweep
 from pipeline.sweep.listener import Listener
-from pipeline.sweep.records import SweepFolder
+from pipeline.sweep.records import EXHAUSTED, SweepFolder
 from pipeline.sweep.refusal import Refusal
 from pipeline.sweep.report import Report, report
 from pipeline.sweep.sampler import Sampler
@@ -26,7 +27,7 @@ from pipeline.tracking import Run, cluster_tags, log_code_changes, log_split, op
 from pipeline.tracking.note import NOTE
 from pipeline.train import CODE, SECTIONS, SPLITS, check_share, weights_file, worker_config
 from pipeline.watched import Watched
-from retinanet.engine import native_precision
+from retinanet.learner import native_precision
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def make_plan(params: Params, sweep: Sweep, place: Place) -> Plan:
         place = place.model_copy(update={"precision": native_precision(place.gpus_per_worker > 0)})
     base = params_with(params, sweep.fixed)
     check_share(base, place)
-    if sweep.scheduler in ("pbt", "hyperband") and place.workers > 1:
+    if sweep.scheduler in ("pbt", "hyperband") and place.most > 1:
         raise ValueError(
             f"sweep.scheduler is {sweep.scheduler}, which pauses and clones trials, but workers is {place.workers} in "
             "conf/: only a trial of one worker can be; use asha, median or none"
@@ -162,7 +163,8 @@ def run_trials(plan: Plan, parent: Run) -> None:
     refusal = Refusal(params, sweep, SPLITS["train"].resolve())
     base: dict[str, Any] = {
         "params": params.model_dump(exclude={"sweep"}),
-        "worker": worker_config(params, place, digest=plan.name) | {"thresholds": sweep.postprocess},
+        "worker": worker_config(params, place, digest=plan.name, run=plan.folder.url)
+        | {"thresholds": sweep.postprocess},
         "folder": plan.folder.url,
         "resources": {name: getattr(resources, name) for name in cluster.Resources.__dataclass_fields__},
     }
@@ -180,7 +182,7 @@ def run_trials(plan: Plan, parent: Run) -> None:
     with cluster.start_ray(
         place.address,
         resources,
-        dashboard=place.workers > 1,
+        dashboard=place.most > 1,
         environment=cluster.worker_environment(place.cpus_per_worker),
     ):
         parent.set_tags(cluster_tags(cluster.describe_cluster()))
@@ -188,7 +190,14 @@ def run_trials(plan: Plan, parent: Run) -> None:
             run_trial,
             base,
             folder=plan.folder,
-            sampler=Sampler(sweep, base=flat, seed=params.seed, epochs=params.train.epochs, refuse=refusal),
+            sampler=Sampler(
+                sweep,
+                base=flat,
+                seed=params.seed,
+                epochs=params.train.epochs,
+                refuse=refusal,
+                on_end=partial(plan.folder.write, EXHAUSTED, b""),
+            ),
             scheduler=build_scheduler(sweep, epochs=params.train.epochs, every=params.train.evaluate_every),
             listener=listener,
             resources=resources,

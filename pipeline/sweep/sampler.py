@@ -32,6 +32,7 @@ class Sampler(Searcher):  # type: ignore[misc]  # ray has no types
         base: dotted parameter -> value without a setting.
         refuse: the reason why a setting is not worth a trial, None where it is.
         epochs: of a whole trial; one that stops before is told to Optuna as pruned.
+        on_end: called when nothing is left to try, before all trials are used up.
     """
 
     def __init__(
@@ -42,11 +43,12 @@ class Sampler(Searcher):  # type: ignore[misc]  # ray has no types
         seed: int,
         epochs: int,
         refuse: Callable[[Settings], str | None],
+        on_end: Callable[[], object] = tuple,
     ) -> None:
         super().__init__(metric=SCORE, mode="max")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.seed, self.num_seeds, self.epochs, self.refuse = seed, sweep.seeds, epochs, refuse
-        self.left = sweep.trials
+        self.left, self.on_end = sweep.trials, on_end
         self.base = {key: base[key] for key in sweep.space}
         self.points = [dict(point) for point in sweep.points]
         if sweep.search == "grid":
@@ -67,6 +69,7 @@ class Sampler(Searcher):  # type: ignore[misc]  # ray has no types
         if not self._repeats:
             settings = self._next_setting()
             if settings is None:
+                self.on_end()
                 return Searcher.FINISHED
             seeds = [self.seed + i for i in range(self.num_seeds)]
             self._repeats = [configure(settings, seed=seed, number=self._number) for seed in seeds]

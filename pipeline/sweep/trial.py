@@ -12,7 +12,7 @@ import ray.tune
 import torch
 
 from pipeline import cluster
-from pipeline.fit import fit, load_splits, train_worker
+from pipeline.fit import BEST, ROWS, fit, load_splits, train_worker
 from pipeline.outs import read_json
 from pipeline.params import Params
 from pipeline.sweep.records import FINISHED, SweepFolder, settings_of
@@ -77,14 +77,14 @@ def train_here(config: Mapping[str, Any], folder: SweepFolder) -> None:
         num_workers=1,
         device=torch.device("cuda" if config["place"]["gpus_per_worker"] else "cpu"),
         tell=watched.hear,
-        report=lambda metrics, write: report_epoch(metrics["history"], write, config, folder, watched),
+        report=lambda metrics, write: report_epoch(metrics, write, config, folder, watched),
         last_checkpoint=last_checkpoint,
     )
     train_worker(config, worker, *_SPLITS[data])
 
 
 def report_epoch(
-    history: list[dict[str, Any]],
+    metrics: Mapping[str, Any],
     write: cluster.WriteCheckpoint | None,
     config: Mapping[str, Any],
     folder: SweepFolder,
@@ -92,12 +92,13 @@ def report_epoch(
 ) -> None:
     """Report an evaluated epoch with its checkpoint; the sweep's folder keeps the best detector."""
     assert write is not None
-    if history[-1].get("AP") is None:
+    history = metrics["history"]
+    if metrics["is_partial"] or history[-1].get("AP") is None:
         return
     with tempfile.TemporaryDirectory() as temporary:
         write(Path(temporary))
         if history[-1]["AP"] >= best_ap(history):
-            folder.write(f"trials/{key_of(config)}/detector.pt", (Path(temporary) / "detector.pt").read_bytes())
+            folder.write(f"trials/{key_of(config)}/detector.pt", (Path(temporary) / BEST).read_bytes())
         if history[-1]["epoch"] == config["params"]["train"]["epochs"]:
             # Before the last report, at which a scheduler may end this process.
             write_thresholds(config, folder)
@@ -148,25 +149,28 @@ def train_wide(config: Mapping[str, Any], base: Mapping[str, Any], folder: Sweep
 
     def pass_on(event: dict[str, Any]) -> None:
         watched.hear(event)
-        if event["kind"] != "report" or event["history"][-1].get("AP") is None:
+        if event["kind"] != "report" or event["is_partial"] or event["history"][-1].get("AP") is None:
             return
         if event["history"][-1]["epoch"] < epochs:  # the last one waits: a scheduler may end this process at it
             report_history(event["history"], None, found=watched.found)
 
-    result = cluster.run_trainer(
+    cluster.run_trainer(
         fit,
         config,
         resources=cluster.Resources(**base["resources"]),
         name=key_of(config),
         storage=folder.path("train"),
-        score="score",
         on_event=pass_on,
     )
-    checkpoint, _ = max(result.best_checkpoints, key=lambda pair: pair[1]["score"])
-    with checkpoint.as_directory() as found:
-        folder.write(f"trials/{key_of(config)}/detector.pt", (Path(found) / "detector.pt").read_bytes())
+    checkpoints = cluster.Checkpoints.of(folder.path("train"), key_of(config))
+    newest = checkpoints.newest(print)
+    if newest is None:
+        raise RuntimeError(f"no checkpoint could be written to {folder.path('train')}")
+    with checkpoints.opened(newest) as found:
+        folder.write(f"trials/{key_of(config)}/detector.pt", (found / BEST).read_bytes())
+        history = read_json(found / ROWS)
     write_thresholds(config, folder)
-    report_history(result.metrics["history"], None, found=watched.found)
+    report_history(history, None, found=watched.found)
 
 
 def key_of(config: Mapping[str, Any]) -> str:

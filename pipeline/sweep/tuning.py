@@ -52,20 +52,23 @@ def tune(
 ) -> None:
     """Run the trials that are left, until all have ended or the person stops them. Ray must have been started."""
     os.environ.update(VARIABLES)
-    wide = resources.workers > 1
+    wide = resources.most > 1
     needs = NOTHING if wide else {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker}
     runnable = ray.tune.with_resources(ray.tune.with_parameters(trainable, base=dict(base)), needs)
     path = folder.path(EXPERIMENT)
+    clones = isinstance(scheduler, PopulationBasedTraining)
+    space = drawn_space(sampler, trials) if clones else None
     if ray.tune.Tuner.can_restore(path):
-        tuner = ray.tune.Tuner.restore(path, runnable, resume_unfinished=True, restart_errored=False)
+        tuner = ray.tune.Tuner.restore(path, runnable, param_space=space, resume_unfinished=True, restart_errored=False)
     else:
         tuner = ray.tune.Tuner(
             runnable,
+            param_space=space,
             tune_config=ray.tune.TuneConfig(
                 metric=SCORE,
                 mode="max",
-                num_samples=trials,
-                search_alg=sampler,
+                num_samples=1 if clones else trials,
+                search_alg=None if clones else sampler,
                 scheduler=scheduler,
                 max_concurrent_trials=trials_at_once or most_at_once(resources),
                 reuse_actors=not wide,
@@ -78,10 +81,29 @@ def tune(
                 verbose=0,
                 callbacks=[listener],
                 failure_config=ray.tune.FailureConfig(max_failures=TRIES),
-                checkpoint_config=ray.tune.CheckpointConfig(num_to_keep=1),
+                checkpoint_config=ray.tune.CheckpointConfig(num_to_keep=None if clones else 1),
             ),
         )
     tuner.fit()
+
+
+def drawn_space(sampler: Sampler, trials: int) -> dict[str, Any]:
+    """All configurations at once, as a grid over their keys: PBT takes no searcher.
+
+    Each has a value for every parameter of the space, since PBT would draw those that are missing.
+    """
+    drawn: list[dict[str, Any]] = []
+    while len(drawn) < trials and isinstance(configuration := sampler.suggest(str(len(drawn))), dict):
+        drawn.append({**sampler.base, **configuration})
+    by_key = {configuration["key"]: configuration for configuration in drawn}
+    names = {name for configuration in drawn for name in configuration} - {"key"}
+    picked = {name: ray.tune.sample_from(partial(pick, by_key, name)) for name in sorted(names)}
+    return {"key": ray.tune.grid_search(list(by_key)), **picked}
+
+
+def pick(by_key: Mapping[str, Mapping[str, Any]], name: str, spec: Any) -> Any:
+    """The value of a parameter in the configuration of that key."""
+    return by_key[spec.config["key"]][name]
 
 
 def name_of(trial: Any) -> str:
@@ -93,7 +115,7 @@ def most_at_once(resources: Resources) -> int:
     """As many trials as the cluster holds with all their workers, at least one."""
     there = ray.cluster_resources()
     each = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
-    fits = [int(there.get(kind, 0) // (need * resources.workers)) for kind, need in each.items() if need]
+    fits = [int(there.get(kind, 0) // (need * resources.most)) for kind, need in each.items() if need]
     return max(1, min(fits))
 
 

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from pipeline import cluster
 from pipeline.fit import fit
-from pipeline.params import load_params
-from pipeline.params.place import load_place
-from pipeline.train import worker_config
+from tests.training import Trained, train
 
 pytestmark = [
     pytest.mark.slow,
@@ -25,54 +20,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
-TIMES = ("seconds", "images_per_s")
-
-
-@dataclass
-class Trained:
-    """What a training ended with."""
-
-    history: list[dict[str, Any]]
-    learner: dict[str, Any]
-    events: list[dict[str, Any]]
-
-    @property
-    def step_losses(self) -> list[float]:
-        return [loss for row in self.history for loss in row["step_losses"]]
-
-    @property
-    def curve(self) -> list[dict[str, Any]]:
-        return [{key: value for key, value in row.items() if key not in TIMES} for row in self.history]
-
-    @property
-    def resumed_from(self) -> list[int]:
-        return [event["epoch"] for event in self.events if event["kind"] == "resume"]
-
-
-def train(
-    storage: Path,
-    *,
-    workers: int,
-    images_per_step: int | None = None,
-    train_function: Callable[[dict[str, Any]], None] = fit,
-    on_event: Callable[[dict[str, Any]], object] = lambda event: None,
-) -> Trained:
-    """Train the project of the current folder from its beginning."""
-    place = load_place().model_copy(update={"workers": workers, "images_per_step": images_per_step})
-    events: list[dict[str, Any]] = []
-    cluster.train(
-        train_function,
-        worker_config(load_params(), place, digest="d1"),
-        address="local",
-        resources=cluster.Resources(**place.model_dump(include=set(cluster.Resources.__dataclass_fields__))),
-        name="d1",
-        storage=str(storage),
-        score="score",
-        on_event=lambda event: (events.append(event), on_event(event)),
-        export=lambda folder: None,
-    )
-    state = torch.load(max((storage / "d1").glob("checkpoint_*/state.pt")), weights_only=True)
-    return Trained(state["history"], state["learner"], events)
 
 
 @pytest.fixture(scope="module")

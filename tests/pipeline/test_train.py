@@ -135,7 +135,7 @@ def test_backbone_from_a_file_is_found_by_workers_elsewhere_and_is_part_of_the_r
     first = digest_training(*here())
     (project / "weights/r18.pt").write_bytes(b"other")
     assert digest_training(*here()) != first
-    config = worker_config(*here(), digest="d1")
+    config = worker_config(*here(), digest="d1", run="runs/d1")
     assert config["params"]["model"]["weights"] == str(project / "weights/r18.pt")
     assert config["description"]["model"]["weights"] == "weights/r18.pt"
 
@@ -145,15 +145,15 @@ def test_backbone_from_a_file_is_found_by_workers_elsewhere_and_is_part_of_the_r
 def test_weights_without_a_file_stay_as_they_are(weights: str | None) -> None:
     change("params.yaml", model__weights=weights, model__norm="group" if weights is None else "frozen_batch")
     assert weights_file(load_params()) == []
-    assert worker_config(*here(), digest="d1")["params"]["model"]["weights"] == weights
+    assert worker_config(*here(), digest="d1", run="runs/d1")["params"]["model"]["weights"] == weights
 
 
 def test_paths_that_workers_get_do_not_depend_on_where_they_run(project: Path) -> None:
-    data = worker_config(*here(), digest="d1")["data"]
+    data = worker_config(*here(), digest="d1", run="runs/d1")["data"]
     assert data["train"] == str(project / "data/prepared/train.json")
     assert data["root"] == str(project / "data/prepared/images")
     change("conf/local.yaml", data_root="s3://bucket/pictures")
-    assert worker_config(*here(), digest="d1")["data"]["root"] == "s3://bucket/pictures"
+    assert worker_config(*here(), digest="d1", run="runs/d1")["data"]["root"] == "s3://bucket/pictures"
 
 
 # ---- what it keeps and writes ----------------------------------------------------------------------------------------
@@ -176,6 +176,6 @@ def test_report_tells_the_best_epoch_without_times() -> None:
     rows = [
         {"epoch": n, "loss": 1.0 / n, "AP": ap, "seconds": 1.0, "images_per_s": 2.0} for n, ap in ((1, 0.5), (2, 0.25))
     ]
-    write_reports(rows, best=rows[0], digest="d1")
+    write_reports(rows, best=rows[0], digest="d1", run="runs/d1")
     report = json.loads(Path("reports/train.json").read_text())
     assert report == {"run": "d1", "epochs": 2, "best": {"epoch": 1, "loss": 1.0, "AP": 0.5}}

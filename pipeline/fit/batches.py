@@ -1,0 +1,49 @@
+"""This worker's share of the training batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch.utils.data import DataLoader, Subset
+
+from pipeline import cluster
+from pipeline.progress import Throttle
+from retinanet.dataset import Batch, Split, TrainingBatches
+from retinanet.transforms import Transforms
+
+
+class Batches:
+    """This worker's share of the training batches, epoch by epoch, with word of the progress."""
+
+    def __init__(self, config: Mapping[str, Any], split: Split, worker: cluster.Worker) -> None:
+        self.config, self.split, self.worker = config, split, worker
+        self.transforms = Transforms(**config["params"]["transforms"])
+        self.may_tell = Throttle(seconds=1.0)
+
+    def of_epoch(self, epoch: int) -> TrainingBatches:
+        """The steps of an epoch (0-based)."""
+        return TrainingBatches(
+            self.split,
+            self.transforms,
+            batch_size=self.config["params"]["train"]["batch_size"],
+            seed=self.config["params"]["seed"],
+            epoch=epoch,
+            rank=self.worker.rank,
+            num_workers=self.worker.num_workers,
+        )
+
+    def loader(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from a step on, read ahead by the place's loader processes."""
+        batches = self.of_epoch(epoch)
+        processes = self.config["place"]["loader_processes"]
+        loader = DataLoader(
+            Subset(batches, range(first_step, len(batches))),
+            batch_size=None,
+            num_workers=processes,
+            pin_memory=self.worker.device.type == "cuda",
+        )
+        for step, batch in enumerate(loader, start=first_step):
+            if self.worker.rank == 0 and self.may_tell():
+                self.worker.tell({"kind": "step", "epoch": epoch + 1, "step": step, "steps": len(batches)})
+            yield batch

@@ -1,0 +1,42 @@
+"""What is kept of a step whose loss is not finite: enough to look at it again, anywhere."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import fsspec
+import torch
+
+from pipeline import cluster
+from pipeline.fit.batches import Batches
+from retinanet.engine import LossNotFiniteError
+from retinanet.learner import Learner
+
+
+def explain_loss(
+    error: LossNotFiniteError, batches: Batches, learner: Learner, config: Mapping[str, Any], worker: cluster.Worker
+) -> str:
+    """A sentence with step, losses and images; the batch, and the weights that met it, go into a file beside the run.
+
+    On a GPU losses are looked at every few steps, so the weights may be those of some steps later.
+    """
+    batch = batches.of_epoch(error.epoch)[error.step]
+    url = f"{config['data']['run']}/not_finite_epoch{error.epoch + 1}_step{error.step + 1}_worker{worker.rank}.pt"
+    content = {
+        "batch": batch._asdict(),
+        "weights": {key: value.cpu() for key, value in learner.network.state_dict().items()},
+        "description": config["description"],
+        "params": config["params"],
+        "precision": config["place"]["precision"],
+        "error": str(error),
+    }
+    memory = io.BytesIO()
+    torch.save(content, memory)
+    with fsspec.open(url, "wb", auto_mkdir=True) as file:
+        file.write(memory.getvalue())
+    return (
+        f"{error}, images {batch.image_ids}; lower optim.lr, set optim.clip_grad_norm, or let train.on_nan skip such "
+        f"steps. Look at it again with: python -m pipeline.replay {url}"
+    )

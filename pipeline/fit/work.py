@@ -1,0 +1,107 @@
+"""The loop of one worker: train, validate, report, from the last checkpoint to the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from pipeline import cluster
+from pipeline.fit.batches import Batches
+from pipeline.fit.building import build_learner
+from pipeline.fit.keeping import Kept, resume, without_steps
+from pipeline.fit.mishaps import explain_loss
+from pipeline.fit.validation import is_evaluated, validate
+from retinanet.dataset import Split, load_split
+from retinanet.engine import Course, EpochReport, LossNotFiniteError, train_epochs
+from retinanet.learner import Halt, Learner
+
+
+def fit(config: dict[str, Any]) -> None:
+    """Train in this worker of Ray Train; all workers run it at once.
+
+    Args:
+        config: description (of the detector), params (as in params.yaml), place, data (train and val files and the
+            root of the pictures), all plain values.
+    """
+    train_worker(config, cluster.worker(config), *load_splits(config))
+
+
+def load_splits(config: Mapping[str, Any]) -> tuple[Split, Split]:
+    """The training and the validation split."""
+    data = config["data"]
+    options = {
+        "root": data["root"],
+        "cache_folder": data["cache_folder"],
+        "keep_decoded": config["place"]["cache_images"],
+    }
+    return load_split(data["train"], **options), load_split(data["val"], **options)
+
+
+def train_worker(config: Mapping[str, Any], worker: cluster.Worker, train_split: Split, val_split: Split) -> None:
+    """One worker's training from the last checkpoint to the end; `config` as of fit.
+
+    Raises:
+        FloatingPointError: when a loss is not finite, with the step, the images, and a file that holds the batch.
+    """
+    torch.set_num_threads(config["place"]["cpus_per_worker"])
+    batches = Batches(config, train_split, worker)
+    learner = build_learner(config, worker, total_steps=len(batches.of_epoch(0)) * config["params"]["train"]["epochs"])
+    kept = resume(learner, worker)
+    if kept.step and worker.rank == 0:
+        worker.tell({"kind": "resume", "epoch": kept.course.epoch, "step": len(kept.course.losses)})
+    try:
+        for news in train_epochs(
+            learner,
+            batches.loader,
+            course=kept.course,
+            epochs=config["params"]["train"]["epochs"],
+            checkpoint_every=config["place"]["checkpoint_every"],
+            halt=lambda: Halt(*worker.wants_pause()),
+        ):
+            if isinstance(news, EpochReport):
+                end_epoch(news, kept, learner, config, val_split, worker)
+            report(kept, learner, worker, is_partial=isinstance(news, Course))
+            if kept.course.stop:
+                return
+    except LossNotFiniteError as error:
+        raise FloatingPointError(explain_loss(error, batches, learner, config, worker)) from error
+
+
+def end_epoch(
+    news: EpochReport,
+    kept: Kept,
+    learner: Learner,
+    config: Mapping[str, Any],
+    val_split: Split,
+    worker: cluster.Worker,
+) -> None:
+    """Write an epoch into the history, with its AP where it is evaluated, and keep the best detector."""
+    row = row_of(news)
+    if is_evaluated(news.epoch, config):
+        row |= validate(learner, config, val_split, worker)
+    kept.history.append(row)
+    if worker.rank == 0 and is_evaluated(news.epoch, config):
+        kept.keep_best(learner, config["description"])
+
+
+def report(kept: Kept, learner: Learner, worker: cluster.Worker, *, is_partial: bool) -> None:
+    """Tell how far the training is, and keep a checkpoint of it."""
+    kept.step = learner.schedule.last_epoch
+    metrics = {"step": kept.step, "is_partial": is_partial, "history": [without_steps(row) for row in kept.history]}
+    worker.report(metrics, kept.writer(learner) if worker.rank == 0 else None)
+
+
+def row_of(report: EpochReport) -> dict[str, Any]:
+    """A report as one flat row of the history."""
+    return {
+        "epoch": report.epoch,
+        "step": report.step,
+        **report.losses,
+        "lr": report.lr,
+        "images_per_s": report.images_per_s,
+        "seconds": report.seconds,
+        "step_losses": report.step_losses,
+        **({"skipped": report.skipped} if report.skipped else {}),
+    }

@@ -1,0 +1,93 @@
+"""Command replay: look again at a step whose loss was not finite, image by image."""
+
+from __future__ import annotations
+
+import argparse
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import fsspec
+import torch
+
+from pipeline.fit import build_criterion
+from retinanet.criterion import Criterion
+from retinanet.dataset import Batch, split_batch
+from retinanet.detector import build_network
+from retinanet.learner import assign, autocast
+from retinanet.model import RetinaNet, normalise_images
+
+DESCRIPTION = """\
+Compute the losses of a kept step again, each image alone: once as training did, once in float32.
+
+reads    the file that the message of `train` names
+"""
+KEYS = {"batch", "weights", "description", "params", "precision", "error"}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        "python -m pipeline.replay", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("file", help="path or URL of a not_finite_*.pt")
+    chosen = parser.parse_args(arguments)
+    kept = read_kept(chosen.file)
+    print(kept["error"])
+    broken = [name for name, weight in kept["weights"].items() if not bool(weight.isfinite().all())]
+    if broken:
+        print(f"{len(broken)} weights were not finite before it: {', '.join(broken[:5])}")
+    for row in replay(kept):
+        print("image {image}  boxes {boxes}  {precision}: class {loss_cls:.6g}, box {loss_box:.6g}".format(**row))
+
+
+def read_kept(url: str) -> dict[str, Any]:
+    """What train has kept of a step.
+
+    Raises:
+        ValueError: when there is no such file, or it is another.
+    """
+    sentence = "the message of train names the file"
+    try:
+        with fsspec.open(url, "rb") as file:
+            content = torch.load(io.BytesIO(file.read()), weights_only=True)
+    except FileNotFoundError:
+        raise ValueError(f"{url} does not exist; {sentence}") from None
+    except Exception as error:  # a broken pickle raises anything
+        raise ValueError(f"{url} cannot be read; {sentence}") from error
+    if not isinstance(content, dict) or not content.keys() >= KEYS:
+        raise ValueError(f"{url} is no step that train has kept; {sentence}")
+    return content
+
+
+def replay(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The losses of each image alone, at the precision of the training and in float32; on the CPU."""
+    network = build_network(kept["description"]).train()
+    network.load_state_dict(kept["weights"])
+    criterion = build_criterion(kept["description"], kept["params"])
+    rows = []
+    for part in split_batch(Batch(**kept["batch"]), 1):
+        for precision in dict.fromkeys((kept["precision"], "fp32")):
+            loss_cls, loss_box = losses_of(network, criterion, part, kept["params"]["transforms"], precision)
+            losses = {"loss_cls": loss_cls, "loss_box": loss_box}
+            rows.append({"image": part.image_ids[0], "boxes": len(part.boxes[0]), "precision": precision, **losses})
+    return rows
+
+
+@torch.no_grad()
+def losses_of(
+    network: RetinaNet, criterion: Criterion, part: Batch, transforms: Mapping[str, Any], precision: str
+) -> tuple[float, float]:
+    """loss_cls and loss_box of one image, over its own foreground anchors."""
+    assignment = assign(criterion, part)
+    with autocast(torch.device("cpu"), precision):
+        predictions = network(normalise_images(part.images, transforms["mean"], transforms["std"]))
+    losses = criterion(predictions, assignment, criterion.mass(assignment))
+    return losses["loss_cls"].item(), losses["loss_box"].item()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        raise SystemExit(f"replay: {error}") from None
