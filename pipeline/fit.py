@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from pipeline import cluster
+from pipeline.inputs import BUILT_IN, check_pictures, fetch
 from pipeline.outs import read_json
 from pipeline.progress import Throttle
 from retinanet.anchors import Grid
@@ -48,7 +49,8 @@ def load_splits(config: Mapping[str, Any]) -> tuple[Split, Split]:
         "cache_folder": data["cache_folder"],
         "keep_decoded": config["place"]["cache_images"],
     }
-    return load_split(data["train"], **options), load_split(data["val"], **options)
+    check_pictures(data["root"])
+    return load_split(fetch(data["train"]), **options), load_split(fetch(data["val"]), **options)
 
 
 def train_worker(config: Mapping[str, Any], worker: cluster.Worker, train_split: Split, val_split: Split) -> None:
@@ -83,8 +85,10 @@ def build_learner(config: Mapping[str, Any], worker: cluster.Worker, *, total_st
     params, place, description = config["params"], config["place"], config["description"]
     seed_all(params["seed"])
     network = build_network(description)
-    if params["model"]["weights"] is not None:
-        load_backbone_weights(network.backbone, params["model"]["backbone"], params["model"]["weights"])
+    weights = params["model"]["weights"]
+    if weights is not None:
+        file = weights if weights in BUILT_IN else str(fetch(weights))
+        load_backbone_weights(network.backbone, params["model"]["backbone"], file)
     network.to(worker.device)
     if place["channels_last"]:
         network.to(memory_format=torch.channels_last)
@@ -208,7 +212,7 @@ def show(worker: cluster.Worker, config: Mapping[str, Any], detections: Mapping[
 
 def judge(config: Mapping[str, Any], detections: Mapping[int, Any]) -> dict[str, Any]:
     """The 12 COCO numbers of detections on the validation split."""
-    metrics = evaluate_detections(read_json(Path(config["data"]["val"])), detections).metrics
+    metrics = evaluate_detections(read_json(fetch(config["data"]["val"])), detections).metrics
     return {name: value for name, value in metrics.items() if "." not in name}
 
 

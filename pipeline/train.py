@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from pipeline import cluster
 from pipeline.curves import plot_curves, write_history_csv
 from pipeline.fit import build_criterion, fit
 from pipeline.identity import RUN_ID, RunFolder, digest_file, digest_run, lock_run, outer_root
+from pipeline.inputs import BUILT_IN, CACHE, publish_inputs
 from pipeline.outs import read_json, write_json, write_whole
 from pipeline.params import Params, flatten, load_params, project_root
 from pipeline.params.place import Place, load_place
@@ -99,7 +99,7 @@ def digest_training(params: Params, place: Place) -> str:
 def weights_file(params: Params) -> list[Path]:
     """The file that model.weights names, if it names one."""
     weights = params.model.weights
-    return [] if weights in (None, "imagenet") else [project_root() / weights]
+    return [] if weights in BUILT_IN else [project_root() / weights]
 
 
 def train(params: Params, place: Place, *, digest: str, storage: str) -> None:
@@ -122,6 +122,8 @@ def train(params: Params, place: Place, *, digest: str, storage: str) -> None:
         watched = Watched(SPLITS["val"], root=config["data"]["root"], score_threshold=params.evaluate.picture_score)
         listener = Listener(run, folder, Progress(params.train.epochs), watched)
         listener.keep_run_id()
+        if cluster.is_elsewhere(place.address):
+            config = publish_inputs(config, storage)
         resources = place.model_dump(include=set(cluster.Resources.__dataclass_fields__))
         outcome = cluster.train(
             fit,
@@ -164,7 +166,7 @@ def worker_config(params: Params, place: Place, *, digest: str) -> dict[str, Any
             **{name: str(path.resolve()) for name, path in SPLITS.items()},
             "root": root if "://" in root else str(project_root() / root),
             "watched": choose_watched(read_json(SPLITS["val"])),
-            "cache_folder": os.path.join(os.path.expanduser("~"), ".cache", "retinanet-pipeline", "pictures"),
+            "cache_folder": f"{CACHE}/pictures",
         },
     }
 
