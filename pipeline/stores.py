@@ -8,6 +8,7 @@ Importing this room registers it.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import fsspec
@@ -25,9 +26,14 @@ class ObjectStore(ArrowFSWrapper):  # type: ignore[misc]  # fsspec has no types
 
     def __init__(self, bucket: str, **options: Any) -> None:
         # Here, because most runs use no object store.
-        from pyarrow.fs import FileSystem  # type: ignore[import-untyped]
+        from pyarrow.fs import FileSystem, FileType  # type: ignore[import-untyped]
 
-        system, _ = FileSystem.from_uri(bucket)
+        system, name = FileSystem.from_uri(bucket)
+        found = None
+        with suppress(OSError):  # who may read the files of a bucket may not always ask for the bucket
+            found = system.get_file_info(name).type
+        if found == FileType.NotFound:
+            raise OSError("there is no such bucket")
         super().__init__(system, **options)
 
     @classmethod
@@ -43,21 +49,12 @@ class ObjectStore(ArrowFSWrapper):  # type: ignore[misc]  # fsspec has no types
         protocol, _, rest = path.partition("://")
         return {"bucket": f"{protocol.replace('gcs', 'gs')}://{rest.partition('/')[0]}"}
 
-    def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **options: Any) -> StoredFile:
-        """A file; what is written appears under its name when it is closed."""
+    def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **options: Any) -> ArrowFile:
+        """A file; what is written appears under its name, whole, when it is closed."""
         file = super()._open(path, mode, block_size, **options)
-        return StoredFile(self, file.stream, path, mode, block_size)
-
-
-class StoredFile(ArrowFile):  # type: ignore[misc]  # fsspec has no types
-    """A file of a bucket; whole once it is closed, so that a transaction of fsspec has nothing left to do."""
-
-    def commit(self) -> None:
-        """Nothing: closing did it."""
-
-    def discard(self) -> None:
-        """Take back what a transaction that failed has written."""
-        self.fs.rm_file(self.path)
+        file.commit = lambda: None  # nothing is left to do for a transaction of fsspec
+        file.discard = lambda: self.rm_file(path)
+        return file
 
 
 def complaint(url: str, error: OSError) -> str:
