@@ -22,19 +22,24 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # boto3 asks the clock in a way that Python deprecates
 ]
 
-# What a process sees on each node when nothing of ours is brought there: {address: [our package, the folder]}.
+# What a process finds on each node where nothing of ours is brought: {address: [our package, the folder]}.
 LOOK = """
-import json, os, sys
+import json, os, sys, time
 from importlib.util import find_spec
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
 @ray.remote(num_cpus=1)
 def look(folder):
-    return [find_spec("pipeline") is not None, os.path.exists(folder)]
-ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
-seen = {n["NodeManagerAddress"]: look.options(scheduling_strategy=On(n["NodeID"], soft=False)).remote(sys.argv[2])
-        for n in ray.nodes()}
-print(json.dumps(ray.get([*seen.values()]) and {node: ray.get(answer) for node, answer in seen.items()}))
+    return [find_spec("pipeline") is not None, os.path.exists(os.path.join(folder, "params.yaml"))]
+
+address, folder = sys.argv[1:]
+ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+while len(ray.nodes()) < 2:  # the far one may still be starting
+    time.sleep(0.1)
+there = {node["NodeManagerAddress"]: NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in ray.nodes()}
+asked = {node: look.options(scheduling_strategy=on).remote(folder) for node, on in there.items()}
+print(json.dumps({node: ray.get(answer) for node, answer in asked.items()}))
 """
 
 
@@ -80,7 +85,7 @@ def test_two_nodes_without_a_shared_folder_train_as_one(
     assert lines[-1].startswith("best epoch ")
     assert (cached(near, "inputs"), cached(far, "inputs")) == (2, 2)  # the worker there has fetched train and val
     assert cached(far, "pictures") > 8  # 8 are for validation
-    assert len([key for key in keys if key.startswith("runs/inputs/")]) == 2
+    assert len([key for key in keys if key.startswith("runs/inputs/") and key.endswith(".json")]) == 2
     assert [key for key in keys if key.endswith("/detector.pt")]
     assert not list(project.glob("runs/*/checkpoint_*"))
     assert rows_of_csv(project) == rows_of_csv(on_one_node)
