@@ -42,23 +42,24 @@ def laid_cable() -> Iterator[Cable]:
     number = os.getpid()
     name, network = f"ray{number % 10**6}", f"198.18.{number % 250}"  # addresses that are kept for such tests
     cable = Cable(f"{network}.1", f"{network}.2", f"{name}n", f"{name}f", name)
-    if os.geteuid() != 0 or shutil.which("ip") is None or not try_to(f"ip netns add {name}"):
-        yield Cable("127.0.0.1", "127.0.0.1")
-        return
+    steps = (
+        f"ip netns add {name}",
+        f"ip link add {cable.near_interface} type veth peer name {cable.far_interface} netns {name}",
+        f"ip addr add {cable.near}/30 dev {cable.near_interface}",
+        f"ip link set {cable.near_interface} up",
+        f"ip -n {name} addr add {cable.far}/30 dev {cable.far_interface}",
+        f"ip -n {name} link set {cable.far_interface} up",
+        f"ip -n {name} link set lo up",
+        "unshare --mount true",
+    )
+    tools = shutil.which("ip") and shutil.which("unshare")
     try:
-        for command in (
-            f"ip link add {cable.near_interface} type veth peer name {cable.far_interface} netns {name}",
-            f"ip addr add {cable.near}/30 dev {cable.near_interface}",
-            f"ip link set {cable.near_interface} up",
-            f"ip -n {name} addr add {cable.far}/30 dev {cable.far_interface}",
-            f"ip -n {name} link set {cable.far_interface} up",
-            f"ip -n {name} link set lo up",
-        ):
-            subprocess.run(command.split(), check=True)
-        yield cable
+        laid = bool(tools) and os.geteuid() == 0 and all(try_to(step) for step in steps)
+        yield cable if laid else Cable("127.0.0.1", "127.0.0.1")
     finally:
-        try_to(f"ip netns del {name}")
-        try_to(f"ip link del {cable.near_interface}")
+        if tools:
+            try_to(f"ip netns del {name}")
+            try_to(f"ip link del {cable.near_interface}")
 
 
 def try_to(command: str) -> bool:
