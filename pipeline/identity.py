@@ -14,6 +14,8 @@ from typing import Any
 import fsspec
 from filelock import FileLock, Timeout
 
+from pipeline.stores import complaint
+
 SECONDS_BETWEEN_WORDS = 30
 RUN_ID = "mlflow_run_id"  # the text in a run's folder that says which run of the tracker is its own
 
@@ -60,12 +62,18 @@ class RunFolder:
         self.url = f"{storage.rstrip('/')}/{digest}"
 
     def read(self, name: str) -> str | None:
-        """The text of that name, None where there is none."""
+        """The text of that name, None where there is none.
+
+        Raises:
+            ValueError: naming the storage, when it does not answer.
+        """
         try:
             with fsspec.open(f"{self.url}/{name}", "r") as file:
                 text: str = file.read()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise ValueError(complaint(self.url, error)) from error
         return text
 
     def put_aside(self) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from pipeline import cluster
 from pipeline.curves import plot_curves, write_history_csv
 from pipeline.fit import BEST, ROWS, build_criterion, fit
 from pipeline.identity import RUN_ID, RunFolder, digest_file, digest_run, lock_run, outer_root
+from pipeline.inputs import BUILT_IN, CACHE, publish_inputs
 from pipeline.outs import read_json, write_json, write_whole
 from pipeline.params import Params, flatten, load_params, project_root
 from pipeline.params.place import Place, load_place
@@ -108,7 +108,7 @@ def digest_training(params: Params, place: Place) -> str:
 def weights_file(params: Params) -> list[Path]:
     """The file that model.weights names, if it names one."""
     weights = params.model.weights
-    return [] if weights in (None, "imagenet") else [project_root() / weights]
+    return [] if weights in BUILT_IN else [project_root() / weights]
 
 
 def train(params: Params, place: Place, *, digest: str, storage: str) -> None:
@@ -134,6 +134,8 @@ def train(params: Params, place: Place, *, digest: str, storage: str) -> None:
         watched = Watched(SPLITS["val"], root=config["data"]["root"], score_threshold=params.evaluate.picture_score)
         listener = Listener(run, folder, Progress(params.train.epochs), watched)
         listener.keep_run_id()
+        if cluster.is_elsewhere(place.address):
+            config = publish_inputs(config, storage)
         history, best_epoch = train_in_memory(config, place, folder, name=digest, storage=storage, listener=listener)
         if len(history) < params.train.epochs:
             raise RuntimeError(
@@ -166,7 +168,7 @@ def train_in_memory(
     """
     resources = cluster.Resources(
         **place.model_dump(include=set(cluster.Resources.__dataclass_fields__)),
-        has_nodes=cluster.address_of(place.address) != "local",
+        has_nodes=cluster.is_elsewhere(place.address),
     )
     known = folder.read(IMAGES_PER_STEP)
     if known is not None and (place.images_per_step is None or int(known) < place.images_per_step):
@@ -234,7 +236,7 @@ def worker_config(params: Params, place: Place, *, digest: str, run: str) -> dic
             "root": root if "://" in root else str(project_root() / root),
             "watched": choose_watched(read_json(SPLITS["val"])),
             "run": run,
-            "cache_folder": os.path.join(os.path.expanduser("~"), ".cache", "retinanet-pipeline", "pictures"),
+            "cache_folder": f"{CACHE}/pictures",
         },
     }
 

@@ -162,7 +162,7 @@ def read_bytes(location: str, *, cache_folder: str | None = None, sha256: str = 
         with fsspec.open(location) as file:
             content: bytes = file.read()
         return content
-    kept = Path(cache_folder) / hashlib.sha256(f"{location} {sha256}".encode()).hexdigest()
+    kept = Path(cache_folder).expanduser() / hashlib.sha256(f"{location} {sha256}".encode()).hexdigest()
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
         temporary = kept.with_name(f"{kept.name}.{os.getpid()}")

@@ -6,8 +6,11 @@ import queue
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 
 class Stage:
@@ -57,3 +60,15 @@ def ends_well(running: Stage) -> list[str]:
     finally:
         running.end()
     return running.lines
+
+
+def kill_tree(process: subprocess.Popen[Any]) -> None:
+    """Kill a process with all that it has started, at once, as a machine that goes down does."""
+    try:
+        family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    except psutil.NoSuchProcess:
+        family = []
+    for member in family:
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
+    process.wait()

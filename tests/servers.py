@@ -26,31 +26,31 @@ PASSWORD = "of-the-database"
 """What `running_postgres` asks of its superuser postgres."""
 
 
-def free_port() -> int:
+def free_port(host: str = "127.0.0.1") -> int:
     """A port of this machine that nobody listens on."""
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.bind((host, 0))
         return int(listener.getsockname()[1])
 
 
 @contextmanager
-def running(command: Sequence[str], *, port: int, log: Path, **options: Any) -> Iterator[None]:
+def running(command: Sequence[str], *, port: int, log: Path, host: str = "127.0.0.1", **options: Any) -> Iterator[None]:
     """The command's processes, from when the port answers until the end of the block; a test leaves none behind."""
     with log.open("ab") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True, **options)
     try:
-        wait_for(port, process, log)
+        wait_for(port, process, log, host=host)
         yield
     finally:
         end(process)
 
 
-def wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_for(port: int, process: subprocess.Popen[bytes], log: Path, *, host: str = "127.0.0.1") -> None:
     """Return when somebody listens on the port; fail with the server's own words if it ends before."""
     deadline = time.monotonic() + PATIENCE_S
     while process.poll() is None and time.monotonic() < deadline:
         with socket.socket() as caller:
-            if caller.connect_ex(("127.0.0.1", port)) == 0:
+            if caller.connect_ex((host, port)) == 0:
                 return
         time.sleep(0.1)
     raise AssertionError(f"no answer on port {port}\n{log.read_text()}")
@@ -84,12 +84,12 @@ def running_mlflow(arguments: Sequence[str], *, folder: Path, variables: Mapping
 
 
 @contextmanager
-def running_s3(folder: Path) -> Iterator[str]:
+def running_s3(folder: Path, *, host: str = "127.0.0.1") -> Iterator[str]:
     """The address of moto's S3."""
-    port = free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with running(command, port=port, log=folder / "s3.log", cwd=folder):
-        yield f"http://127.0.0.1:{port}"
+    port = free_port(host)
+    command = [sys.executable, "-m", "moto.server", "-H", host, "-p", str(port)]
+    with running(command, port=port, log=folder / "s3.log", host=host, cwd=folder):
+        yield f"http://{host}:{port}"
 
 
 @contextmanager

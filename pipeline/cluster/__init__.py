@@ -7,7 +7,7 @@ its name and storage alone, so the name must say what is trained: the digest of 
 from __future__ import annotations
 
 from pipeline.cluster.environment import worker_environment  # first: it sets what Ray reads when it is imported
-from pipeline.cluster.start import Resources, address_of, describe_cluster, start_ray
+from pipeline.cluster.start import Resources, address_of, describe_cluster, is_elsewhere, start_ray
 from pipeline.cluster.stopping import StoppedError
 from pipeline.cluster.storage import Checkpoints, WriteCheckpoint
 from pipeline.cluster.training import run_trainer, train
@@ -21,6 +21,7 @@ __all__ = [
     "WriteCheckpoint",
     "address_of",
     "describe_cluster",
+    "is_elsewhere",
     "run_trainer",
     "start_ray",
     "train",

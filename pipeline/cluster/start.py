@@ -12,6 +12,8 @@ from typing import Any
 
 import ray
 
+from pipeline.cluster.shipping import ship_code
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -54,6 +56,8 @@ def start_ray(
         dashboard: of a Ray that is started here; it cleans up after trainings that are stopped from outside.
         environment: variables of every process that works for this one.
 
+    The nodes of a cluster get our code; see pipeline.cluster.shipping.
+
     Raises:
         ValueError: when the cluster does not have what the training asks for.
         RuntimeError: when there is no Ray at that address, or none can be started.
@@ -64,8 +68,10 @@ def start_ray(
         # A machine with fewer cores than workers still trains, only slower.
         cpus = max(os.cpu_count() or 1, resources.most * resources.cpus_per_worker)
         options |= {"num_cpus": cpus, "include_dashboard": dashboard}
-    if environment:
-        options["runtime_env"] = {"env_vars": dict(environment)}
+    shipped = {"env_vars": dict(environment)} if environment else {}
+    if is_elsewhere(address):
+        shipped |= ship_code()
+    options["runtime_env"] = shipped
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         ray.init(**options)
@@ -82,6 +88,11 @@ def start_ray(
 def address_of(address: str) -> str:
     """Where Ray is: RAY_ADDRESS, or else this address."""
     return os.environ.get("RAY_ADDRESS") or address
+
+
+def is_elsewhere(address: str) -> bool:
+    """Whether the workers may run on machines that do not see our files."""
+    return address_of(address) != "local"
 
 
 def check_resources(resources: Resources) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline import cluster
+from pipeline.inputs import BUILT_IN, fetch
 from retinanet.anchors import Grid
 from retinanet.criterion import Criterion
 from retinanet.detector import build_network
@@ -33,8 +34,10 @@ def build_learner(config: Mapping[str, Any], worker: cluster.Worker, *, total_st
     params, place, description = config["params"], config["place"], config["description"]
     seed_all(params["seed"])
     network = build_network(description)
-    if params["model"]["weights"] is not None:
-        load_backbone_weights(network.backbone, params["model"]["backbone"], params["model"]["weights"])
+    weights = params["model"]["weights"]
+    if weights is not None:
+        file = weights if weights in BUILT_IN else str(fetch(weights))
+        load_backbone_weights(network.backbone, params["model"]["backbone"], file)
     network.to(worker.device)
     if place["channels_last"]:
         network.to(memory_format=torch.channels_last)

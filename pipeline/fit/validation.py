@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 
 from pipeline import cluster
+from pipeline.inputs import fetch
 from pipeline.outs import read_json
 from retinanet.coco_eval import ImageDetections, evaluate_detections, pack_detections, unpack_detections
 from retinanet.dataset import Batch, EvaluationBatches, Split
@@ -65,5 +65,5 @@ def show(worker: cluster.Worker, config: Mapping[str, Any], detections: Mapping[
 
 def judge(config: Mapping[str, Any], detections: Mapping[int, Any]) -> dict[str, Any]:
     """The 12 COCO numbers of detections on the validation split."""
-    metrics = evaluate_detections(read_json(Path(config["data"]["val"])), detections).metrics
+    metrics = evaluate_detections(read_json(fetch(config["data"]["val"])), detections).metrics
     return {name: value for name, value in metrics.items() if "." not in name}

@@ -13,6 +13,7 @@ from pipeline.fit.building import build_learner
 from pipeline.fit.keeping import Kept, resume, without_steps
 from pipeline.fit.mishaps import explain_loss
 from pipeline.fit.validation import is_evaluated, validate
+from pipeline.inputs import check_pictures, fetch
 from retinanet.dataset import Split, load_split
 from retinanet.engine import Course, EpochReport, LossNotFiniteError, train_epochs
 from retinanet.learner import Halt, Learner
@@ -36,7 +37,8 @@ def load_splits(config: Mapping[str, Any]) -> tuple[Split, Split]:
         "cache_folder": data["cache_folder"],
         "keep_decoded": config["place"]["cache_images"],
     }
-    return load_split(data["train"], **options), load_split(data["val"], **options)
+    check_pictures(data["root"])
+    return load_split(fetch(data["train"]), **options), load_split(fetch(data["val"]), **options)
 
 
 def train_worker(config: Mapping[str, Any], worker: cluster.Worker, train_split: Split, val_split: Split) -> None:

@@ -10,6 +10,8 @@ from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+import pipeline.stores  # noqa: F401  # registers s3:// and gs://
+
 # What a file system answers where there is no file of that name. Everything else (no permission, a server
 # that does not answer) is not the data set's fault and must not drop a picture.
 MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)

@@ -13,6 +13,8 @@ from typing import Any
 
 import fsspec
 
+import pipeline.stores  # noqa: F401  # registers s3:// and gs://
+
 RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
 ENDED = (FINISHED, STOPPED, FAILED)
 EXHAUSTED = "exhausted"  # a file: there was no setting left to try

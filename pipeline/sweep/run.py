@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline import cluster
 from pipeline.identity import RUN_ID, digest_file, digest_run, lock_run, outer_root
+from pipeline.inputs import publish_inputs
 from pipeline.params import Params, flatten, project_root
 from pipeline.params.place import Place
 from pipeline.params.sweep import Sweep
@@ -161,10 +162,12 @@ def run_trials(plan: Plan, parent: Run) -> None:
     tags |= {"kind": "trial", "sweep": plan.name} | ({"mlflow.parentRunId": parent.run_id} if parent.run_id else {})
     resources = cluster.Resources(**place.model_dump(include=set(cluster.Resources.__dataclass_fields__)))
     refusal = Refusal(params, sweep, SPLITS["train"].resolve())
+    worker = worker_config(params, place, digest=plan.name, run=plan.folder.url)
+    if cluster.is_elsewhere(place.address):
+        worker = publish_inputs(worker, storage_of(place))
     base: dict[str, Any] = {
         "params": params.model_dump(exclude={"sweep"}),
-        "worker": worker_config(params, place, digest=plan.name, run=plan.folder.url)
-        | {"thresholds": sweep.postprocess},
+        "worker": worker | {"thresholds": sweep.postprocess},
         "folder": plan.folder.url,
         "resources": {name: getattr(resources, name) for name in cluster.Resources.__dataclass_fields__},
     }

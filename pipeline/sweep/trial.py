@@ -13,6 +13,7 @@ import torch
 
 from pipeline import cluster
 from pipeline.fit import BEST, ROWS, fit, load_splits, train_worker
+from pipeline.inputs import fetch
 from pipeline.outs import read_json
 from pipeline.params import Params
 from pipeline.sweep.records import FINISHED, SweepFolder, settings_of
@@ -192,6 +193,6 @@ def write_thresholds(config: Mapping[str, Any], folder: SweepFolder) -> None:
     _, split = _SPLITS.get(repr(config["data"])) or load_splits(config)
     candidates = find_candidates(detector, split, postprocess=postprocess, lowest=min(thresholds.score_threshold))
     folder.write(f"{own}/candidates.npz", candidates.pack())
-    content = read_json(Path(config["data"]["val"]))
+    content = read_json(fetch(config["data"]["val"]))
     rows = search_thresholds(candidates, content, thresholds, max_detections=postprocess["max_detections"])
     folder.write_json(f"{own}/thresholds.json", rows)

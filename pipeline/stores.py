@@ -1,0 +1,70 @@
+"""Object stores for everything that opens a URL through fsspec: s3:// and gs:// by pyarrow, the client that Ray uses.
+
+One client, so a bucket that takes Ray's checkpoints also gives pictures and takes the records beside them, with the
+same standard variables (AWS_ACCESS_KEY_ID, AWS_REGION, AWS_ENDPOINT_URL for another store than Amazon's, ...), files
+and roles. fsspec's own for S3, s3fs, has a second client with rules of its own, and ties botocore to one version.
+Importing this room registers it.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import fsspec
+from fsspec.implementations.arrow import ArrowFile, ArrowFSWrapper
+
+PROTOCOLS = ("s3", "gs", "gcs")
+
+
+class ObjectStore(ArrowFSWrapper):  # type: ignore[misc]  # fsspec has no types
+    """One bucket.
+
+    Args:
+        bucket: its URL, e.g. s3://mine.
+    """
+
+    def __init__(self, bucket: str, **options: Any) -> None:
+        # Here, because most runs use no object store.
+        from pyarrow.fs import FileSystem, FileType
+
+        system, name = FileSystem.from_uri(bucket)
+        found = None
+        with suppress(OSError):  # who may read the files of a bucket may not always ask for the bucket
+            found = system.get_file_info(name).type
+        if found == FileType.NotFound:
+            raise OSError("there is no such bucket")
+        super().__init__(system, **options)
+
+    @classmethod
+    def _strip_protocol(cls, path: Any) -> Any:
+        """Bucket and key; a key may hold any character, also those that have a meaning in a URL."""
+        if isinstance(path, list):
+            return [cls._strip_protocol(each) for each in path]
+        return str(path).partition("://")[2].rstrip("/") if "://" in str(path) else str(path).strip("/")
+
+    @staticmethod
+    def _get_kwargs_from_urls(path: str) -> dict[str, str]:
+        """The bucket of a URL."""
+        protocol, _, rest = path.partition("://")
+        return {"bucket": f"{protocol.replace('gcs', 'gs')}://{rest.partition('/')[0]}"}
+
+    def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **options: Any) -> ArrowFile:
+        """A file; what is written appears under its name, whole, when it is closed."""
+        file = super()._open(path, mode, block_size, **options)
+        file.commit = lambda: None  # nothing is left to do for a transaction of fsspec
+        file.discard = lambda: self.rm_file(path)
+        return file
+
+
+def complaint(url: str, error: OSError) -> str:
+    """One sentence for a store that does not answer, or not as it should."""
+    reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
+    return (
+        f"{url} cannot be used ({reason}); look at the name of the bucket, and at the credentials and AWS_ENDPOINT_URL "
+        "in the environment of every node"
+    )
+
+
+for _protocol in PROTOCOLS:
+    fsspec.register_implementation(_protocol, ObjectStore, clobber=True)
