@@ -1,7 +1,7 @@
 """How training scales over the cores of this machine, and what Ray costs against torchrun, on drawn shapes.
 
-    python -m bench.scaling                                     # about 8 minutes on two cores
-    python -m bench.scaling --images 64 --epochs 2 --rounds 1   # a glance
+    python -m bench.scaling                                     # about 6 minutes on two cores
+    python -m bench.scaling --images 48 --epochs 2 --rounds 1   # a glance
 
 Every number of workers trains under Ray Train and under a plain torchrun in turns, the order reversed in every other
 round; a worker has one thread. Both run the same function on the same data, so their losses must be equal to the digit.
@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import chdir
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,16 +65,20 @@ def main() -> None:
     """Time all trainings, print the tables and draw them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--images", type=int, default=192, help="drawn for training")
-    parser.add_argument("--epochs", type=int, default=3, help="of a training; the first is warm-up")
-    parser.add_argument("--batch", type=int, default=8, help="images of a global batch")
-    parser.add_argument("--rounds", type=int, default=2, help="trainings of each kind")
+    parser.add_argument("--images", type=int, default=96, help="drawn for training")
+    parser.add_argument("--epochs", type=int, default=4, help="of a training; the first is warm-up")
+    parser.add_argument("--batch", type=int, default=16, help="images of a global batch")
+    parser.add_argument("--rounds", type=int, default=2, help="trainings of each kind; 0: those of --record")
     parser.add_argument("--conf", type=Path, default=REPOSITORY / "conf/local.yaml")
+    parser.add_argument("--record", type=Path, help="file that keeps the trainings; those it has already count too")
     parser.add_argument("--plot", type=Path, default=REPOSITORY / "bench/scaling.png")
     options = parser.parse_args()
     check_options(parser, options)
-    with tempfile.TemporaryDirectory(prefix="scaling") as folder:
-        timings = measure(Path(folder), options)
+    timings = read_record(options.record)
+    if options.rounds > 0:
+        with tempfile.TemporaryDirectory(prefix="scaling") as folder:
+            timings += measure(Path(folder), options, rounds_before=count_rounds(timings, options.workers[0]))
+    write_record(options.record, timings)
     demand_equal_losses(timings)
     cores = os.cpu_count() or 1
     rows = summarise(timings, batch=options.batch, cores=cores)
@@ -88,6 +92,8 @@ def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) 
         parser.error(f"--epochs is {options.epochs}, but the first is warm-up; use 2 or more")
     if options.images < 3 * options.batch:
         parser.error(f"--images is {options.images}, less than 3 steps of --batch {options.batch}")
+    if options.rounds < 1 and not (options.record and options.record.exists()):
+        parser.error(f"--rounds is {options.rounds}, which needs a --record of earlier trainings")
     if max(options.workers) > options.batch:
         parser.error(f"--workers has {max(options.workers)}, more than the images of a batch ({options.batch})")
 
@@ -95,13 +101,14 @@ def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) 
 # ---- trainings -------------------------------------------------------------------------------------------------------
 
 
-def measure(folder: Path, options: argparse.Namespace) -> list[Timing]:
+def measure(folder: Path, options: argparse.Namespace, *, rounds_before: int = 0) -> list[Timing]:
     """All trainings, in turns."""
+    place = load_place(options.conf)
     make_project(folder, options)
-    orders = [LAUNCHERS if number % 2 == 0 else LAUNCHERS[::-1] for number in range(options.rounds)]
+    numbers = range(rounds_before, rounds_before + options.rounds)
+    orders = [LAUNCHERS if number % 2 == 0 else LAUNCHERS[::-1] for number in numbers]
     kinds = [(count, launcher) for order in orders for count in options.workers for launcher in order]
     with chdir(folder):
-        place = load_place(options.conf)
         progress = tqdm(enumerate(kinds), total=len(kinds), unit="training", disable=None)
         return [timed_training(folder / str(i), place, workers=w, launcher=name) for i, (w, name) in progress]
 
@@ -172,6 +179,22 @@ def demand_equal_losses(timings: Sequence[Timing]) -> None:
         assert timing.losses == expected, f"{timing.launcher}, {timing.workers} workers: {timing.losses} != {expected}"
 
 
+def read_record(path: Path | None) -> list[Timing]:
+    """The trainings of earlier calls with the same options: a machine may be quiet for minutes only."""
+    return [Timing(**fields) for fields in json.loads(path.read_text())] if path and path.exists() else []
+
+
+def count_rounds(timings: Sequence[Timing], workers: int) -> int:
+    """How often so many workers have trained under both launchers."""
+    return sum(timing.workers == workers for timing in timings) // len(LAUNCHERS)
+
+
+def write_record(path: Path | None, timings: Sequence[Timing]) -> None:
+    """Keep them."""
+    if path:
+        path.write_text(json.dumps([asdict(timing) for timing in timings]))
+
+
 # ---- what they show --------------------------------------------------------------------------------------------------
 
 
@@ -225,7 +248,7 @@ def verdict(rows: Sequence[Mapping[str, float]]) -> str:
     """What the table says of the bar."""
     judged = [row for row in rows if row["torchrun_s"] >= LONG_STEP_S]
     if not judged:
-        return f"No step took {1000 * LONG_STEP_S:.0f} ms, so the bar is not judged; use a larger --batch."
+        return f"Losses equal to the digit. No step took {1000 * LONG_STEP_S:.0f} ms; use a larger --batch for the bar."
     worst = max(judged, key=lambda row: row["share"])
     word = "within" if worst["share"] <= MAX_SHARE else "ABOVE"
     return (
@@ -263,4 +286,7 @@ def plot(rows: Sequence[Mapping[str, float]], path: Path, *, cores: int) -> None
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ValueError as error:
+        raise SystemExit(f"scaling: {error}") from None
