@@ -16,6 +16,7 @@ from bench.scaling import (
     measure,
     split_epochs,
     summarise,
+    verdict,
     warm_steps,
 )
 
@@ -58,6 +59,20 @@ def test_share_of_ray_is_the_median_of_its_rounds() -> None:
     timings = [timing(2, name, step) for pair in pairs for name, step in zip(LAUNCHERS, pair, strict=True)]
     (row,) = summarise(timings, batch=8, cores=2)
     assert (row["least_share"], row["share"], row["most_share"]) == pytest.approx((0, 0.01, 0.02))
+
+
+@pytest.mark.parametrize(
+    ("shares", "word"),
+    [
+        ((0.01, -0.01), "within the bar of 2%"),
+        ((0.03, 0.05), "ABOVE the bar of 2%"),
+        ((0.01, 0.05), "2 rounds do not decide"),
+        ((0.05,), "1 rounds do not decide"),
+    ],
+)
+def test_bar_is_judged_where_all_rounds_agree(shares: tuple[float, ...], word: str) -> None:
+    timings = [timing(2, name, step) for share in shares for name, step in (("ray", 1 + share), ("torchrun", 1.0))]
+    assert word in verdict(summarise(timings, batch=8, cores=2))
 
 
 def test_a_digit_that_differs_stops_the_bench() -> None:
