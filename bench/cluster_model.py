@@ -254,9 +254,15 @@ def main() -> None:
     print(workload_table(workloads, basis, options.images))
     print(all_reduce_table(own, basis, options.gbits, options.gpus))
     print(efficiency_table(own, basis, options.gbits, options.gpus, options.images))
-    print(speed_table(own, basis, options.gbits))
-    print(backbone_table(workloads, basis, options.gbits))
-    print(changes_table(own, basis, options.gbits))
+    many, most = replace(basis, gpus=64), replace(basis, gpus=512)
+    speeds = [basis.tflops / divisor for divisor in (1, 2, 4, 8)]
+    by_speed = [(f"{speed:g} TFLOP/s", own, replace(many, tflops=speed)) for speed in speeds]
+    by_backbone = [(load.backbone, load, many) for load in workloads]
+    by_change = [(name, own, replace(most, **change)) for name, change in CHANGES.items()]
+    case = f"{basis.images} images on each of"
+    print(bandwidth_table(f"{own.backbone}, {case} 64 GPUs", by_speed, options.gbits))
+    print(bandwidth_table(f"{case} 64 GPUs", by_backbone, options.gbits))
+    print(bandwidth_table(f"{own.backbone}, {case} 512 GPUs", by_change, options.gbits))
 
 
 def workload_table(workloads: Sequence[Workload], basis: Cluster, images: Sequence[int]) -> str:
@@ -294,35 +300,13 @@ def efficiency_table(
     return markdown([f"{load.backbone}, images per GPU", "link", *(f"{n} GPUs" for n in gpus)], rows)
 
 
-def speed_table(load: Workload, basis: Cluster, gbits: Sequence[float]) -> str:
-    """How much the assumed speed of a GPU decides, on 64 of them."""
-    speeds = [basis.tflops / divisor for divisor in (1, 2, 4, 8)]
+def bandwidth_table(title: str, cases: Iterable[tuple[str, Workload, Cluster]], gbits: Sequence[float]) -> str:
+    """The efficiency of each named case, a column per bandwidth."""
     rows = [
-        [f"{speed:g} TFLOP/s", *efficiencies(load, replace(basis, gpus=64, tflops=speed), gbits)] for speed in speeds
+        [name, *(f"{efficiency(load, replace(cluster, gbits=bandwidth)):.2f}" for bandwidth in gbits)]
+        for name, load, cluster in cases
     ]
-    return markdown([f"{load.backbone}, {basis.images} images, 64 GPUs", *named(gbits)], rows)
-
-
-def backbone_table(workloads: Sequence[Workload], basis: Cluster, gbits: Sequence[float]) -> str:
-    """Efficiency of all networks on 64 GPUs."""
-    rows = [[load.backbone, *efficiencies(load, replace(basis, gpus=64), gbits)] for load in workloads]
-    return markdown([f"{basis.images} images, 64 GPUs", *named(gbits)], rows)
-
-
-def changes_table(load: Workload, basis: Cluster, gbits: Sequence[float]) -> str:
-    """What helps, on 512 GPUs."""
-    rows = [[name, *efficiencies(load, replace(basis, gpus=512, **change), gbits)] for name, change in CHANGES.items()]
-    return markdown([f"{load.backbone}, {basis.images} images, 512 GPUs", *named(gbits)], rows)
-
-
-def efficiencies(load: Workload, cluster: Cluster, gbits: Sequence[float]) -> list[str]:
-    """A cell per bandwidth."""
-    return [f"{efficiency(load, replace(cluster, gbits=bandwidth)):.2f}" for bandwidth in gbits]
-
-
-def named(gbits: Sequence[float]) -> list[str]:
-    """A head per bandwidth."""
-    return [f"{bandwidth:g} Gb/s" for bandwidth in gbits]
+    return markdown([title, *(f"{bandwidth:g} Gb/s" for bandwidth in gbits)], rows)
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
