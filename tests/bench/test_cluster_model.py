@@ -12,15 +12,13 @@ from hypothesis import strategies as st
 from bench.cluster_model import (
     BUCKET_BYTES,
     Cluster,
-    Part,
-    Workload,
     all_reduce_s,
     compute_s,
-    count_workload,
     efficiency,
     exposed_s,
     fill_buckets,
 )
+from bench.workload import Part, Workload, count_workload
 from pipeline.params import load_params
 
 PRESET = Path(__file__).resolve().parents[2] / "presets/coco_r50_1x.yaml"
