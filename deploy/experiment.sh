@@ -2,7 +2,8 @@
 # One experiment on a cluster: clone, reproduce, hand the results back. It is the entrypoint of a Ray job, so that the
 # driver runs on a node of the cluster and in a real clone:
 #
-#   ray job submit --address http://127.0.0.1:8265 --working-dir deploy -- bash experiment.sh [-S loss.gamma=1.5 ..]
+#   ray job submit --address http://127.0.0.1:8265 --working-dir deploy --runtime-env deploy/job.yaml -- \
+#     bash experiment.sh [-S loss.gamma=1.5 ..]
 #
 # Run again after a failure it goes on from the last checkpoint: the clone is new, but the storage of conf/ is not.
 # docs/cluster.md says what must be there. It reads
