@@ -94,16 +94,20 @@ def test_ray_up_accepts_its_file_and_installs_nothing_of_its_own() -> None:
     "name", ["docs/cluster.md", "deploy/ray-cluster.yaml", "deploy/experiment.sh", "deploy/job.yaml"]
 )
 def test_ray_knows_every_command_that_is_written_here(name: str) -> None:
-    lines = code_blocks(name) if name.endswith(".md") else (ROOT / name).read_text().splitlines()
-    if name == "deploy/ray-cluster.yaml":
-        content = read_yaml(name)
-        lines = content["head_start_ray_commands"] + content["worker_start_ray_commands"]
-    joined = "\n".join(lines).replace("\\\n", " ").splitlines()
-    commands = [match[1] for line in joined if (match := re.match(r"(?:#\s+)?ray (.*)", line))]
+    commands = [line.removeprefix("ray ") for line in command_lines(name) if line.startswith("ray ")]
     assert commands
     for command in commands:
-        words = [word for word in shlex.split(command, comments=True) if not word.startswith("[")]
-        parse_command(cli, words)
+        parse_command(cli, [word for word in shlex.split(command, comments=True) if not word.startswith("[")])
+
+
+def command_lines(name: str) -> list[str]:
+    """Lines that may be commands: of a document its code, of ray up's file its commands, of others the comments."""
+    if name.endswith(".md"):
+        return code_blocks(name)
+    content = yaml.safe_load((ROOT / name).read_text()) if name == "deploy/ray-cluster.yaml" else {}
+    started: list[str] = content.get("head_start_ray_commands", []) + content.get("worker_start_ray_commands", [])
+    comments = "\n".join(re.findall(r"^#[# ]*(.*)", (ROOT / name).read_text(), flags=re.MULTILINE))
+    return started + comments.replace("\\\n", " ").splitlines()
 
 
 def parse_command(command: click.Command, words: list[str]) -> None:
@@ -111,7 +115,7 @@ def parse_command(command: click.Command, words: list[str]) -> None:
     while isinstance(command, click.Group):
         assert words[0] in command.commands, f"ray has no command {words[0]}"
         command, words = command.commands[words[0]], words[1:]
-    command.make_context(command.name, list(words), resilient_parsing=True)
+    command.make_context(command.name, list(words))
 
 
 # ---- what must fit together ----
