@@ -314,6 +314,7 @@ def test_the_job_hands_back_model_and_lock_and_needs_no_raw_data(tmp_path: Path)
 
     done = run_script(tmp_path, "-S", "gamma=2", RESULTS="varied", **team.variables)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (team.results("varied") / "model.txt").read_text() == "raw\ngamma: 2\n"
-    assert (team.results("varied") / "params.yaml").read_text() == "gamma: 2\n"
+    varied = team.results("varied")
+    assert (varied / "model.txt").read_text() == "raw\ngamma: 2\n"
+    assert (varied / "params.yaml").read_text() == "gamma: 2\n"
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("tmp.")]
