@@ -60,4 +60,5 @@ git diff --cached --quiet ||
     git -c user.name=experiment -c user.email=experiment@localhost commit --quiet -m "Results of $commit $*"
 branch="${RESULTS:-results/$(date -u +%Y%m%dT%H%M%S)-$commit}"
 git push --quiet origin "HEAD:refs/heads/$branch"
-echo "experiment: results are on branch $branch; fetch them with: git fetch origin $branch && dvc pull"
+echo "experiment: results are on branch $branch"
+echo "experiment: to have them: git fetch origin $branch && git checkout FETCH_HEAD && dvc pull"
