@@ -12,7 +12,7 @@ from pipeline.params.place import load_place
 REPOSITORY = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", ["local", "gpu", "sweep"])
+@pytest.mark.parametrize("name", ["local", "gpu", "sweep", "cluster"])
 def test_shipped_places_load(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = REPOSITORY / f"conf/{name}.yaml"
     monkeypatch.setenv("PIPELINE_CONF", str(path))
@@ -23,7 +23,8 @@ def test_conf_that_does_not_exist_is_told_with_those_that_do(monkeypatch: pytest
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setenv("PIPELINE_CONF", "conf/gpus.yaml")
     with pytest.raises(
-        ValueError, match=r"conf/gpus\.yaml, which does not exist; there are conf/gpu\.yaml, conf/local"
+        ValueError,
+        match=r"conf/gpus\.yaml, which does not exist; there are conf/cluster\.yaml, conf/gpu\.yaml, conf/local",
     ):
         load_place()
 
