@@ -58,7 +58,6 @@ def train_on_ray(config: Mapping[str, Any], folder: Path) -> list[dict[str, Any]
             resources=resources,
             name="timed",
             storage=str(folder / "storage"),
-            score="score",
             on_event=lambda event: None,
         )
     history: list[dict[str, Any]] = result.metrics["history"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,6 +80,8 @@ def start_ray(
         reason = str(error).strip().partition("\n")[0]
         raise RuntimeError(f"no Ray at {address!r} (RAY_ADDRESS, or address in conf/): {reason}") from error
     try:
+        if is_elsewhere(address):
+            wait_for_nodes(resources)
         check_resources(resources)
         yield
     finally:
@@ -95,16 +98,31 @@ def is_elsewhere(address: str) -> bool:
     return address_of(address) != "local"
 
 
-def check_resources(resources: Resources) -> None:
-    """Refuse at once what Ray would wait for without end."""
+def wait_for_nodes(resources: Resources) -> None:
+    """Give the nodes of a cluster that is coming up their time."""
+    deadline, told = time.monotonic() + resources.start_timeout_s, False
+    while list(missing(resources)) and time.monotonic() < deadline:
+        if not told:
+            print(f"waiting up to {resources.start_timeout_s:.0f} s for nodes to join the cluster", flush=True)
+            told = True
+        time.sleep(1)
+
+
+def missing(resources: Resources) -> Iterator[tuple[str, float, float]]:
+    """Kind of resource, what each worker needs, and what the cluster has, where that is too little."""
     there = ray.cluster_resources()
     for kind, each in (("CPU", resources.cpus_per_worker), ("GPU", resources.gpus_per_worker)):
-        needed = resources.fewest * each
-        if needed > there.get(kind, 0):
-            raise ValueError(
-                f"{resources.fewest} workers of {each:g} {kind} need {needed:g}, "
-                f"the cluster has {there.get(kind, 0):g}; lower workers in conf/ or add nodes"
-            )
+        if resources.fewest * each > there.get(kind, 0):
+            yield kind, each, there.get(kind, 0)
+
+
+def check_resources(resources: Resources) -> None:
+    """Refuse at once what Ray would wait for without end."""
+    for kind, each, there in missing(resources):
+        raise ValueError(
+            f"{resources.fewest} workers of {each:g} {kind} need {resources.fewest * each:g}, "
+            f"the cluster has {there:g}; lower workers in conf/ or add nodes"
+        )
 
 
 def describe_cluster() -> dict[str, Any]:

@@ -17,7 +17,7 @@ quiet = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::Future
 
 
 def resources(workers: int, *, gpus_per_worker: float = 0) -> Resources:
-    return Resources(workers, 1, gpus_per_worker, backend="gloo", max_failures=0, start_timeout_s=60)
+    return Resources(workers, 1, gpus_per_worker, backend="gloo", max_failures=0, start_timeout_s=1)
 
 
 def as_ray_wraps(error: Exception) -> UserExceptionWithTraceback:
