@@ -66,7 +66,8 @@ def train(
         run_trainer(fit, config, resources=resources, name=name, storage=storage, on_event=on_event, asked=asked)
         newest = checkpoints.newest(warn)
         if asked.is_set():
-            raise StoppedError("stopped with a checkpoint" if newest else "stopped before the first checkpoint")
+            kept = "with a checkpoint" if newest else "before the first checkpoint"
+            raise StoppedError(f"stopped {kept}; run again to go on")
         if newest is None:
             raise RuntimeError(f"no checkpoint could be written to {storage}; see the warnings above")
         # Where the storage is elsewhere, this downloads the files.

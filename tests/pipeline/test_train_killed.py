@@ -106,6 +106,46 @@ def test_killed_training_is_taken_over_by_the_process_that_waits(
     assert_one_run_with_one_curve(project, epochs=EPOCHS)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop_it_keeps_a_checkpoint_and_goes_on_from_that_step(
+    undisturbed: Path, project: Path, environment: dict[str, str], number: signal.Signals
+) -> None:
+    lengthen(project)
+    first = Stage(project, environment)
+    try:
+        first.wait_for(f"epoch 2/{EPOCHS}")
+        first.process.send_signal(number)
+        assert first.wait() == 1
+    finally:
+        first.end()
+    assert first.lines[-1] == "train: stopped with a checkpoint; run again to go on"
+    assert not [line for line in first.lines if "Traceback" in line]
+    assert not (project / "models/model.pt").exists()
+    reached = state_of(project)["course"]
+    lines = ends_well(Stage(project, environment))
+    resumed = f"going on from epoch {reached['epoch']}"
+    resumed += f", step {len(reached['losses'])} of the next" if reached["losses"] else ""
+    assert resumed in lines
+    assert curve_of(project) == curve_of(undisturbed)
+    assert (project / "reports/train.json").read_bytes() == (undisturbed / "reports/train.json").read_bytes()
+    assert_one_run_with_one_curve(project, epochs=EPOCHS)
+
+
+def test_resume_never_begins_afresh_and_puts_aside_what_there_was(
+    undisturbed: Path, project: Path, environment: dict[str, str]
+) -> None:
+    ends_well(Stage(project, environment))
+    before = {path.name: path.read_bytes() for path in project.glob("runs/*/checkpoint_*/state.pt")}
+    place = yaml.safe_load(Path("conf/local.yaml").read_text()) | {"resume": "never"}
+    Path("conf/local.yaml").write_text(yaml.safe_dump(place))
+    lines = ends_well(Stage(project, environment))
+    (aside,) = (line.rpartition(" ")[2] for line in lines if line.startswith("resume is never in conf/"))
+    assert {path.name: path.read_bytes() for path in Path(aside).glob("checkpoint_*/state.pt")} == before
+    assert not any(line.startswith("going on") for line in lines)
+    assert any(line.startswith("epoch 1/") for line in lines)
+    assert len(query(project, "select run_uuid from runs")) == 2
+
+
 def test_finished_training_gives_its_outs_again_without_training(
     undisturbed: Path, environment: dict[str, str]
 ) -> None:
@@ -121,7 +161,7 @@ def test_finished_training_gives_its_outs_again_without_training(
 
 
 def test_request_that_the_cluster_cannot_meet_is_one_sentence(project: Path, environment: dict[str, str]) -> None:
-    place = yaml.safe_load(Path("conf/local.yaml").read_text()) | {"workers": 5}
+    place = yaml.safe_load(Path("conf/local.yaml").read_text()) | {"workers": 5, "start_timeout_s": 1}
     Path("conf/local.yaml").write_text(yaml.safe_dump(place))
     running = Stage(project, environment)
     try:
