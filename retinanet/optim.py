@@ -29,7 +29,7 @@ def construct_optimizer(
     ]
     groups = [group for group in groups if group["params"]]
     if optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=momentum, foreach=True)
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=True)
     if optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=lr, fused=True)
     raise ValueError(f"optim.optimizer is {optimizer!r}, expected sgd or adamw")

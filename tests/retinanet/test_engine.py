@@ -15,7 +15,7 @@ from retinanet.coco_eval import evaluate_detections
 from retinanet.dataset import Batch, EvaluationBatches, Split, load_split
 from retinanet.engine import Course, LossNotFiniteError, predict, train_epochs
 from retinanet.learner import Learner, native_precision, train_step
-from retinanet.model import build_model
+from retinanet.model import build_model, recompute_activations
 from retinanet.optim import lr_factor
 from retinanet.postprocess import Postprocess
 from tests.small_world import SmallWorld
@@ -290,3 +290,19 @@ def test_predict_puts_the_network_into_evaluation_and_keeps_no_graph(split: Spli
         assert boxes.shape == (100, 4) and not boxes.requires_grad
         height, width = record.size
         assert boxes.min() >= 0 and bool((boxes <= torch.tensor([width, height] * 2) + 1e-3).all())
+
+
+def test_activations_that_are_computed_again_change_no_digit(split: Split) -> None:
+    def learner(recompute: bool) -> Learner:
+        torch.manual_seed(0)
+        options: dict[str, Any] = {"norm": "group", "fpn_channels": 8, "head_channels": 8, "head_depth": 1}
+        network = build_model(num_logits=3, backbone="resnet18", **options)
+        if recompute:
+            recompute_activations(network)
+        return build_learner(network, optim=ADAMW, ema_decay=0.5)
+
+    plain, again = (learner(recompute) for recompute in (False, True))
+    expected, got = (outcome(each, train(each, split, epochs=1)) for each in (plain, again))
+    assert got["step_losses"] == expected["step_losses"]
+    assert bits(got["weights"]) == bits(expected["weights"])
+    assert bits(again.judged.state_dict()) == bits(plain.judged.state_dict())
