@@ -27,7 +27,7 @@ class Resources:
         has_nodes: they may be told in advance that they end.
     """
 
-    workers: int | tuple[int, int]
+    workers: int | list[int]
     cpus_per_worker: int
     gpus_per_worker: float
     backend: str

@@ -96,7 +96,7 @@ def run_trainer(
         train_loop_config={**config, **link},
         torch_config=ray.train.torch.TorchConfig(backend=resources.backend, timeout_s=resources.hang_timeout_s),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=resources.workers,
+            num_workers=resources.most if resources.fewest == resources.most else (resources.fewest, resources.most),
             use_gpu=resources.gpus_per_worker > 0,
             resources_per_worker={"CPU": resources.cpus_per_worker}
             | ({"GPU": resources.gpus_per_worker} if resources.gpus_per_worker else {}),

@@ -17,7 +17,7 @@ class Place(Section):
 
     address: str
     "`local` starts a Ray here; else a cluster's address. RAY_ADDRESS wins."
-    workers: Count | tuple[Count, Count]
+    workers: Count | Annotated[list[Count], Field(min_length=2, max_length=2)]
     "So many; or the fewest and the most: it goes on with fewer when nodes leave, and takes up new ones."
     cpus_per_worker: Count
     "Also the threads of a worker."

@@ -52,12 +52,23 @@ def validate(section: type[SectionType], content: Mapping[str, Any], path: Path)
 
 def one_per_place(complaints: list[str]) -> list[str]:
     """One sentence per place, the most exact: a union complains for each member, of a list and of the entry in it."""
-    places = [complaint.partition(" ")[0] for complaint in complaints]
+    by_place: dict[str, list[str]] = {}
+    for complaint in complaints:
+        by_place.setdefault(complaint.partition(" ")[0], []).append(complaint)
     return [
-        complaint
-        for i, (place, complaint) in enumerate(zip(places, complaints, strict=True))
-        if place not in places[:i] and not any(other.startswith(f"{place}.") for other in places)
+        join_members(members)
+        for place, members in by_place.items()
+        if not any(other.startswith(f"{place}.") for other in by_place)
     ]
+
+
+def join_members(complaints: list[str]) -> str:
+    """What each member of a union expects, in one sentence: `x is 0: input should be 'stop', or at least 1`."""
+    first, expected = complaints[0], "input should "
+    if "; " in first or expected not in first:
+        return first  # it knows better
+    others = [complaint.partition(expected)[2] for complaint in complaints[1:] if expected in complaint]
+    return ", or ".join([first, *dict.fromkeys(others)])
 
 
 def all_complaints(section: Section, prefix: str = "") -> Iterator[str]:

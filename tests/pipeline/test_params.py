@@ -112,7 +112,8 @@ def test_misspelt_section_is_told_with_the_right_one(tmp_path: Path) -> None:
 
 def test_key_that_resembles_nothing_is_told_with_all_that_are_valid(tmp_path: Path) -> None:
     told = complaint_about(put(shipped(), "train.zzz", 1), tmp_path)
-    assert told == "train.zzz is not a parameter; valid here: train.batch_size, train.epochs, train.evaluate_every"
+    known = "train.batch_size, train.epochs, train.evaluate_every, train.on_nan"
+    assert told == f"train.zzz is not a parameter; valid here: {known}"
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_changed_data_makes_another_run(name: str) -> None:
 
 def test_changed_code_makes_another_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else DVC would run the stage for a mended loss, and get the model of the old one."""
-    assert {"losses.py", "engine.py", "fit.py"} <= {path.name for path in CODE}
+    assert {"losses.py", "engine.py", "work.py"} <= {path.name for path in CODE}
     before = digest_training(*here())
     mended = project / "losses.py"
     mended.write_text("# mended")
@@ -167,7 +167,7 @@ def test_run_of_the_tracker_is_kept_as_soon_as_it_is_known(tmp_path: Path) -> No
     assert folder.read(RUN_ID) is None  # the store has not answered yet
     run.run_id = "0123"
     row = {"epoch": 1, "loss": 1.0, "loss_cls": 0.5, "loss_box": 0.5, "seconds": 1.0, "images_per_s": 1.0}
-    listener({"kind": "report", "history": [row]})
+    listener({"kind": "report", "is_partial": False, "history": [row]})
     assert folder.read(RUN_ID) == "0123"
 
 
@@ -176,6 +176,6 @@ def test_report_tells_the_best_epoch_without_times() -> None:
     rows = [
         {"epoch": n, "loss": 1.0 / n, "AP": ap, "seconds": 1.0, "images_per_s": 2.0} for n, ap in ((1, 0.5), (2, 0.25))
     ]
-    write_reports(rows, best=rows[0], digest="d1", run="runs/d1")
+    write_reports(rows, best=rows[0], digest="d1")
     report = json.loads(Path("reports/train.json").read_text())
     assert report == {"run": "d1", "epochs": 2, "best": {"epoch": 1, "loss": 1.0, "AP": 0.5}}
