@@ -171,7 +171,7 @@ def listening(events: Queue, on_event: Callable[[dict[str, Any]], None]) -> Iter
     def listen() -> None:
         while True:
             try:
-                event = events.get(timeout=0.2)
+                event = events.get(timeout=1.0)
             except Empty:
                 if done.is_set():
                     return

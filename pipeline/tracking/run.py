@@ -128,7 +128,8 @@ class Run:
         def send(client: MlflowClient, run_id: str) -> None:
             from mlflow.entities import Param, RunTag
 
-            held = client.get_run(run_id).data.params
+            run = client.get_run(run_id).data
+            held = run.params
             changed = {key: text for key, text in texts.items() if held.get(key, text) != text}
             for key, text in changed.items():
                 self._outbox.warn(
@@ -139,6 +140,9 @@ class Run:
                 params=[Param(key, text) for key, text in texts.items() if key not in held],
                 tags=[RunTag(f"changed.{key}", text) for key, text in changed.items()],
             )
+            for key in texts.keys() - changed.keys():
+                if f"changed.{key}" in run.tags:  # it is what it was again
+                    client.delete_tag(run_id, f"changed.{key}")
 
         self._put("parameters", send)
 

@@ -95,6 +95,8 @@ def test_changed_param_is_told_and_the_others_are_kept(tracker: Any, capsys: pyt
     assert data.params == {"evaluate.split": "val", "evaluate.pictures": "16"}
     assert data.tags["changed.evaluate.split"] == "test"
     assert "keeps evaluate.split = val; it now goes on with test" in capsys.readouterr().err
+    tracker.begin(run_id=run.run_id, params={"evaluate.split": "val"})
+    assert "changed.evaluate.split" not in tracker.client().get_run(tracker.id_of(run)).data.tags
 
 
 @pytest.mark.parametrize(
