@@ -232,12 +232,12 @@ def take_all(page: Page, address: str, sweep: Sweep, *, step: int) -> None:
     save(page, "pictures")
 
 
-def last_step(client: MlflowClient, sweep: Sweep) -> int:
-    """The last epoch of which the best child has pictures, 0 if it has none."""
+def first_step(client: MlflowClient, sweep: Sweep) -> int:
+    """The first epoch of which the best child has pictures, 0 if it has none: no child was stopped before it."""
     key = PICTURES.replace("/", "~")  # as MLflow names the files
     names = [file.path for file in client.list_artifacts(sweep.children[0].info.run_id, "images")]
     steps = [re.match(rf"images/{key}\W+step\W+(\d+)", name) for name in names]
-    return max((int(step[1]) for step in steps if step), default=0)
+    return min((int(step[1]) for step in steps if step), default=0)
 
 
 def main() -> None:
@@ -261,7 +261,7 @@ def main() -> None:
         running_mlflow(server, folder=Path.cwd(), variables={}) as address,
         opened(address, chromium=chromium) as (page, _),
     ):
-        take_all(page, address, sweep, step=last_step(client, sweep))
+        take_all(page, address, sweep, step=first_step(client, sweep))
 
 
 if __name__ == "__main__":
