@@ -15,6 +15,7 @@ import argparse
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -75,7 +76,10 @@ def node(prepared: Path, folder: Path) -> Cost:
 def node_back(prepared: Path, folder: Path) -> Cost:
     """A node goes, and comes back while the training goes on without it."""
     with (
-        clustered(prepared, folder, nodes=2, rest=1.0, place={"workers": [1, 2]}) as (project, nodes),
+        clustered(prepared, folder, nodes=2, rest=1.5, place={"workers": [1, 2], "start_timeout_s": 20}) as (
+            project,
+            nodes,
+        ),
         project.training() as training,
     ):
         project.wait_for_step(8, training)
@@ -239,6 +243,7 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.scenarios) - set(SCENARIOS):
         parser.error(f"no scenario {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop"))  # ends what was started, by its with blocks
     with tempfile.TemporaryDirectory() as own, temporary_folder() as short:
         os.environ["RAY_TMPDIR"] = short  # the path of a socket has at most 107 bytes
         folder = options.folder or Path(own)
