@@ -63,7 +63,7 @@ class Project:
 
     def checkpoints(self) -> list[Path]:
         """The newest last."""
-        return sorted(self.run.glob("checkpoint_*"))
+        return sorted(path for path in self.run.glob("checkpoint_*") if path.is_dir())
 
     def state(self) -> dict[str, Any]:
         """What the newest checkpoint holds."""
