@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import yaml
+from torch import Tensor
 
 from bench.stamped_training import STAMPS
 from tests.running import kill_tree
@@ -163,13 +164,15 @@ def copy_of(prepared: Path, folder: Path, **options: Any) -> Project:
 def compare_curves(project: Project, reference: Project) -> str:
     """Equal in every loss, AP and weight; else the largest relative difference of a step's loss."""
     ours, theirs = project.state(), reference.state()
-    weights = (ours["learner"]["model"], theirs["learner"]["model"])
-    if curve_of(ours) == curve_of(theirs) and all(
-        torch.equal(weights[0][name], weights[1][name]) for name in weights[1]
-    ):
+    if curve_of(ours) == curve_of(theirs) and is_same(ours["learner"]["model"], theirs["learner"]["model"]):
         return "bitwise"
     pairs = zip(step_losses(ours), step_losses(theirs), strict=True)
     return f"{max(abs(one - other) / abs(other) for one, other in pairs):.1e}"
+
+
+def is_same(weights: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
+    """To the bit."""
+    return weights.keys() == others.keys() and all(torch.equal(weights[name], others[name]) for name in others)
 
 
 def curve_of(state: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -186,6 +189,6 @@ def compare_outs(project: Project, reference: Project) -> str:
     """Whether DVC's outs of the stage say the same."""
     report, model = "reports/train.json", "models/model.pt"
     ours, theirs = (torch.load(one.folder / model, weights_only=True) for one in (project, reference))
-    same = all(torch.equal(ours["weights"][name], weight) for name, weight in theirs["weights"].items())
+    same = is_same(ours["weights"], theirs["weights"])
     same &= (project.folder / report).read_bytes() == (reference.folder / report).read_bytes()
     return "the same" if same else "whole"
