@@ -57,7 +57,7 @@ def family(process: Process) -> list[int]:
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[Path]:
-    """A disk in memory that holds some four checkpoints."""
+    """A disk in memory that holds five checkpoints."""
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=900m", "survive", str(folder)]
     if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
