@@ -1,0 +1,60 @@
+"""The stage train of the current folder's project, with a time stamp at every optimiser step.
+
+    python -m bench.stamped_training SECONDS
+
+Each worker writes stamps/<its process>, a line "<time> <step>" for each step, and rests SECONDS after it, so that a
+tiny training lasts long enough to be disturbed. Nothing else differs from `python -m pipeline.train`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from pipeline import train as stage
+from pipeline.fit import fit
+
+STAMPS = "stamps"
+
+
+class Stamped:
+    """`fit` with a stamp and a rest after each optimiser step. It travels to the workers by value."""
+
+    def __init__(self, folder: Path, rest: float) -> None:
+        self.folder, self.rest = folder, rest
+
+    def __call__(self, config: dict[str, Any]) -> None:
+        with (self.folder / str(os.getpid())).open("a", buffering=1) as file:
+
+            def stamp(optimizer: Optimizer, *_: Any) -> None:
+                step = int(next(iter(optimizer.state.values()))["step"])
+                file.write(f"{time.time()} {step}\n")
+                time.sleep(self.rest)
+
+            handle = register_optimizer_step_post_hook(stamp)
+            try:
+                fit(config)
+            finally:
+                handle.remove()
+
+
+def main() -> None:
+    """Train."""
+    folder = Path(STAMPS).resolve()
+    folder.mkdir(exist_ok=True)
+    with patch.object(stage, "fit", Stamped(folder, float(sys.argv[1]))):
+        stage.main([])
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, RuntimeError) as error:
+        raise SystemExit(f"train: {error}") from None
