@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import ray
 import ray.train
 import ray.train.torch
 from ray.util.queue import Empty, Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import OutOfMemoryError
 
 from pipeline.cluster.environment import worker_environment
@@ -89,7 +91,7 @@ def run_trainer(
     # Ray takes these here only.
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(resources.start_timeout_s)
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(resources.hang_timeout_s)
-    events, stop = Queue(actor_options={"num_cpus": 0}), Queue(actor_options={"num_cpus": 0})
+    events, stop = queue_here(), queue_here()
     link = {"_events": events, "_stop": stop, "_has_nodes": resources.has_nodes}
     trainer = ray.train.torch.TorchTrainer(
         fit,
@@ -120,6 +122,12 @@ def run_trainer(
             if isinstance(cause := cause_of(error), OutOfMemoryError):
                 raise cause from error
             raise RuntimeError(f"training failed: {first_cause(error)}") from error
+
+
+def queue_here() -> Queue:
+    """A queue on the driver's node, so that it outlives every other node."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
 
 class Forward(ray.train.UserCallback):  # type: ignore[misc]  # ray has no types

@@ -123,8 +123,11 @@ class Pauses:
             self.answer = self.stop.actor.empty.remote()
         if self.answer is None or not ray.wait([self.answer], timeout=0)[0]:
             return False
-        empty, self.answer = ray.get(self.answer), None
-        return not empty
+        answer, self.answer = self.answer, None
+        try:
+            return not ray.get(answer)
+        except ray.exceptions.RayError:  # the driver is gone: nobody asks for anything
+            return False
 
     def is_node_ending(self) -> bool:
         """Once for every announcement that a node of this training will go."""
