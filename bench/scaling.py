@@ -129,7 +129,7 @@ def timed_training(folder: Path, place: Place, *, workers: int, launcher: str) -
     folder.mkdir()
     precision = native_precision(place.gpus_per_worker > 0) if place.precision == "auto" else place.precision
     place = place.model_copy(update={"workers": workers, "precision": precision})
-    config = worker_config(load_params(), place, digest="timed")
+    config = worker_config(load_params(), place, digest="timed", run=str(folder))
     (folder / "config.json").write_text(json.dumps(config))
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers)]
     command = [sys.executable, *(torchrun if launcher == "torchrun" else []), "-m", "bench.timed_training", str(folder)]

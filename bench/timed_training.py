@@ -45,7 +45,8 @@ def main() -> None:
 def train_on_ray(config: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
     """The history of a training on a Ray of its own."""
     place = config["place"]
-    resources = cluster.Resources(**{name: place[name] for name in cluster.Resources.__dataclass_fields__})
+    fields = cluster.Resources.__dataclass_fields__
+    resources = cluster.Resources(**{name: place[name] for name in fields if name in place})
 
     def fit_with_stamps(config: dict[str, Any]) -> None:
         with stamping(folder):
