@@ -45,61 +45,72 @@ class Listener(ray.tune.Callback):  # type: ignore[misc]  # ray has no types
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial begins, or is tried again."""
-        configuration = trial.config
-        past = self.folder.record(configuration["key"]) or {}
+        past, configuration = self.own(trial)
         if past.get("state") == FINISHED:
             return
         run = self.run_of(configuration, past.get("run_id"))
         self.keep(configuration, past | {"state": RUNNING, "run_id": run.run_id})
-        print(f"{title(configuration)} begins: {spell(settings_of(configuration))}", flush=True)
+        settings = settings_of(configuration)
+        if settings != past.get("settings"):
+            begins = "takes over a better trial and goes on with" if past else "begins"
+            print(f"{title(configuration)} {begins}: {spell(settings)}", flush=True)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """A trial has evaluated an epoch."""
-        past = self.folder.record(trial.config["key"]) or {}
+        past, configuration = self.own(trial)
         history = result.get("history") or []
         if past.get("state") == FINISHED or "error" in result:
-            self.keep(trial.config, past | ({"error": result["error"]} if "error" in result else {}))
+            self.keep(configuration, past | ({"error": result["error"]} if "error" in result else {}))
             return
-        run = self.run_of(trial.config, past.get("run_id"))
+        run = self.run_of(configuration, past.get("run_id"))
         run.log_history(history)
         self.watched.found = result.get("found") or {}
         self.watched.log(run, epoch=history[-1]["epoch"])
         seconds = past.get("seconds", 0.0) + result.get("time_this_iter_s", 0.0)
         where = {name: result.get(name) for name in ("hostname", "pid")}
-        self.keep(trial.config, past | {"history": history, "score": result["score"], "seconds": seconds} | where)
+        self.keep(configuration, past | {"history": history, "score": result["score"], "seconds": seconds} | where)
         last = history[-1]
         print(
-            f"{title(trial.config)} epoch {last['epoch']}/{self.epochs}  loss {last['loss']:.4f}  AP {last['AP']:.3f}  "
+            f"{title(configuration)} epoch {last['epoch']}/{self.epochs}  loss {last['loss']:.4f}  AP {last['AP']:.3f}  "
             f"{last['images_per_s']:.1f} images/s",
             flush=True,
         )
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has ended, at its end or where the scheduler stopped it."""
-        past = self.folder.record(trial.config["key"]) or {}
+        past, configuration = self.own(trial)
         if past.get("state") == FINISHED:
             return
         history = past.get("history") or []
         whole = bool(history) and history[-1]["epoch"] >= self.epochs
         state = FAILED if "error" in past else FINISHED if whole else STOPPED
-        self.end(trial.config, past | {"state": state})
+        self.end(configuration, past | {"state": state})
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has failed for good."""
-        past = self.folder.record(trial.config["key"]) or {}
-        self.end(trial.config, past | {"state": FAILED, "error": error_of(trial)})
+        past, configuration = self.own(trial)
+        self.end(configuration, past | {"state": FAILED, "error": error_of(trial)})
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has died and is tried again."""
-        print(f"{title(trial.config)} died and is tried again: {error_of(trial)}", flush=True)
+        print(f"{title(self.own(trial)[1])} died and is tried again: {error_of(trial)}", flush=True)
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         """The sweep ends; the runs of trials that have not ended wait for a resume."""
         for run in self.runs.values():
             run.finish("KILLED")
         self.runs = {}
+
+    def own(self, trial: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What is known of a trial, and its configuration under its own name.
+
+        PBT gives a bad trial all of a better one's configuration, number and key too; the trial's name in Ray stays.
+        """
+        past = self.folder.record(str(trial)) or {}
+        known = past or trial.config
+        return past, {**trial.config, "key": str(trial), "number": known["number"], "seed": known["seed"]}
 
     def end(self, configuration: Mapping[str, Any], record: Mapping[str, Any]) -> None:
         """Write the last word on a trial, and close its run."""

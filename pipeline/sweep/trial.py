@@ -35,6 +35,8 @@ def run_trial(configuration: dict[str, Any], base: Mapping[str, Any]) -> None:
         configuration: dotted parameter -> value, with seed, number and key.
         base: what all trials share, in plain values: params, worker (as of fit), folder, resources.
     """
+    # Under PBT the configuration may be another trial's; the name stays.
+    configuration = {**configuration, "key": ray.tune.get_context().get_trial_name()}
     folder = SweepFolder(base["folder"])
     record = folder.record(configuration["key"])
     if record is not None and record["state"] == FINISHED:

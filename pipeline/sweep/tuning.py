@@ -70,7 +70,8 @@ def tune(
                 num_samples=1 if clones else trials,
                 search_alg=None if clones else sampler,
                 scheduler=scheduler,
-                max_concurrent_trials=trials_at_once or most_at_once(resources),
+                # PBT compares trials at equal epochs, so all take turns on what there is.
+                max_concurrent_trials=None if clones else trials_at_once or most_at_once(resources),
                 reuse_actors=not wide,
                 trial_name_creator=name_of,
                 trial_dirname_creator=name_of,
@@ -136,6 +137,7 @@ def build_scheduler(sweep: Sweep, *, epochs: int, every: int) -> TrialScheduler:
         return PopulationBasedTraining(
             time_attr=EPOCH,
             perturbation_interval=every,
+            synch=True,
             hyperparam_mutations={key: mutation(entry) for key, entry in sweep.space.items()},
             custom_explore_fn=partial(mend, constraints=sweep.constraints),
         )
