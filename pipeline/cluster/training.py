@@ -12,20 +12,39 @@ from typing import Any, TypeVar
 import ray
 import ray.train
 import ray.train.torch
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import OutOfMemoryError
 
 from pipeline.cluster.environment import worker_environment
-from pipeline.cluster.start import Resources, describe_cluster, start_ray
+from pipeline.cluster.start import Resources, describe_cluster, is_elsewhere, start_ray
 from pipeline.cluster.stopping import StoppedError, hearing_signals, run_until_asked
 from pipeline.cluster.storage import Checkpoints
 
 # The user's mistake, and a training that diverges: their sentence says it all.
 COMPLAINTS = (ValueError, FloatingPointError)
 
-
 Exported = TypeVar("Exported")
+
+
+class Trainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]  # ray has no types
+    """Ray's, without the actor that shares out Ray's own data sets, which we do not use.
+
+    Every actor of Ray Train takes 4 s of a processor to be there.
+    """
+
+    needless: tuple[type, ...] = (DatasetsCallback,)
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [each for each in super()._create_default_callbacks() if not isinstance(each, self.needless)]
+
+
+class BriefTrainer(Trainer):
+    """Nothing needs to clean up after a process with which Ray ends, too."""
+
+    needless = (DatasetsCallback, PlacementGroupCleanerCallback)
 
 
 def train(
@@ -65,7 +84,16 @@ def train(
         on_event({"kind": "cluster", **describe_cluster()})
         checkpoints = Checkpoints.of(storage, name)
         checkpoints.mend_notes(warn)
-        run_trainer(fit, config, resources=resources, name=name, storage=storage, on_event=on_event, asked=asked)
+        run_trainer(
+            fit,
+            config,
+            resources=resources,
+            name=name,
+            storage=storage,
+            on_event=on_event,
+            asked=asked,
+            lasting=is_elsewhere(address),
+        )
         newest = checkpoints.newest(warn)
         if asked.is_set():
             kept = "with a checkpoint" if newest else "before the first checkpoint"
@@ -86,14 +114,21 @@ def run_trainer(
     storage: str,
     on_event: Callable[[dict[str, Any]], None],
     asked: threading.Event | None = None,
+    lasting: bool = True,
 ) -> ray.train.Result:
-    """Ray Train's own call; see train. The event, once set, asks the workers to stop with a checkpoint."""
+    """Ray Train's own call; see train.
+
+    Args:
+        asked: once set, the workers stop with a checkpoint.
+        lasting: Ray outlives this process, and must take its workers away when it dies.
+    """
     # Ray takes these here only.
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(resources.start_timeout_s)
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(resources.hang_timeout_s)
+    os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = str(int(resources.has_nodes))
     events, stop = queue_here(), queue_here()
     link = {"_events": events, "_stop": stop, "_has_nodes": resources.has_nodes}
-    trainer = ray.train.torch.TorchTrainer(
+    trainer = (Trainer if lasting else BriefTrainer)(
         fit,
         train_loop_config={**config, **link},
         torch_config=ray.train.torch.TorchConfig(backend=resources.backend, timeout_s=resources.hang_timeout_s),

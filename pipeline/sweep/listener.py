@@ -73,8 +73,8 @@ class Listener(ray.tune.Callback):  # type: ignore[misc]  # ray has no types
         self.keep(configuration, past | {"history": history, "score": result["score"], "seconds": seconds} | where)
         last = history[-1]
         print(
-            f"{title(configuration)} epoch {last['epoch']}/{self.epochs}  loss {last['loss']:.4f}  AP {last['AP']:.3f}  "
-            f"{last['images_per_s']:.1f} images/s",
+            f"{title(configuration)} epoch {last['epoch']}/{self.epochs}  loss {last['loss']:.4f}  "
+            f"AP {last['AP']:.3f}  {last['images_per_s']:.1f} images/s",
             flush=True,
         )
 
