@@ -50,10 +50,8 @@ class Listener(ray.tune.Callback):  # type: ignore[misc]  # ray has no types
             return
         run = self.run_of(configuration, past.get("run_id"))
         self.keep(configuration, past | {"state": RUNNING, "run_id": run.run_id})
-        settings = settings_of(configuration)
-        if settings != past.get("settings"):
-            begins = "takes over a better trial and goes on with" if past else "begins"
-            print(f"{title(configuration)} {begins}: {spell(settings)}", flush=True)
+        if not past:
+            print(f"{title(configuration)} begins: {spell(settings_of(configuration))}", flush=True)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -131,9 +129,12 @@ class Listener(ray.tune.Callback):  # type: ignore[misc]  # ray has no types
         return self.runs[key]
 
     def keep(self, configuration: Mapping[str, Any], record: Mapping[str, Any]) -> None:
-        """Write the record of a trial."""
+        """Write the record of a trial, and tell where its settings are new."""
         own = {name: configuration[name] for name in ("key", "number", "seed")}
-        content = {**record, **own, "settings": settings_of(configuration)}
+        settings = settings_of(configuration)
+        if record.get("settings", settings) != settings:
+            print(f"{title(configuration)} has taken over a better trial: {spell(settings)}", flush=True)
+        content = {**record, **own, "settings": settings}
         self.folder.write_json(f"trials/{configuration['key']}.json", as_json(content))
 
     def count_ended(self) -> int:

@@ -168,37 +168,6 @@ def test_there_is_nothing_to_resume_where_no_sweep_began(sweep_project: Path) ->
         main(["resume"])
 
 
-@pytest.mark.parametrize("scheduler", ["asha", "hyperband", "median"])
-def test_every_scheduler_brings_a_sweep_to_its_end(
-    scheduler: str, sweep_project: Path, variables: dict[str, str], begin: Begin
-) -> None:
-    write_sweep(sweep_project, scheduler=scheduler, trials=3)
-    lines = ends_well(begin(variables, "sweep"))
-    records = records_of(sweep_project).values()
-    states = {record["state"] for record in records}
-    assert states <= {"finished", "stopped"}, lines
-    assert "finished" in states
-    assert sorted(record["number"] for record in records) == [0, 1, 2]
-
-
-def test_under_pbt_a_bad_trial_takes_over_a_better_one_and_keeps_its_own_name(
-    sweep_project: Path, variables: dict[str, str], begin: Begin
-) -> None:
-    write_sweep(
-        sweep_project,
-        scheduler="pbt",
-        trials=2,
-        fixed={"train.epochs": 4, "train.evaluate_every": 1},
-        space={"loss.alpha": {"choice": [0.5, 1e-9]}},
-        points=[{"loss.alpha": 0.5}, {"loss.alpha": 1e-9}],
-    )
-    lines = ends_well(begin(variables, "sweep"))
-    records = records_of(sweep_project).values()
-    assert sorted((record["number"], record["state"]) for record in records) == [(0, "finished"), (1, "finished")]
-    assert any("takes over a better trial" in line for line in lines), lines
-    assert_children_are_whole(sweep_project, trials=2, epochs=4)
-
-
 def test_trials_of_two_workers_are_stopped_without_leaving_anything_behind(
     sweep_project: Path, stage_variables: dict[str, str], begin: Begin
 ) -> None:
