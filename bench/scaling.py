@@ -33,7 +33,7 @@ from bench.timed_training import RESULT
 from pipeline.cluster import worker_environment
 from pipeline.params import load_params
 from pipeline.params.place import Place, load_place
-from pipeline.train import worker_config
+from pipeline.train.run import worker_config
 from retinanet.learner import native_precision
 
 REPOSITORY = Path(__file__).resolve().parents[1]

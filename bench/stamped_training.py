@@ -18,8 +18,9 @@ from unittest.mock import patch
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from pipeline import train as stage
 from pipeline.fit import fit
+from pipeline.train import run as stage
+from pipeline.train.__main__ import main as train
 
 STAMPS = "stamps"
 
@@ -50,7 +51,7 @@ def main() -> None:
     folder = Path(STAMPS).resolve()
     folder.mkdir(exist_ok=True)
     with patch.object(stage, "fit", Stamped(folder, float(sys.argv[1]))):
-        stage.main([])
+        train([])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pipeline import cluster
 from pipeline.fit import fit
 from pipeline.params import load_params
 from pipeline.params.place import load_place
-from pipeline.train import worker_config
+from pipeline.train.run import worker_config
 
 TIMES = ("seconds", "images_per_s")
 

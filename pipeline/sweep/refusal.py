@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.anchor_stats import at_training_scale, cover
+from pipeline.anchor_stats.run import at_training_scale, cover
 from pipeline.outs import read_json
 from pipeline.params import Params, flatten
 from pipeline.params.sweep import Sweep

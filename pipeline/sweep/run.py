@@ -26,7 +26,8 @@ from pipeline.sweep.trial import run_trial
 from pipeline.sweep.tuning import build_scheduler, tune
 from pipeline.tracking import Run, cluster_tags, log_code_changes, log_split, open_run, provenance_tags
 from pipeline.tracking.note import NOTE
-from pipeline.train import CODE, SECTIONS, SPLITS, check_share, weights_file, worker_config
+from pipeline.train.run import CODE, SECTIONS, SPLITS, weights_file, worker_config
+from pipeline.train.share import check_share
 from pipeline.watched import Watched
 from retinanet.learner import native_precision
 

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import anchor_stats, prepare
+from pipeline import prepare
+from pipeline.anchor_stats.__main__ import main as anchor_stats
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -96,7 +97,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "conf/local.yaml").write_text(yaml.safe_dump(place))
     with chdir(folder):
         prepare.main([])
-        anchor_stats.main([])
+        anchor_stats([])
     return folder
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.anchor_stats import ANCHORS, REPORT, TRAIN, main
+from pipeline.anchor_stats.__main__ import main
+from pipeline.anchor_stats.run import ANCHORS, REPORT, TRAIN
 from retinanet.anchors import Grid, build_grid
 
 REPOSITORY = Path(__file__).parents[2]

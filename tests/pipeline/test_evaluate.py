@@ -17,8 +17,9 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from pipeline import evaluate
-from pipeline.evaluate import CURVE, CURVE_PICTURE, DETECTIONS, MODEL, REPORT, SHEET, main
+from pipeline.evaluate import run as stage
+from pipeline.evaluate.__main__ import main
+from pipeline.evaluate.run import CURVE, CURVE_PICTURE, DETECTIONS, MODEL, REPORT, SHEET
 from pipeline.identity import RUN_ID, RunFolder
 from pipeline.params import load_params
 from pipeline.results import read_results
@@ -57,7 +58,7 @@ class Told(NoRun):
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     run = Told()
-    monkeypatch.setattr(evaluate, "open_run", lambda **opening: (run.opened.update(opening), run)[1])
+    monkeypatch.setattr(stage, "open_run", lambda **opening: (run.opened.update(opening), run)[1])
     return run
 
 

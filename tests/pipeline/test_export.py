@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.export import figures_of, main
+from pipeline.export.__main__ import main
+from pipeline.export.run import figures_of
 from pipeline.tracking.store import connect, find_store
 from retinanet.detector import Detector
 
@@ -120,7 +121,7 @@ def test_model_is_registered_once_with_alias_and_ap(at_tracked: Path, capsys: py
 
 @slow
 def test_file_that_its_run_does_not_hold_is_told(at_tracked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.export.digest_file", lambda path: "0" * 64)
+    monkeypatch.setattr("pipeline.export.run.digest_file", lambda path: "0" * 64)
     with pytest.raises(ValueError, match="holds no model of this file; run the train stage again"):
         main(["--register", "other"])
 

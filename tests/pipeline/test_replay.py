@@ -14,8 +14,9 @@ from pipeline.fit.building import build_learner
 from pipeline.fit.work import load_splits
 from pipeline.params import load_params
 from pipeline.params.place import load_place
-from pipeline.replay import main, read_kept, replay
-from pipeline.train import worker_config
+from pipeline.replay.__main__ import main
+from pipeline.replay.run import read_kept, replay
+from pipeline.train.run import worker_config
 from retinanet.engine import LossNotFiniteError
 from tests.alone import alone
 

@@ -9,22 +9,15 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import train as stage
 from pipeline.identity import RUN_ID, RunFolder
 from pipeline.params import Params, load_params
 from pipeline.params.place import Place, load_place
 from pipeline.progress import Progress
 from pipeline.tracking import NoRun
-from pipeline.train import (
-    CODE,
-    Listener,
-    check_share,
-    digest_training,
-    main,
-    weights_file,
-    worker_config,
-    write_reports,
-)
+from pipeline.train import run as stage
+from pipeline.train.__main__ import main
+from pipeline.train.run import CODE, Listener, digest_training, weights_file, worker_config, write_reports
+from pipeline.train.share import check_share
 from pipeline.watched import Watched
 
 # ---- before any work -------------------------------------------------------------------------------------------------

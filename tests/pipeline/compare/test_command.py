@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline.compare.__main__ import REPORT, SHEET, main
+from pipeline.compare.__main__ import SHEET, main
+from pipeline.compare.run import REPORT
 from pipeline.compare.runs import find_run
 from pipeline.tracking import open_run
 from tests.judged_world import Row, exact_results, random_results

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from torchvision.ops import box_iou
 from tqdm import tqdm
 
 from pipeline.outs import read_json, write_json
-from pipeline.params import load_params
+from pipeline.params import Params
 from retinanet.anchors import build_grid
 from retinanet.dataset import Record, read_records
 from retinanet.matcher import match_anchors
@@ -25,21 +24,9 @@ TRAIN = Path("data/prepared/train.json")
 # COCO's areas, in px of the training scale: what the network sees, not what the file says.
 SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, float("inf"))}
 
-DESCRIPTION = """\
-Match the anchors of params.yaml against every truth of the training split, resized as training does.
 
-reads    params.yaml (anchors, matcher, transforms), data/prepared/train.json
-writes   anchors.json (what train reads), reports/anchor_stats.json
-"""
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Run the stage in the folder of params.yaml."""
-    parser = argparse.ArgumentParser(
-        "python -m pipeline.anchor_stats", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.parse_args(arguments)
-    params = load_params()
+def run(params: Params) -> None:
+    """Write the anchors and what they cover."""
     content = read_json(TRAIN)
     grid = build_grid(**params.anchors.model_dump())
     truths = Truths(content["categories"])
@@ -145,10 +132,3 @@ def summary(report: dict[str, Any]) -> str:
             f" {row['foreground_anchors_mean']:>13.1f} {row['without_foreground']:>8}"
         )
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        raise SystemExit(f"anchor_stats: {error}") from None

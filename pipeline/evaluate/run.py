@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from tqdm import tqdm
 from pipeline.curves import plot_precision_recall, write_precision_recall_csv
 from pipeline.identity import RUN_ID, RunFolder, outer_root
 from pipeline.outs import nest, read_json, write_json, write_whole
-from pipeline.params import Params, flatten, load_params, project_root
-from pipeline.params.place import Place, load_place
+from pipeline.params import Params, flatten, project_root
+from pipeline.params.place import Place
 from pipeline.pictures import SheetPicture, draw_sheet
 from pipeline.results import JUDGED, write_results
 from pipeline.tracking import log_split, open_run
@@ -32,22 +31,9 @@ CURVE_PICTURE = Path("plots/precision_recall.png")
 SHEET = Path("plots/detections.png")
 COLUMNS = 4
 
-DESCRIPTION = """\
-Detect on the test (or val) split with models/model.pt and judge it as COCO does.
 
-reads    params.yaml (postprocess, evaluate), models/model.pt, data/prepared/<split>.json, the pictures
-writes   reports/evaluate.json, reports/detections.json.gz (a COCO results file), plots/precision_recall.{csv,png},
-         plots/detections.png; MLflow: goes on with train's run
-"""
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Run the stage in the folder of params.yaml."""
-    parser = argparse.ArgumentParser(
-        "python -m pipeline.evaluate", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.parse_args(arguments)
-    params, place = load_params(), load_place()
+def run(params: Params, place: Place) -> None:
+    """Detect, judge and draw."""
     detector = Detector.load(MODEL, "cuda" if torch.cuda.is_available() else "cpu")
     detector.postprocess = detector.build_postprocess(**params.postprocess.model_dump())
     content = read_json(Path(f"data/prepared/{params.evaluate.split}.json"))
@@ -127,10 +113,3 @@ def summary(result: CocoResult, split: str) -> str:
     classes = [name for name in metrics if name.startswith("per_class.") and name.endswith(".AP")]
     lines = [f"  {name.removeprefix('per_class.').removesuffix('.AP'):<20} AP {metrics[name]}" for name in classes]
     return "\n".join([f"{split}: {overall}", *lines])
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, RuntimeError) as error:
-        raise SystemExit(f"evaluate: {error}") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 from collections.abc import Mapping
 from typing import Any
@@ -17,22 +16,12 @@ from retinanet.detector import build_network
 from retinanet.learner import assign, autocast
 from retinanet.model import RetinaNet, normalise_images
 
-DESCRIPTION = """\
-Compute the losses of a kept step again, each image alone: once as training did, once in float32.
-
-reads    the file that the message of `train` names
-"""
 KEYS = {"batch", "weights", "description", "params", "precision", "error"}
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(
-        "python -m pipeline.replay", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("file", help="path or URL of a not_finite_*.pt")
-    chosen = parser.parse_args(arguments)
-    kept = read_kept(chosen.file)
+def run(url: str) -> None:
+    """Print the losses of a kept step, image by image."""
+    kept = read_kept(url)
     print(kept["error"])
     broken = [name for name, weight in kept["weights"].items() if not bool(weight.isfinite().all())]
     if broken:
@@ -84,10 +73,3 @@ def losses_of(
         predictions = network(normalise_images(part.images, transforms["mean"], transforms["std"]))
     losses = criterion(predictions, assignment, criterion.mass(assignment))
     return losses["loss_cls"].item(), losses["loss_box"].item()
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        raise SystemExit(f"replay: {error}") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,8 +15,8 @@ from pipeline.fit import BEST, ROWS, build_criterion, fit
 from pipeline.identity import RUN_ID, RunFolder, digest_file, digest_run, lock_run, outer_root
 from pipeline.inputs import BUILT_IN, CACHE, publish_inputs
 from pipeline.outs import read_json, write_json, write_whole
-from pipeline.params import Params, flatten, load_params, project_root
-from pipeline.params.place import Place, load_place
+from pipeline.params import Params, flatten, project_root
+from pipeline.params.place import Place
 from pipeline.progress import Progress
 from pipeline.tracking import (
     Run,
@@ -40,63 +39,21 @@ REPORT = Path("reports/train.json")
 HISTORY = Path("plots/training.csv")
 CURVES = Path("plots/training.png")
 IMAGES_PER_STEP = "images_per_step"  # the text in a run's folder with what has been found to fit
-HOUSE = Path(__file__).resolve().parents[1]
+HOUSE = Path(__file__).resolve().parents[2]
 # What computes the result: changed code must not go on with what other code began, nor pass for its result.
 CODE = (*sorted(HOUSE.glob("retinanet/**/*.py")), *sorted(HOUSE.glob("pipeline/fit/*.py")))
 SECTIONS = {"seed", "transforms", "matcher", "loss", "model", "optim", "train"}  # those of this stage in dvc.yaml
 
-DESCRIPTION = """\
-Train on Ray with the workers of conf/ (PIPELINE_CONF names the file, conf/local.yaml by default). A training that was
-killed goes on from its last checkpoint when it is run again. SIGTERM and Ctrl-C stop it with a checkpoint.
 
-reads    params.yaml, data/prepared/{train,val}.json, anchors.json, the pictures
-writes   models/model.pt (the best epoch by AP on val), reports/train.json, plots/training.{csv,png}
-keeps    checkpoints in <storage of conf/>/<digest>, one run in MLflow
-"""
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Run the stage in the folder of params.yaml."""
-    parser = argparse.ArgumentParser(
-        "python -m pipeline.train", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.parse_args(arguments)
-    params, place = load_params(), load_place()
+def run(params: Params, place: Place) -> None:
+    """Train as params.yaml and conf/ say; one process at a time."""
     if place.precision == "auto":
         place = place.model_copy(update={"precision": native_precision(place.gpus_per_worker > 0)})
-    check_share(params, place)
     digest = digest_training(params, place)
     home = outer_root(project_root())
     storage = place.storage if "://" in place.storage else str(home / place.storage)
     with lock_run(home / "runs" / "locks", digest):
         train(params, place, digest=digest, storage=storage)
-
-
-def check_share(params: Params, place: Place) -> None:
-    """Refuse, or tell, what params.yaml and conf/ say only together.
-
-    Raises:
-        ValueError: when there are more workers than images in a batch, or the norm needs what conf/ does not give.
-    """
-    if place.most > params.train.batch_size:
-        raise ValueError(
-            f"workers is {place.most} in conf/, more than the images of a batch (train.batch_size "
-            f"{params.train.batch_size}); use fewer workers"
-        )
-    if params.model.norm == "sync_batch" and place.images_per_step is not None:
-        raise ValueError(
-            f"images_per_step is {place.images_per_step} in conf/, but model.norm is sync_batch, which must see "
-            "the whole batch at once; set images_per_step: null, or use another norm"
-        )
-    if place.recompute and params.model.norm in ("batch", "sync_batch"):
-        raise ValueError(
-            f"recompute is true in conf/, but model.norm is {params.model.norm}, whose statistics it would update "
-            "twice; set recompute: false, or use another norm"
-        )
-    if params.model.norm == "batch" and (place.most > 1 or place.images_per_step is not None):
-        print(
-            "model.norm is batch: a worker normalises over its own images, so the result depends on conf/", flush=True
-        )
 
 
 def digest_training(params: Params, place: Place) -> str:
@@ -295,10 +252,3 @@ def log_outs(run: Run) -> None:
     for artifact in (Path("params.yaml"), ANCHORS, REPORT, CURVES):
         run.log_artifact(artifact)
     run.log_model(MODEL, class_names=[category["name"] for category in read_json(SPLITS["train"])["categories"]])
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, RuntimeError) as error:
-        raise SystemExit(f"train: {error}") from None

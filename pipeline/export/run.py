@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -29,38 +28,20 @@ SPLITS = ("test", "val", "best")  # best.*: the best epoch of the training, on v
 PYFUNC = "pyfunc"
 WEIGHTS = "model.pt"
 
-DESCRIPTION = """\
-Give the trained detector to those who use it: a name in MLflow's registry, a folder, or both.
 
-reads    models/model.pt and its run in MLflow, or the run of --run
-writes   a version of --register with the alias and its AP; --output/pyfunc (what MLflow loads and serves) and
-         --output/model.pt (what retinanet.detector.Detector.load reads)
-"""
+def run(*, register: str | None, alias: str, run_id: str | None, output: Path | None) -> None:
+    """Register a model, write it into a folder, or both; arguments as of the command."""
+    if register is not None:
+        check_name(register, alias)
+    if output is not None and output.exists():
+        raise ValueError(f"--output {output} exists; name a new folder, or remove it")
 
-
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command in the folder of params.yaml."""
-    parser = argparse.ArgumentParser(
-        "python -m pipeline.export", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--register", metavar="NAME", help="register the model under this name")
-    parser.add_argument("--alias", default="champion", help="of the registered version (default: %(default)s)")
-    parser.add_argument("--run", metavar="RUN_ID", help="MLflow run whose model is meant (default: models/model.pt)")
-    parser.add_argument("--output", metavar="FOLDER", type=Path, help="a new folder for the model's files")
-    chosen = parser.parse_args(arguments)
-    if chosen.register is None and chosen.output is None:
-        raise ValueError("nothing to do; give --register NAME, --output FOLDER or both")
-    if chosen.register is not None:
-        check_name(chosen.register, chosen.alias)
-    if chosen.output is not None and chosen.output.exists():
-        raise ValueError(f"--output {chosen.output} exists; name a new folder, or remove it")
-
-    model = find_model(chosen.run) if chosen.run else None
-    if chosen.register is not None:
+    model = find_model(run_id) if run_id else None
+    if register is not None:
         model = model or model_of_file()
-        tell(register_model(model, name=chosen.register, alias=chosen.alias))
-    if chosen.output is not None:
-        write_output(chosen.output, model)
+        tell(register_model(model, name=register, alias=alias))
+    if output is not None:
+        write_output(output, model)
 
 
 def model_of_file() -> RunModel:
@@ -140,10 +121,3 @@ def write_output(folder: Path, model: RunModel | None) -> None:
         whole.rename(folder)
     print(f"wrote {folder / PYFUNC} and {folder / WEIGHTS}")
     print(f"serve   mlflow models serve -m {folder / PYFUNC} --env-manager local --host 127.0.0.1 --port 8080")
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, RuntimeError) as error:
-        raise SystemExit(f"export: {error}") from None

@@ -1,0 +1,138 @@
+"""Two runs against each other: figures, intervals, what changed, and the pictures on which they differ most."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.compare import report
+from pipeline.compare.apart import ApartPicture, best_threshold, draw_apart, f1_of_images, furthest_apart
+from pipeline.compare.bootstrap import Difference, compare_matches
+from pipeline.compare.changes import check_split, describe_changes, digest_split
+from pipeline.compare.runs import Judged, Run, find_run
+from pipeline.evaluate.run import picture_root
+from pipeline.outs import write_json, write_whole
+from pipeline.params.place import load_place
+from retinanet.coco_eval import match_results
+from retinanet.dataset import Split
+
+REPORT = Path("reports/compare.json")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Compare two runs; the options as of the command, checked."""
+    runs = [find_run(word) for word in (options.run_a, options.run_b)]
+    split = common_split(*runs, wanted=options.split)
+    judged = [run.judged(split) for run in runs]
+    warning = check_split(*judged)
+    num_images = len(judged[1].truth["images"])
+    print(f"A  {runs[0].label}\nB  {runs[1].label}")
+    print(f"{split}: {num_images} images, {options.resamples} resamples of them, seed {options.seed}", flush=True)
+    comparison = compare(judged, options)
+    notes = [
+        *([warning] if warning else []),
+        *report.say_few_images(num_images),
+        *report.say_undefined(comparison.metrics, options.resamples),
+    ]
+    check_recorded(runs, judged, comparison.metrics, same_truths=warning is None)
+    changes = describe_changes(*(run.origin() for run in runs))
+
+    print("", report.metrics_table(comparison.metrics), *notes, "", report.changes_text(changes), "", sep="\n")
+    print(report.pictures_text(comparison.apart, comparison.thresholds))
+    if comparison.apart:
+        print(draw(options, runs, judged, comparison))
+    print("", report.verdict(comparison.metrics), sep="\n")
+    content = {
+        "verdict": report.verdict(comparison.metrics),
+        "notes": notes,
+        "runs": {"A": runs[0].label, "B": runs[1].label},
+        "split": {"name": split, "digest": digest_split(judged[1].truth), "images": num_images},
+        "bootstrap": {"resamples": options.resamples, "seed": options.seed, "interval": 0.95},
+        "metrics": {name: metric._asdict() for name, metric in comparison.metrics.items()},
+        "changes": changes,
+        "score_thresholds": dict(zip("AB", comparison.thresholds, strict=True)),
+        "pictures": [one._asdict() for one in comparison.apart],
+    }
+    write_json(REPORT, content)
+
+
+class Comparison(NamedTuple):
+    """What two runs have found, against each other.
+
+    Attributes:
+        thresholds: of A and B, the score from which on a detection counts in apart.
+    """
+
+    metrics: dict[str, Difference]
+    thresholds: list[float]
+    apart: list[ApartPicture]
+
+
+def compare(judged: Sequence[Judged], options: argparse.Namespace) -> Comparison:
+    """Match both runs with the truths of B, and resample."""
+    truth = judged[1].truth
+    matches = [match_results(truth, run.results) for run in judged]
+    class_names = [category["name"] for category in truth["categories"]]
+    metrics = compare_matches(*matches, class_names=class_names, resamples=options.resamples, seed=options.seed)
+    thresholds = [best_threshold(each) for each in matches]
+    f1 = [f1_of_images(each, threshold) for each, threshold in zip(matches, thresholds, strict=True)]
+    return Comparison(metrics, thresholds, furthest_apart(truth["images"], *f1, count=options.pictures))
+
+
+def common_split(a: Run, b: Run, *, wanted: str | None) -> str:
+    """The split on which both runs were judged: the wanted one, else test before val.
+
+    Raises:
+        ValueError: when there is none, saying what each run has.
+    """
+    splits = [run.splits() for run in (a, b)]
+    for run, own in zip((a, b), splits, strict=True):
+        if not own:
+            raise ValueError(
+                f"{run.label} keeps no detections; run the stage evaluate on it again (`dvc repro evaluate`)"
+            )
+    common = [split for split in ("test", "val") if split in splits[0] and split in splits[1]]
+    if wanted is not None:
+        common = [split for split in common if split == wanted]
+    if not common:
+        has = f"A on {' and '.join(splits[0])}, B on {' and '.join(splits[1])}"
+        what = f"--split {wanted}" if wanted else "evaluate.split"
+        raise ValueError(f"the runs were not judged on the same split ({has}); evaluate one of them again, see {what}")
+    return common[0]
+
+
+def check_recorded(
+    runs: Sequence[Run], judged: Sequence[Judged], metrics: Mapping[str, Difference], *, same_truths: bool
+) -> None:
+    """Refuse detections that do not give the AP which their run reported: they are not those that were judged.
+
+    Raises:
+        ValueError: naming the run and both figures.
+    """
+    found = (metrics["AP"].a, metrics["AP"].b)
+    for run, one, ap in list(zip(runs, judged, found, strict=True))[0 if same_truths else 1 :]:
+        if one.recorded_ap is not None and ap is not None and abs(one.recorded_ap - ap) > 1e-6:
+            raise ValueError(
+                f"the detections kept by {run.label} have AP {ap:.4f}, but it reported {one.recorded_ap:.4f}: they are "
+                "not of one evaluation; run the stage evaluate on it again (`dvc repro evaluate`)"
+            )
+
+
+def draw(options: argparse.Namespace, runs: Sequence[Run], judged: Sequence[Judged], comparison: Comparison) -> str:
+    """Write the sheet; a sentence on where it is, or why there is none."""
+    truth = judged[1].truth
+    try:
+        sheet = draw_apart(
+            Split(truth, root=options.data_root or picture_root(truth, load_place())),
+            [category["id"] for category in truth["categories"]],
+            comparison.apart,
+            results=[run.results for run in judged],
+            thresholds=comparison.thresholds,
+            titles=[f"{name}: {run.label}" for name, run in zip("AB", runs, strict=True)],
+        )
+    except (OSError, ValueError) as error:
+        return f"no sheet is drawn, the pictures cannot be read here: {error}"
+    write_whole(options.output, sheet.save)
+    return f"drawn in {options.output}"

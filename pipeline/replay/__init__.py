@@ -1,0 +1,1 @@
+"""Command replay: look again at a step whose loss was not finite, image by image."""

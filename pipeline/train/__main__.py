@@ -1,0 +1,38 @@
+"""The stage train as a command."""
+
+from __future__ import annotations
+
+import argparse
+
+from pipeline.params import load_params
+from pipeline.params.place import load_place
+from pipeline.train.share import check_share
+
+DESCRIPTION = """\
+Train on Ray with the workers of conf/ (PIPELINE_CONF names the file, conf/local.yaml by default). A training that was
+killed goes on from its last checkpoint when it is run again. SIGTERM and Ctrl-C stop it with a checkpoint.
+
+reads    params.yaml, data/prepared/{train,val}.json, anchors.json, the pictures
+writes   models/model.pt (the best epoch by AP on val), reports/train.json, plots/training.{csv,png}
+keeps    checkpoints in <storage of conf/>/<digest>, one run in MLflow
+"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the stage in the folder of params.yaml."""
+    parser = argparse.ArgumentParser(
+        "python -m pipeline.train", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args(arguments)
+    params, place = load_params(), load_place()
+    check_share(params, place)
+    from pipeline.train.run import run  # torch, Ray and MLflow are not needed before
+
+    run(params, place)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, RuntimeError) as error:
+        raise SystemExit(f"train: {error}") from None

@@ -1,0 +1,33 @@
+"""What params.yaml and conf/ say only together."""
+
+from __future__ import annotations
+
+from pipeline.params import Params
+from pipeline.params.place import Place
+
+
+def check_share(params: Params, place: Place) -> None:
+    """Refuse, or tell, what params.yaml and conf/ say only together.
+
+    Raises:
+        ValueError: when there are more workers than images in a batch, or the norm needs what conf/ does not give.
+    """
+    if place.most > params.train.batch_size:
+        raise ValueError(
+            f"workers is {place.most} in conf/, more than the images of a batch (train.batch_size "
+            f"{params.train.batch_size}); use fewer workers"
+        )
+    if params.model.norm == "sync_batch" and place.images_per_step is not None:
+        raise ValueError(
+            f"images_per_step is {place.images_per_step} in conf/, but model.norm is sync_batch, which must see "
+            "the whole batch at once; set images_per_step: null, or use another norm"
+        )
+    if place.recompute and params.model.norm in ("batch", "sync_batch"):
+        raise ValueError(
+            f"recompute is true in conf/, but model.norm is {params.model.norm}, whose statistics it would update "
+            "twice; set recompute: false, or use another norm"
+        )
+    if params.model.norm == "batch" and (place.most > 1 or place.images_per_step is not None):
+        print(
+            "model.norm is batch: a worker normalises over its own images, so the result depends on conf/", flush=True
+        )
