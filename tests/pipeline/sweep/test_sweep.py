@@ -175,7 +175,7 @@ def test_trials_of_two_workers_are_stopped_without_leaving_anything_behind(
     place = yaml.safe_load((sweep_project / "conf/sweep.yaml").read_text())
     place |= {"workers": 2, "trials_at_once": None}
     (sweep_project / "conf/sweep.yaml").write_text(yaml.safe_dump(place))
-    write_sweep(sweep_project, scheduler="asha", trials=3)
+    write_sweep(sweep_project, scheduler="asha", trials=3, fixed={"train.epochs": 2, "train.evaluate_every": 1})
     ends_well(begin(stage_variables, "sweep"))
     states = [record["state"] for record in records_of(sweep_project).values()]
     assert len(states) == 3
