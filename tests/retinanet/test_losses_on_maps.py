@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
-import retinanet.losses as losses
+import retinanet.losses.maps as maps
 from retinanet.losses import (
     sigmoid_focal_loss,
     softmax_focal_loss,
@@ -81,7 +81,7 @@ def test_sparse_loss_is_the_sum_of_the_dense_one(
     alpha: str,
     gamma: float,
 ) -> None:
-    monkeypatch.setattr(losses, "CPU_BLOCK", 37)  # several blocks, the last one shorter
+    monkeypatch.setattr(maps, "CPU_BLOCK", 37)  # several blocks, the last one shorter
     problem = map_problem(generator, num_foreground=11, num_ignored=13)
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
         logits, options = problem["logits"].to(dtype), {"class_alpha": ALPHAS[alpha], "gamma": gamma}
