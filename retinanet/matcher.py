@@ -11,13 +11,13 @@ the few pairs of `overlaps`: the bits of the IoU above those of the truth, of wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from retinanet.anchors import Grid, Shapes
+from retinanet.anchors import Grid
 from retinanet.overlaps import Pairs, lowest_best_iou, overlapping_pairs
 
 BACKGROUND = -1
@@ -116,7 +116,7 @@ class _Slots:
         best = torch.zeros_like(lowest).scatter_reduce_(0, claims.truth, claims.iou, "amax")
         return _select(claims, (claims.iou == best[claims.truth]) & (claims.iou > 0)), best
 
-    def pairs(self, least: Tensor):  # type: ignore[no-untyped-def]
+    def pairs(self, least: Tensor) -> Iterator[Pairs]:
         """Those of at least that IoU; see overlapping_pairs."""
         return overlapping_pairs(self.boxes, self.anchors, self.shapes, least)
 

@@ -9,6 +9,7 @@ of torchvision's box_iou on the anchors themselves, to the same bits.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -85,7 +86,7 @@ def overlapping_pairs(truths: Tensor, anchors: Tensor, shapes: Shapes, least: Te
         return
     marks = torch.arange(PAIRS_AT_ONCE, max(int(ends[-1]), PAIRS_AT_ONCE), PAIRS_AT_ONCE, device=ends.device)
     cuts = [0, *torch.searchsorted(ends, marks, right=True).tolist(), ends.shape[0]]
-    for first, last in zip(cuts, cuts[1:], strict=False):
+    for first, last in pairwise(cuts):
         if last > first:
             yield _pairs_in(windows.part(slice(first, last)), truths, anchors, shapes)
 

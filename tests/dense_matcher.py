@@ -1,4 +1,4 @@
-"""The matcher as its definition says it, through the IoU of every truth with every anchor: what the fast one must equal."""
+"""The matcher as its definition says it, through the IoU of every truth with every anchor: the reference of ours."""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ def _sigmoid_and_softplus(x: Tensor, largest: float) -> tuple[Tensor, Tensor]:
 
 
 def _modulator(p: Tensor, gamma: float, weight: Weight) -> Tensor:
-    """weight * p^gamma; for a number the same to the last bit as for a tensor of it."""
+    """The weight times p^gamma; for a number the same to the last bit as for a tensor of it."""
     if gamma != 2:
         return (p**gamma).mul_(weight)
     if isinstance(weight, Tensor):
