@@ -71,9 +71,9 @@ def clear(predictions: Predictions) -> None:
 def our_step(predictions: Predictions, truths: Sequence[Truths], **options: Any) -> Callable[[], tuple[Tensor, Tensor]]:
     """Assignment and losses of ours, forward and backward; by default with the rules of torchvision."""
     rules = {"low_quality": "anchor", "normaliser": "image", "box_loss": "l1"} | options
-    grid, num_classes = rules.pop("grid", GRID), predictions.class_logits[0].shape[1] // GRID.anchors_per_cell
-    criterion = Criterion(grid, num_classes, **rules)  # type: ignore[arg-type]
-    image_size = tuple(8 * side for side in predictions.class_logits[0].shape[2:])
+    _, channels, height, width = predictions.class_logits[0].shape
+    criterion = Criterion(GRID, channels // GRID.anchors_per_cell, **rules)  # type: ignore[arg-type]
+    image_size = (8 * height, 8 * width)
 
     def step() -> tuple[Tensor, Tensor]:
         clear(predictions)

@@ -27,7 +27,7 @@ class Shapes(NamedTuple):
         origins: [S, 2] float64 px, x and y of the first cell's centre.
         strides: [S, 2] float64 px from cell to cell in x and y.
         cells: [S, 2] int64, in x and y.
-        first: [S] int64 flat index of the first cell's anchor; the next in x is C further, the next in y C * cells in x.
+        first: [S] int64 flat index of the first cell's anchor; the next in x is C further, in y C * cells in x.
         anchors_per_cell: C.
     """
 
@@ -195,5 +195,11 @@ def _shapes(grid: Grid, image_size: tuple[int, int], device: torch.device) -> Sh
         first += per_cell * height * width
     table = torch.tensor(rows)  # [S, 5]
     strides = table[:, :2].double()
-    moved = [torch.cat(corners), grid.offset * strides, strides, table[:, 2:4], table[:, 4]]
-    return Shapes(*(part.to(device) for part in moved), anchors_per_cell=per_cell)
+    return Shapes(
+        corners=torch.cat(corners).to(device),
+        origins=(grid.offset * strides).to(device),
+        strides=strides.to(device),
+        cells=table[:, 2:4].to(device),
+        first=table[:, 4].to(device),
+        anchors_per_cell=per_cell,
+    )

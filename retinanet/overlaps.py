@@ -115,8 +115,8 @@ def _find_windows(truths: Tensor, shapes: Shapes, least: Tensor) -> _Windows:
         found = found & (first <= last)
         bounds += [first, last - first + 1]
     truth, shape = torch.nonzero(found, as_tuple=True)
-    cells = (bound[truth, shape].long() for bound in bounds)
-    return _Windows(truth, shape, least.expand(found.shape)[truth, shape], *cells)
+    chosen = [bound[truth, shape].long() for bound in bounds]
+    return _Windows(truth, shape, least.expand(found.shape)[truth, shape], *chosen)
 
 
 def _pairs_in(windows: _Windows, truths: Tensor, anchors: Tensor, shapes: Shapes) -> Pairs:
