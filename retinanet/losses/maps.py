@@ -19,7 +19,7 @@ from retinanet.losses.precision import slope_dtype, wide, wide_dtype
 from retinanet.losses.sigmoid import focal_background
 
 # Logits handled at once per thread: the temporaries of a block stay in the cache, and the calls stay few.
-CPU_BLOCK = 2**15
+CPU_BLOCK = 2**18
 # On other devices a block needs several temporaries of its size: at most 64 MB each, but at least an image's.
 DEVICE_BLOCK = 2**24
 # Up to this logit log(1 - p) is exact from p alone, to three roundings; and a float32 sum of losses is exact enough.
@@ -151,28 +151,33 @@ def _background(x: Tensor, weight: Weight, gamma: float, out: Tensor | None = No
             out.copy_(slope.mul_(weight))
         return value.mul_(weight).sum(dtype=torch.float64)
     largest = x.amax().item() if x.numel() else 0.0
-    p, softplus = _sigmoid_and_softplus(x, largest)
+    p, softplus, sign = _sigmoid_and_softplus(x, largest)
     modulator = _modulator(p, gamma, weight)
-    # FL = modulator * softplus and dFL/dx = (1 - p) gamma FL + p modulator
-    if largest > LARGE:  # where gamma FL might be infinite
-        slope = (1 - p).mul_(softplus).mul_(min(gamma, 1e30)).add_(p).mul_(modulator) if out is not None else p
+    if largest > LARGE and out is not None:  # where gamma FL might be infinite
+        out.copy_((1 - p).mul_(softplus).mul_(min(gamma, 1e30)).add_(p).mul_(modulator))
     value = softplus.mul_(modulator)
-    total = value.sum(dtype=torch.float64 if largest > CALM else None).double()
-    if out is not None:
-        out.copy_(slope if largest > LARGE else value.mul_(min(gamma, 1e30)).lerp_(modulator, p))
+    total = value.sum(dtype=torch.float64 if largest > CALM else None).double() * sign
+    if largest > LARGE or out is None:
+        return total
+    # dFL/dx = (1 - p) gamma FL + p modulator
+    value = value.mul_(sign * min(gamma, 1e30))
+    if out.dtype == value.dtype:
+        torch.lerp(value, modulator, p, out=out)
+    else:
+        out.copy_(value.lerp_(modulator, p))
     return total
 
 
-def _sigmoid_and_softplus(x: Tensor, largest: float) -> tuple[Tensor, Tensor]:
-    """Both to float32's last digits, by the cheapest way that the largest logit allows."""
+def _sigmoid_and_softplus(x: Tensor, largest: float) -> tuple[Tensor, Tensor, int]:
+    """Sigmoid, softplus times a sign, and the sign: by the cheapest way that the largest logit allows."""
     if largest <= CALM:
         p = torch.sigmoid(x)
-        return p, torch.neg(p).log1p_().neg_()
+        return p, torch.neg(p).log1p_(), -1
     u = x.clamp(max=LARGE).exp_() if largest > LARGE else x.exp()
     softplus = u.log1p()
     if largest > LARGE:
         softplus += (x - LARGE).clamp_(min=0)
-    return u.div_(u + 1), softplus
+    return u.div_(u + 1), softplus, 1
 
 
 def _modulator(p: Tensor, gamma: float, weight: Weight) -> Tensor:
