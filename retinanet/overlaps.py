@@ -17,8 +17,8 @@ from torch import Tensor
 
 from retinanet.anchors import Shapes
 
-# Pairs handled at once, about 100 MB: an image full of boxes needs no more memory than one with few.
-PAIRS_AT_ONCE = 2**20
+# Pairs handled at once, about 15 MB, which a cache holds: many boxes need no more memory than few.
+PAIRS_AT_ONCE = 2**17
 # An IoU in float32 lies this far from the true one at most, as a share of it: eight operations of 6e-8 each.
 ROUNDING = 1e-6
 
