@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,26 @@ from torch import Tensor
 STRIDES = (8, 16, 32, 64, 128)  # px, of P3..P7
 # Image sizes whose anchors are kept, 3 MB each at 800 x 1333 px: multi-scale training meets hundreds of them.
 CACHED_SIZES = 32
+
+
+class Shapes(NamedTuple):
+    """The anchors of one shape on one level form a grid of their own; S = L * C of them, level by level.
+
+    Attributes:
+        corners: [S, 4] float64 px, around the centre of a cell.
+        origins: [S, 2] float64 px, x and y of the first cell's centre.
+        strides: [S, 2] float64 px from cell to cell in x and y.
+        cells: [S, 2] int64, in x and y.
+        first: [S] int64 flat index of the first cell's anchor; the next in x is C further, in y C * cells in x.
+        anchors_per_cell: C.
+    """
+
+    corners: Tensor
+    origins: Tensor
+    strides: Tensor
+    cells: Tensor
+    first: Tensor
+    anchors_per_cell: int
 
 
 @dataclass(frozen=True)
@@ -61,6 +81,17 @@ class Grid:
             [A, 4] float32, px, not clipped to the image. Made once per size and device: do not write into it.
         """
         return _anchors(self, image_size, torch.device(device))
+
+    def shapes(self, image_size: tuple[int, int], device: torch.device | str = "cpu") -> Shapes:
+        """The same anchors by their shape. Made once per size and device: do not write into them."""
+        return _shapes(self, image_size, torch.device(device))
+
+    def strides_on(self, level: int, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Px from one anchor to the next in y and in x."""
+        if not self.strides_from_image:
+            return self.strides[level], self.strides[level]
+        height, width = self.map_sizes(image_size)[level]
+        return image_size[0] // height, image_size[1] // width
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers for anchors.json."""
@@ -142,9 +173,7 @@ def _anchors(grid: Grid, image_size: tuple[int, int], device: torch.device) -> T
     """All anchors of a grid; see Grid.anchors."""
     levels = []
     for level, (height, width) in enumerate(grid.map_sizes(image_size)):
-        stride_y = stride_x = grid.strides[level]
-        if grid.strides_from_image:
-            stride_y, stride_x = image_size[0] // height, image_size[1] // width
+        stride_y, stride_x = grid.strides_on(level, image_size)
         centres_y = (torch.arange(height, dtype=torch.float64) + grid.offset) * stride_y
         centres_x = (torch.arange(width, dtype=torch.float64) + grid.offset) * stride_x
         y, x = torch.meshgrid(centres_y, centres_x, indexing="ij")
@@ -152,3 +181,25 @@ def _anchors(grid: Grid, image_size: tuple[int, int], device: torch.device) -> T
         cell = cell_anchors(grid.sizes[level], grid.aspect_ratios, rounded=grid.rounded)  # [C, 4]
         levels.append((centres[:, :, None, :] + cell).reshape(-1, 4))
     return torch.cat(levels).float().to(device)
+
+
+@lru_cache(maxsize=CACHED_SIZES)
+def _shapes(grid: Grid, image_size: tuple[int, int], device: torch.device) -> Shapes:
+    """The shapes of a grid; see Grid.shapes."""
+    per_cell, sizes, first = grid.anchors_per_cell, grid.map_sizes(image_size), 0
+    corners, rows = [], []
+    for level, (height, width) in enumerate(sizes):
+        stride_y, stride_x = grid.strides_on(level, image_size)
+        corners.append(cell_anchors(grid.sizes[level], grid.aspect_ratios, rounded=grid.rounded))
+        rows += [[stride_x, stride_y, width, height, first + c] for c in range(per_cell)]
+        first += per_cell * height * width
+    table = torch.tensor(rows)  # [S, 5]
+    strides = table[:, :2].double()
+    return Shapes(
+        corners=torch.cat(corners).to(device),
+        origins=(grid.offset * strides).to(device),
+        strides=strides.to(device),
+        cells=table[:, 2:4].to(device),
+        first=table[:, 4].to(device),
+        anchors_per_cell=per_cell,
+    )

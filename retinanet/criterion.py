@@ -21,7 +21,7 @@ from retinanet.losses import (
     softmax_focal_loss,
     sparse_sigmoid_focal_loss,
 )
-from retinanet.matcher import IGNORED, match_anchors
+from retinanet.matcher import match_anchors
 from retinanet.predictions import Places, Predictions, places_on_level
 
 NORMALISERS = ("batch", "image", "batch_of_images")
@@ -101,20 +101,16 @@ class Criterion:
             truths: N images; those without boxes have M = 0.
             image_size: padded height and width of the batch, px.
         """
-        device = truths[0].boxes.device
-        anchors = self.grid.anchors(image_size, device)
-        matches = torch.stack([match_anchors(truth.boxes, anchors, **self.matching) for truth in truths])  # type: ignore[arg-type]  # [N, A]
-        image, anchor = torch.nonzero(matches >= 0, as_tuple=True)  # [F]
-        ignored = torch.nonzero(matches == IGNORED, as_tuple=True)
-        first = torch.tensor([0] + [truth.boxes.shape[0] for truth in truths[:-1]], device=device).cumsum(0)
-        row = first[image] + matches[image, anchor]  # [F] into the truths of the whole batch
+        matches = match_anchors([truth.boxes for truth in truths], self.grid, image_size, **self.matching)  # type: ignore[arg-type]
+        num_anchors = sum(self.grid.anchors_per_level(image_size))
+        bounds = torch.arange(len(truths) + 1, device=matches.foreground.device) * num_anchors
         return Assignment(
             image_size=image_size,
-            num_foreground=(matches >= 0).sum(dim=1),
-            foreground=(image, anchor),
-            truth_boxes=torch.cat([truth.boxes for truth in truths])[row],
-            truth_labels=torch.cat([truth.labels for truth in truths])[row],
-            ignored=(ignored[0], ignored[1]),
+            num_foreground=torch.searchsorted(matches.foreground, bounds).diff(),
+            foreground=_image_and_anchor(matches.foreground, num_anchors),
+            truth_boxes=torch.cat([truth.boxes for truth in truths])[matches.truth],
+            truth_labels=torch.cat([truth.labels for truth in truths])[matches.truth],
+            ignored=_image_and_anchor(matches.ignored, num_anchors),
         )
 
     def mass(self, assignment: Assignment) -> Tensor:
@@ -140,78 +136,81 @@ class Criterion:
             loss_cls and loss_box, scalars; an image without boxes adds to loss_cls only.
         """
         weights = self.image_weights(assignment, total_mass)
+        foreground = self._places(assignment.foreground, assignment.image_size)
         return {
-            "loss_cls": self._class_loss(predictions, assignment, weights),
-            "loss_box": self._box_loss(predictions, assignment, weights) * self.box_weight,
+            "loss_cls": self._class_loss(predictions, assignment, foreground, weights),
+            "loss_box": self._box_loss(predictions, assignment, foreground, weights) * self.box_weight,
         }
 
-    def _class_loss(self, predictions: Predictions, assignment: Assignment, weights: Tensor) -> Tensor:
+    def _class_loss(
+        self, predictions: Predictions, assignment: Assignment, foreground: list[Places], weights: Tensor
+    ) -> Tensor:
         """Sum over the levels of the focal loss on the heads' own maps."""
         level_loss = self._sigmoid_level if self.class_loss == "sigmoid_focal" else self._softmax_level
-        losses = [
-            level_loss(logits, level, assignment, weights) for level, logits in enumerate(predictions.class_logits)
-        ]
-        return torch.stack(losses).sum()
+        ignored = self._places(assignment.ignored, assignment.image_size)
+        levels = zip(predictions.class_logits, foreground, ignored, strict=True)
+        losses = [level_loss(logits, at, assignment.truth_labels[at.rows], off, weights) for logits, at, off in levels]
+        return torch.stack(losses).sum() * self.class_factor
 
-    def _sigmoid_level(self, logits: Tensor, level: int, assignment: Assignment, weights: Tensor) -> Tensor:
-        at = self._places(assignment.foreground, level, assignment.image_size)
-        channel = at.cell_anchor * self.num_classes + assignment.truth_labels[at.rows]
-        ignored = self._places(assignment.ignored, level, assignment.image_size)
-        loss = sparse_sigmoid_focal_loss(
+    def _sigmoid_level(self, logits: Tensor, at: Places, labels: Tensor, ignored: Places, weights: Tensor) -> Tensor:
+        channel = at.cell_anchor * self.num_classes + labels
+        return sparse_sigmoid_focal_loss(
             logits,
             (at.image, channel, at.y, at.x),
             (ignored.image, ignored.cell_anchor, ignored.y, ignored.x),
-            class_alpha=self.class_alpha.to(logits.device),
+            class_alpha=self.class_alpha,
             gamma=self.gamma,
             image_weights=weights,
         )
-        return loss * self.class_factor
 
-    def _softmax_level(self, logits: Tensor, level: int, assignment: Assignment, weights: Tensor) -> Tensor:
+    def _softmax_level(self, logits: Tensor, at: Places, labels: Tensor, ignored: Places, weights: Tensor) -> Tensor:
         by_anchor = logits.unflatten(1, (-1, self.num_classes + 1))  # [N, C, K+1, H, W]
         by_anchor = by_anchor.permute(0, 1, 3, 4, 2)  # [N, C, H, W, K+1]
-        labels = torch.zeros(by_anchor.shape[:-1], dtype=torch.int64, device=logits.device)
-        counted = weights[:, None, None, None].expand(labels.shape).clone()
-        at = self._places(assignment.foreground, level, assignment.image_size)
-        labels[at.image, at.cell_anchor, at.y, at.x] = assignment.truth_labels[at.rows] + 1
-        ignored = self._places(assignment.ignored, level, assignment.image_size)
+        classes = torch.zeros(by_anchor.shape[:-1], dtype=torch.int64, device=logits.device)
+        classes[at.image, at.cell_anchor, at.y, at.x] = labels + 1
+        counted = weights[:, None, None, None].expand(classes.shape).clone()
         counted[ignored.image, ignored.cell_anchor, ignored.y, ignored.x] = 0
         losses = softmax_focal_loss(
-            by_anchor, labels, class_weights=self.class_alpha.to(logits.device), gamma=self.gamma
+            by_anchor, classes, class_weights=self.class_alpha.to(logits.device), gamma=self.gamma
         )
-        return (losses * counted).sum() * self.class_factor
+        return (losses * counted).sum()
 
-    def _box_loss(self, predictions: Predictions, assignment: Assignment, weights: Tensor) -> Tensor:
-        """Weighted sum over the foreground anchors, in float32 whatever the heads' type."""
-        image, anchor = assignment.foreground
-        deltas = self._foreground_deltas(predictions, assignment)  # [F, 4]
-        anchors = self.grid.anchors(assignment.image_size, deltas.device)[anchor].to(deltas.dtype)
-        truths = assignment.truth_boxes.to(deltas.dtype)
+    def _box_loss(
+        self, predictions: Predictions, assignment: Assignment, foreground: list[Places], weights: Tensor
+    ) -> Tensor:
+        """Weighted sum over the foreground anchors, level by level, in float32 whatever the heads' type."""
+        dtype = torch.promote_types(predictions.box_deltas[0].dtype, torch.float32)
+        # Every level is asked, also for none: so each head has a gradient in every batch.
+        deltas = torch.cat(
+            [
+                maps.unflatten(1, (-1, 4))[at.image, at.cell_anchor, :, at.y, at.x].to(
+                    dtype
+                )  # [R, 4] of [N, C, 4, H, W]
+                for maps, at in zip(predictions.box_deltas, foreground, strict=True)
+            ]
+        )  # [F, 4]
+        rows = torch.cat([at.rows for at in foreground])
+        image, anchor = (index[rows] for index in assignment.foreground)
+        anchors = self.grid.anchors(assignment.image_size, deltas.device)[anchor].to(dtype)
+        truths = assignment.truth_boxes[rows].to(dtype)
         if self.box_loss in BOX_LOSSES:
             losses = BOX_LOSSES[self.box_loss](decode_boxes(deltas, anchors, **self.code), truths)
         else:
             losses = CODE_LOSSES[self.box_loss](deltas, encode_boxes(truths, anchors, **self.code), beta=self.beta)
-        return (losses * weights[image].to(losses.dtype)).sum()
+        return (losses * weights[image].to(dtype)).sum()
 
-    def _foreground_deltas(self, predictions: Predictions, assignment: Assignment) -> Tensor:
-        """[F, 4] box codes that the heads give for the foreground anchors, in the order of the assignment."""
-        dtype = torch.promote_types(predictions.box_deltas[0].dtype, torch.float32)
-        rows = torch.zeros(assignment.foreground[0].shape[0], 4, dtype=dtype, device=assignment.truth_boxes.device)
-        for level, deltas in enumerate(predictions.box_deltas):
-            at = self._places(assignment.foreground, level, assignment.image_size)
-            by_anchor = deltas.unflatten(1, (-1, 4))  # [N, C, 4, H, W]
-            # Every level writes, an empty one too: so each head has a gradient in every batch.
-            rows = rows.index_put((at.rows,), by_anchor[at.image, at.cell_anchor, :, at.y, at.x].to(dtype))
-        return rows
+    def _places(self, anchors: tuple[Tensor, Tensor], image_size: tuple[int, int]) -> list[Places]:
+        """Where on each level's map some anchors (image and flat index) lie."""
+        map_sizes = self.grid.map_sizes(image_size)
+        return [
+            places_on_level(*anchors, level=level, map_sizes=map_sizes, anchors_per_cell=self.grid.anchors_per_cell)
+            for level in range(len(map_sizes))
+        ]
 
-    def _places(self, anchors: tuple[Tensor, Tensor], level: int, image_size: tuple[int, int]) -> Places:
-        """Where on a level's map some anchors (image and flat index) lie."""
-        return places_on_level(
-            *anchors,
-            level=level,
-            map_sizes=self.grid.map_sizes(image_size),
-            anchors_per_cell=self.grid.anchors_per_cell,
-        )
+
+def _image_and_anchor(places: Tensor, num_anchors: int) -> tuple[Tensor, Tensor]:
+    """Places in a batch, i * A + a, to both."""
+    return torch.div(places, num_anchors, rounding_mode="floor"), places % num_anchors
 
 
 def class_weighting(alpha: float | Sequence[float] | None, num_classes: int, class_loss: str) -> tuple[Tensor, float]:

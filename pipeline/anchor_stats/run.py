@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 from tqdm import tqdm
 
 from pipeline.outs import read_json, write_json
 from pipeline.params import Params
-from retinanet.anchors import build_grid
+from retinanet.anchors import Grid, build_grid
 from retinanet.dataset import Record, read_records
 from retinanet.matcher import match_anchors
 from retinanet.transforms import Transforms
@@ -32,7 +31,7 @@ def run(params: Params) -> None:
     truths = Truths(content["categories"])
     records = tqdm(read_records(content), disable=None, unit="image", desc="anchor_stats")
     for record, boxes, image_size in at_training_scale(records, Transforms(**params.transforms.model_dump())):
-        truths.add(record, *cover(boxes, grid.anchors(image_size), **params.matcher.model_dump()))
+        truths.add(record, *cover(boxes, grid, image_size, **params.matcher.model_dump()))
     report = truths.report(params.matcher.foreground_iou, params.matcher.background_iou)
     write_json(ANCHORS, grid.to_dict())
     write_json(REPORT, report)
@@ -50,18 +49,15 @@ def at_training_scale(
         yield record, boxes, transforms.padded_size([(height, width)])
 
 
-def cover(boxes: Tensor, anchors: Tensor, **matching: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """How the anchors cover the truths of one image.
+def cover(boxes: Tensor, grid: Grid, image_size: tuple[int, int], **matching: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """How the anchors of an image of that size cover its truths.
 
     Returns:
         [M] best IoU with any anchor, [M] number of foreground anchors, [M] area in px.
     """
+    matches = match_anchors([boxes], grid, image_size, **matching)
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    if boxes.shape[0] == 0:
-        return areas, areas.long(), areas
-    matches = match_anchors(boxes, anchors, **matching)
-    owned = torch.bincount(matches[matches >= 0], minlength=boxes.shape[0])
-    return box_iou(boxes, anchors).amax(dim=1), owned, areas
+    return matches.best_iou, torch.bincount(matches.truth, minlength=boxes.shape[0]), areas
 
 
 class Truths:

@@ -75,6 +75,6 @@ def share_covered(sections: dict[str, dict[str, Any]], train: Path) -> float:
     chosen = np.linspace(0, len(records) - 1, min(IMAGES, len(records))).round().astype(int).tolist()
     grid = build_grid(**sections["anchors"])
     scaled = at_training_scale([records[i] for i in chosen], Transforms(**sections["transforms"]))
-    owned = [cover(boxes, grid.anchors(size), **sections["matcher"])[1] for _, boxes, size in scaled]
+    owned = [cover(boxes, grid, size, **sections["matcher"])[1] for _, boxes, size in scaled]
     counts = torch.cat(owned)
     return float((counts > 0).double().mean()) if counts.numel() else 1.0

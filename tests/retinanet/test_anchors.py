@@ -161,3 +161,23 @@ def test_a_grid_that_fits_no_pyramid_is_refused(parameters: dict[str, Any], mess
 
 def test_one_anchor_list_per_stride_of_the_pyramid() -> None:
     assert STRIDES == (8, 16, 32, 64, 128) == build_grid().strides
+
+
+@given(
+    image_size=st.tuples(st.integers(33, 300), st.integers(33, 300)),
+    offset=st.sampled_from([0.0, 0.25, 0.5]),
+    flags=st.tuples(st.booleans(), st.booleans()),
+)
+def test_shapes_of_a_grid_give_its_anchors(
+    image_size: tuple[int, int], offset: float, flags: tuple[bool, bool]
+) -> None:
+    grid = build_grid(offset=offset, rounded=flags[0], strides_from_image=flags[1])
+    anchors, shapes = grid.anchors(image_size), grid.shapes(image_size)
+    assert len(shapes.first) == 5 * grid.anchors_per_cell
+    for shape, (corners, origin, stride, cells, first) in enumerate(zip(*shapes[:5], strict=True)):
+        num_x, num_y = cells.tolist()
+        assert (num_y, num_x) == grid.map_sizes(image_size)[shape // grid.anchors_per_cell]
+        x, y = num_x - 1, num_y // 2
+        centre = origin + stride * torch.tensor([x, y])
+        found = anchors[first + shapes.anchors_per_cell * (y * num_x + x)]
+        assert torch.equal((centre.repeat(2) + corners).float(), found)

@@ -15,8 +15,9 @@ from retinanet.anchors import Grid, build_grid
 from retinanet.boxes import decode_boxes, encode_boxes
 from retinanet.criterion import NORMALISERS, Assignment, Criterion, Truths
 from retinanet.losses import BOX_LOSSES, CODE_LOSSES, sigmoid_focal_loss, smooth_l1_loss, softmax_focal_loss
-from retinanet.matcher import IGNORED, match_anchors
+from retinanet.matcher import IGNORED
 from retinanet.predictions import Predictions, permute_from_N_A_K, permute_to_N_A_K
+from tests.dense_matcher import match_anchors
 
 Run = Callable[..., tuple[dict[str, Tensor], Tensor, Tensor, Assignment]]
 SIZE = (64, 96)

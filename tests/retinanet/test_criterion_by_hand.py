@@ -13,8 +13,9 @@ from torch.testing import assert_close
 
 from retinanet.anchors import build_grid
 from retinanet.criterion import Assignment, Criterion, Truths, class_weighting
-from retinanet.matcher import BACKGROUND, match_anchors
+from retinanet.matcher import BACKGROUND
 from retinanet.predictions import Predictions
+from tests.dense_matcher import match_anchors
 
 Run = Callable[..., tuple[dict[str, Tensor], Tensor, Tensor, Assignment]]
 SIZE = (64, 96)

@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-import retinanet.losses as losses
+import retinanet.losses.maps as maps
 from retinanet.losses import (
+    focal_background,
     sigmoid_focal_loss,
     softmax_focal_loss,
     sparse_sigmoid_focal_loss,
@@ -81,7 +84,7 @@ def test_sparse_loss_is_the_sum_of_the_dense_one(
     alpha: str,
     gamma: float,
 ) -> None:
-    monkeypatch.setattr(losses, "CPU_BLOCK", 37)  # several blocks, the last one shorter
+    monkeypatch.setattr(maps, "CPU_BLOCK", 37)  # several blocks, the last one shorter
     problem = map_problem(generator, num_foreground=11, num_ignored=13)
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
         logits, options = problem["logits"].to(dtype), {"class_alpha": ALPHAS[alpha], "gamma": gamma}
@@ -170,3 +173,77 @@ def test_float16_gradients_do_not_vanish_before_they_are_scaled(
     assert scaled.dtype == torch.float16
     assert (wide.abs() < 2**-24).float().mean() > 0.1  # what float16 would round to 0
     assert_close(scaled.float(), 65536 * wide, rtol=2**-10, atol=2**-24)
+
+
+@pytest.mark.parametrize("factor", [1.0, 3.0])
+def test_a_graph_that_is_kept_gives_the_same_gradient_again(generator: torch.Generator, factor: float) -> None:
+    problem = map_problem(generator, num_foreground=5, num_ignored=5)
+    logits = problem["logits"].requires_grad_()
+    loss = factor * sparse(logits, problem, class_alpha=ALPHAS["scalar"], gamma=2.0)
+    (first,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    expected = first.clone()
+    first.zero_()  # it belongs to who asked for it
+    (second,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    assert torch.equal(second, expected)
+    (last,) = torch.autograd.grad(loss, logits)
+    assert torch.equal(last, expected)
+
+
+def test_the_gradient_is_made_in_place(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    empty_like = torch.empty_like
+
+    def noted(*args: Any, **kwargs: Any) -> Tensor:
+        made.append((tensor := empty_like(*args, **kwargs)).data_ptr())
+        return tensor
+
+    monkeypatch.setattr(torch, "empty_like", noted)
+    problem = map_problem(generator, num_foreground=5, num_ignored=5)
+    logits = problem["logits"].requires_grad_()
+    (3 * sparse(logits, problem, class_alpha=ALPHAS["scalar"], gamma=2.0)).backward()
+    assert logits.grad is not None
+    assert logits.grad.data_ptr() in made
+
+
+@pytest.mark.parametrize("form", ["dense", "sparse", "softmax"])
+def test_a_second_derivative_is_refused_and_not_wrong(generator: torch.Generator, form: str) -> None:
+    problem = map_problem(generator, num_foreground=3, num_ignored=3)
+    logits = problem["logits"].requires_grad_()
+    forms: dict[str, Callable[[], Tensor]] = {
+        "dense": lambda: sigmoid_focal_loss(logits, torch.zeros_like(logits), alpha=0.25, gamma=2.0).sum(),
+        "sparse": lambda: sparse(logits, problem, class_alpha=ALPHAS["scalar"], gamma=2.0),
+        "softmax": lambda: softmax_focal_loss(
+            logits.movedim(1, -1), torch.zeros(N, H, W, dtype=torch.int64), class_weights=None, gamma=2.0
+        ).sum(),
+    }
+    weight = torch.ones((), dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(weight * forms[form](), logits, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
+
+
+@given(
+    values=st.lists(
+        st.floats(allow_nan=False, allow_infinity=False, width=32) | st.floats(-30, 90, width=32),
+        min_size=1,
+        max_size=40,
+    ),
+    gamma=st.sampled_from([0.0, 1e-30, 0.05, 0.5, 1.5, 2.0, 5.0, 100.0, 1e30, 1e38]),
+)
+def test_background_of_every_logit_is_that_of_the_dense_form(values: list[float], gamma: float) -> None:
+    logits = torch.tensor(values).reshape(1, 1, 1, -1).requires_grad_()
+    no_places = tuple(torch.zeros(0, dtype=torch.int64) for _ in range(4))
+    loss = sparse_sigmoid_focal_loss(
+        logits,
+        no_places,
+        no_places,
+        class_alpha=torch.tensor([0.25]),
+        gamma=gamma,
+        image_weights=torch.ones(1),  # type: ignore[arg-type]
+    )
+    value, slope = focal_background(logits.detach().double(), gamma)
+    if value.sum() * 0.75 < torch.finfo(torch.float32).max:
+        assert_close(loss.detach().double(), 0.75 * value.sum(), rtol=2e-6 * max(1.0, gamma), atol=1e-35)
+    (found,) = torch.autograd.grad(loss, logits)
+    assert found.isfinite().all()
+    assert_close(found.double(), 0.75 * slope, rtol=3e-6 * max(1.0, gamma), atol=1e-35 * max(1.0, gamma))

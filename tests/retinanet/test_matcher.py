@@ -1,4 +1,4 @@
-"""The laws of retinanet/matcher.py."""
+"""The laws of matching, on the dense form of tests/dense_matcher.py; test_matcher_on_grids.py says that ours is it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
 from retinanet.anchors import build_grid
-from retinanet.matcher import BACKGROUND, IGNORED, LOW_QUALITY, match_anchors
+from retinanet.matcher import BACKGROUND, IGNORED, LOW_QUALITY
+from tests.dense_matcher import match_anchors
 
 Golden = Callable[[str], dict[str, Tensor]]
 CASES = [
@@ -148,8 +149,3 @@ def test_labels_are_those_of_the_peers(golden: Golden, case: str, rule: str, low
         assert ours == arrays[f"{case}__yhenon"].tolist()
     else:
         assert ours == theirs
-
-
-def test_an_unknown_rule_for_low_quality_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"low_quality is 'all', expected one of truth, anchor, none"):
-        match_anchors(torch.zeros(0, 4), torch.zeros(3, 4), low_quality="all")
