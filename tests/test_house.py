@@ -24,7 +24,18 @@ PACKAGES = ("retinanet", "pipeline")
 
 # A new room of the detector gets its place here.
 FLOORS = (
-    {"boxes", "losses", "anchors", "matcher", "predictions", "backbone", "transforms", "optim", "coco_match"},
+    {
+        "boxes",
+        "losses",
+        "anchors",
+        "matcher",
+        "predictions",
+        "backbone",
+        "transforms",
+        "optim",
+        "coco_match",
+        "pictures",
+    },
     {"dataset", "criterion", "postprocess", "model", "weights", "coco_tables", "coco_eval"},
     {"learner", "engine", "detector"},
 )
