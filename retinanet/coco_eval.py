@@ -1,27 +1,25 @@
-"""The COCO numbers of detections, by pycocotools, and the curves behind them.
+"""The COCO numbers of detections, those of pycocotools to the last bit, and the curves behind them.
 
 Here, and nowhere else after the reader, labels (0..K-1) become category ids again and boxes xyxy become xywh.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+
+from retinanet.coco_match import IOUS, Found, Truths, match, overlap, pick
+from retinanet.coco_tables import RECALLS, Tables, accumulate
 
 # One image: boxes [D, 4] float32 (xyxy, pixels of the original image), scores [D] float32, labels [D] int64 (0..K-1).
 ImageDetections: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
 
-NUM_IOUS = 10  # thresholds .5, .55, .., .95
 CURVE_IOUS = (0.5, 0.75)  # the two thresholds whose curves are kept
-SIZES = ((1, "s"), (2, "m"), (3, "l"))  # pycocotools' area ranges, parted at 32^2 and 96^2 px; range 0 is all areas
+AREA_RANGES = np.array([[0, 1e10], [0, 32**2], [32**2, 96**2], [96**2, 1e10]], dtype=np.float64)  # px^2
+SIZES = ((1, "s"), (2, "m"), (3, "l"))  # which of these ranges have metrics of their own; range 0 is all areas
 
 
 class PrecisionRecallPoint(NamedTuple):
@@ -92,14 +90,22 @@ def evaluate_detections(
         max_detections: most detections per image and class; AP and the AR of sizes use the largest, and the other
             recalls bear its numbers (AR1, AR10, AR100).
     """
-    evaluator = _build_evaluator(truth, coco_results(truth, detections), max_detections=max_detections)
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluator.evaluate()
-        evaluator.accumulate()
-    names = {category["id"]: category["name"] for category in truth["categories"]}
-    class_names = [names[category_id] for category_id in evaluator.params.catIds]  # pycocotools sorts the ids
+    packed = pack_detections(detections)
+    _check_detections(truth, packed)
+    found = Found(
+        images=np.repeat(_places(truth, packed.image_ids), packed.counts),
+        labels=packed.labels,
+        boxes=_box_xyxy_to_xywh(packed.boxes),
+        scores=packed.scores.astype(np.float64),
+    )
+    limits = sorted(max_detections)
+    truths = _read_truths(truth)
+    matches = match(truths, found, num_images=len(truth["images"]), area_ranges=AREA_RANGES, most=limits[-1])
+    by_id = sorted(range(len(truth["categories"])), key=lambda label: truth["categories"][label]["id"])
+    tables = accumulate(truths, found, matches, area_ranges=AREA_RANGES, labels=by_id, limits=limits)
+    class_names = [truth["categories"][label]["name"] for label in by_id]  # in the order of pycocotools
     return CocoResult(
-        _overall_metrics(evaluator) | _class_metrics(evaluator, class_names), _curves(evaluator, class_names)
+        _overall_metrics(tables, limits) | _class_metrics(tables, class_names), _curves(tables, class_names)
     )
 
 
@@ -109,12 +115,9 @@ def coco_results(truth: Mapping[str, Any], detections: Mapping[int, ImageDetecti
     Raises:
         ValueError: naming the image, when it is not the truth's or has a detection that nobody could judge.
     """
-    image_ids = {image["id"] for image in truth["images"]}
+    _check_detections(truth, pack_detections(detections))
     category_ids = [category["id"] for category in truth["categories"]]
     for image_id, (boxes, scores, labels) in detections.items():
-        if image_id not in image_ids:
-            raise ValueError(f"detections of image id {image_id}, which is not among the {len(image_ids)} of the truth")
-        _check_detections(image_id, boxes, scores, labels, num_classes=len(category_ids))
         bboxes = _box_xyxy_to_xywh(boxes).tolist()
         for bbox, score, label in zip(bboxes, scores.tolist(), labels.tolist(), strict=True):
             yield {"image_id": image_id, "category_id": category_ids[label], "bbox": bbox, "score": score}
@@ -132,17 +135,25 @@ def match_results(
     Returns:
         One for each category of the truth, in its order.
     """
-    evaluator = _build_evaluator(truth, results, max_detections=(max_detections,))
-    evaluator.params.areaRng, evaluator.params.areaRngLbl = evaluator.params.areaRng[:1], ["all"]
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluator.evaluate()
-    place_of = {image["id"]: index for index, image in enumerate(truth["images"])}
-    places = np.array([place_of[image_id] for image_id in evaluator.params.imgIds], dtype=np.int64)  # [N]
-    by_id = {
-        category_id: _class_matches(evaluator.evalImgs[k * len(places) : (k + 1) * len(places)], places)
-        for k, category_id in enumerate(evaluator.params.catIds)
-    }
-    return [by_id[category["id"]] for category in truth["categories"]]
+    truths, found, num_images = _read_truths(truth), _read_results(truth, results), len(truth["images"])
+    matches = match(truths, found, num_images=num_images, area_ranges=AREA_RANGES[:1], most=max_detections)
+    labels = found.labels[matches.chosen]
+    listed = np.argsort([image["id"] for image in truth["images"]]).astype(np.int64)  # by the order of ids
+    classes = []
+    for label in range(len(truth["categories"])):
+        rows = slice(*np.searchsorted(labels, [label, label + 1]))
+        chosen = matches.chosen[rows]
+        own = listed[truths.images[(truths.labels == label) & ~truths.crowd]]
+        classes.append(
+            ClassMatches(
+                images=listed[found.images[chosen]],
+                scores=found.scores[chosen],
+                right=matches.right[0][:, rows],
+                ignored=matches.ignored[0][:, rows],
+                num_truths=np.bincount(own, minlength=num_images),
+            )
+        )
+    return classes
 
 
 def match_detections(
@@ -168,7 +179,8 @@ def match_detections(
     matches = np.full(len(boxes), -1, dtype=np.int64)
     if len(boxes) == 0 or len(truth_boxes) == 0:
         return matches
-    ious = np.asarray(coco_mask.iou(_box_xyxy_to_xywh(boxes), _box_xyxy_to_xywh(truth_boxes), [0] * len(truth_boxes)))
+    no_crowd = np.zeros(len(truth_boxes), dtype=bool)
+    ious = overlap(_box_xyxy_to_xywh(boxes)[:, None], _box_xyxy_to_xywh(truth_boxes), no_crowd)
     ious[labels[:, None] != truth_labels[None, :]] = 0.0  # [D, M]
     for detection in range(len(boxes)):
         best = int(ious[detection].argmax())
@@ -200,48 +212,62 @@ def unpack_detections(packed: PackedDetections) -> dict[int, ImageDetections]:
     }
 
 
-def _build_evaluator(
-    truth: Mapping[str, Any], results: Iterable[Mapping[str, Any]], *, max_detections: Sequence[int]
-) -> COCOeval:
-    # The ids of annotations start anew at 1: pycocotools marks a match with the id, and takes an id of 0 for no match.
-    # The copies are needed because it writes into what it is given.
-    annotations = [{**annotation, "id": index} for index, annotation in enumerate(truth["annotations"], start=1)]
-    found = [
-        {**result, "id": index, "area": result["bbox"][2] * result["bbox"][3], "iscrowd": 0}
-        for index, result in enumerate(results, start=1)
-    ]
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluator = COCOeval(_coco_index(truth, annotations), _coco_index(truth, found), "bbox")
-    evaluator.params.maxDets = sorted(max_detections)
-    return evaluator
+def _places(truth: Mapping[str, Any], image_ids: Iterable[int]) -> NDArray[np.int64]:
+    """Places of images in the order of their ids, in which pycocotools takes them; -1: not among the truth's."""
+    place_of = {image_id: place for place, image_id in enumerate(sorted(image["id"] for image in truth["images"]))}
+    return np.array([place_of.get(image_id, -1) for image_id in image_ids], dtype=np.int64)
 
 
-def _coco_index(truth: Mapping[str, Any], annotations: list[dict[str, Any]]) -> COCO:
-    # COCO.loadRes would do this for results, but it fails on an empty list.
-    index = COCO()
-    index.dataset = {"images": truth["images"], "categories": truth["categories"], "annotations": annotations}
-    index.createIndex()
-    return index
+def _labels(truth: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> NDArray[np.int64]:
+    label_of = {category["id"]: label for label, category in enumerate(truth["categories"])}
+    return np.array([label_of.get(row["category_id"], -1) for row in rows], dtype=np.int64)
 
 
-def _check_detections(
-    image_id: int,
-    boxes: NDArray[np.float32],
-    scores: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    *,
-    num_classes: int,
-) -> None:
-    # pycocotools would count a box of NaN as right: no comparison with its IoU ever fails.
-    if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+def _read_truths(truth: Mapping[str, Any]) -> Truths:
+    rows = truth["annotations"]
+    truths = Truths(
+        images=_places(truth, (row["image_id"] for row in rows)),
+        labels=_labels(truth, rows),
+        boxes=np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4),
+        areas=np.array([row["area"] for row in rows], dtype=np.float64),
+        crowd=np.array([bool(row.get("iscrowd", 0)) for row in rows], dtype=bool),
+    )
+    known = (truths.images >= 0) & (truths.labels >= 0)
+    return pick(truths, known)
+
+
+def _read_results(truth: Mapping[str, Any], results: Iterable[Mapping[str, Any]]) -> Found:
+    rows = list(results)
+    found = Found(
+        images=_places(truth, (row["image_id"] for row in rows)),
+        labels=_labels(truth, rows),
+        boxes=np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4),
+        scores=np.array([row["score"] for row in rows], dtype=np.float64),
+    )
+    known = (found.images >= 0) & (found.labels >= 0)
+    return pick(found, known)
+
+
+def _check_detections(truth: Mapping[str, Any], packed: PackedDetections) -> None:
+    """Refuse what nobody could judge, naming its image."""
+    unknown = packed.image_ids[_places(truth, packed.image_ids.tolist()) < 0]
+    if len(unknown):
         raise ValueError(
-            f"image id {image_id} has a detection whose box or score is not finite; has training diverged?"
+            f"detections of image id {unknown[0]}, which is not among the {len(truth['images'])} of the truth"
         )
-    wrong = [label for label in labels.tolist() if not 0 <= label < num_classes]
-    if wrong:
+    image_ids, num_classes = np.repeat(packed.image_ids, packed.counts), len(truth["categories"])
+    # No comparison with the IoU of a box of NaN ever fails as it should.
+    infinite = ~(np.isfinite(packed.boxes).all(axis=1) & np.isfinite(packed.scores))
+    if infinite.any():
         raise ValueError(
-            f"image id {image_id} has a detection of label {wrong[0]}, but the truth has {num_classes} categories "
-            f"(labels 0..{num_classes - 1}); was the model trained on other classes?"
+            f"image id {image_ids[infinite][0]} has a detection whose box or score is not finite; "
+            "has training diverged?"
+        )
+    wrong = (packed.labels < 0) | (packed.labels >= num_classes)
+    if wrong.any():
+        raise ValueError(
+            f"image id {image_ids[wrong][0]} has a detection of label {packed.labels[wrong][0]}, but the truth has "
+            f"{num_classes} categories (labels 0..{num_classes - 1}); was the model trained on other classes?"
         )
 
 
@@ -251,59 +277,38 @@ def _box_xyxy_to_xywh(boxes: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)  # [D, 4]
 
 
-def _class_matches(found: Sequence[Mapping[str, Any] | None], places: NDArray[np.int64]) -> ClassMatches:
-    num_truths = np.zeros(len(places), dtype=np.int64)
-    for place, one in zip(places, found, strict=True):
-        num_truths[place] = 0 if one is None else np.count_nonzero(one["gtIgnore"] == 0)
-    seen = [(place, one) for place, one in zip(places, found, strict=True) if one is not None and one["dtScores"]]
-    none = np.zeros((NUM_IOUS, 0), dtype=bool)  # lets no detections concatenate too
-    images = np.array([place for place, one in seen for _ in one["dtScores"]], dtype=np.int64)
-    scores = np.array([score for _, one in seen for score in one["dtScores"]], dtype=np.float64)
-    order = np.argsort(-scores, kind="mergesort")  # as pycocotools: the sort that keeps the order of equal scores
-    ignored = np.concatenate([none, *(one["dtIgnore"] for _, one in seen)], axis=1)[:, order].astype(bool)
-    matched = np.concatenate([none, *(one["dtMatches"] > 0 for _, one in seen)], axis=1)[:, order].astype(bool)
-    return ClassMatches(images[order], scores[order], matched & ~ignored, ignored, num_truths)
+def _overall_metrics(tables: Tables, limits: Sequence[int]) -> dict[str, float | None]:
+    precision, recall = tables.precision, tables.recall
+    metrics = {"AP": _mean(precision[..., 0])}
+    metrics |= {f"AP{100 * iou:.0f}": _mean(precision[_iou_index(iou), ..., 0]) for iou in CURVE_IOUS}
+    metrics |= {f"AP{area}": _mean(precision[..., index]) for index, area in SIZES}
+    metrics |= {f"AR{most}": _mean(recall[:, :, 0, index]) for index, most in enumerate(limits)}
+    return metrics | {f"AR{area}": _mean(recall[:, :, index, -1]) for index, area in SIZES}
 
 
-def _overall_metrics(evaluator: COCOeval) -> dict[str, float | None]:
-    precision, recall = evaluator.eval["precision"], evaluator.eval["recall"]  # [T, R, K, 4, M], [T, K, 4, M]
-    iou_50, iou_75 = (_iou_index(evaluator, iou) for iou in CURVE_IOUS)
-    metrics = {
-        "AP": _mean(precision[..., 0, -1]),
-        "AP50": _mean(precision[iou_50, ..., 0, -1]),
-        "AP75": _mean(precision[iou_75, ..., 0, -1]),
-    }
-    metrics |= {f"AP{area}": _mean(precision[..., index, -1]) for index, area in SIZES}
-    metrics |= {f"AR{most}": _mean(recall[..., 0, index]) for index, most in enumerate(evaluator.params.maxDets)}
-    return metrics | {f"AR{area}": _mean(recall[..., index, -1]) for index, area in SIZES}
-
-
-def _class_metrics(evaluator: COCOeval, class_names: list[str]) -> dict[str, float | None]:
-    precision = evaluator.eval["precision"][..., 0, -1]  # [T, R, K]
-    iou_50 = _iou_index(evaluator, 0.5)
+def _class_metrics(tables: Tables, class_names: list[str]) -> dict[str, float | None]:
+    precision = tables.precision[..., 0]  # [T, R, K]
     metrics = {}
     for k, name in enumerate(class_names):
         metrics[f"per_class.{name}.AP"] = _mean(precision[:, :, k])
-        metrics[f"per_class.{name}.AP50"] = _mean(precision[iou_50, :, k])
+        metrics[f"per_class.{name}.AP50"] = _mean(precision[_iou_index(0.5), :, k])
     return metrics
 
 
-def _curves(evaluator: COCOeval, class_names: list[str]) -> list[PrecisionRecallPoint]:
-    recalls = evaluator.params.recThrs.tolist()  # [R]
+def _curves(tables: Tables, class_names: list[str]) -> list[PrecisionRecallPoint]:
     points = []
     for k, name in enumerate(class_names):
         for iou in CURVE_IOUS:
-            place = (_iou_index(evaluator, iou), slice(None), k, 0, -1)
-            precisions, scores = evaluator.eval["precision"][place], evaluator.eval["scores"][place]  # [R]
+            precisions, scores = tables.precision[_iou_index(iou), :, k, 0], tables.scores[_iou_index(iou), :, k]
             if precisions[0] < 0:  # no truth of this class
                 continue
-            curve = zip(recalls, precisions.tolist(), scores.tolist(), strict=True)
+            curve = zip(RECALLS.tolist(), precisions.tolist(), scores.tolist(), strict=True)
             points += [PrecisionRecallPoint(name, iou, *values) for values in curve]
     return points
 
 
-def _iou_index(evaluator: COCOeval, iou: float) -> int:
-    return int(np.abs(evaluator.params.iouThrs - iou).argmin())
+def _iou_index(iou: float) -> int:
+    return int(np.abs(IOUS - iou).argmin())
 
 
 def _mean(values: NDArray[np.float64]) -> float | None:

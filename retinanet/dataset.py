@@ -6,23 +6,19 @@ step holds, how each is augmented and to what size the whole global batch is pad
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import fsspec
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from retinanet.boxes import box_xywh_to_xyxy
+from retinanet.pictures import read_picture
 from retinanet.transforms import Transforms, seeded
 
 
@@ -130,45 +126,6 @@ def read_records(content: Mapping[str, Any]) -> list[Record]:
         sha256 = image.get("sha256", "")
         records.append(Record(image["id"], image["file_name"], size, box_xywh_to_xyxy(boxes), labels, sha256))
     return records
-
-
-def read_picture(location: str, *, cache_folder: str | None = None, sha256: str = "") -> Tensor:
-    """[3, H, W] uint8 RGB of a picture at a path or a URL, upright as its EXIF data say.
-
-    Args:
-        cache_folder, sha256: as of read_bytes.
-
-    Raises:
-        ValueError: naming the picture.
-    """
-    try:
-        image = Image.open(io.BytesIO(read_bytes(location, cache_folder=cache_folder, sha256=sha256)))
-        pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except Exception as error:  # every format of Pillow and every store of fsspec raises its own
-        reason = str(error) or type(error).__name__
-        raise ValueError(
-            f"{location} cannot be read as a picture ({reason}); run prepare again to find such files"
-        ) from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-
-
-def read_bytes(location: str, *, cache_folder: str | None = None, sha256: str = "") -> bytes:
-    """What a file at a path or a URL holds; of a URL a copy is kept in cache_folder.
-
-    A copy appears under its name only when it is whole, because the processes of a node share the folder, and is named
-    after the URL and the digest that the record expects, because what lies at a URL may change.
-    """
-    if "://" not in location or cache_folder is None:
-        with fsspec.open(location) as file:
-            content: bytes = file.read()
-        return content
-    kept = Path(cache_folder).expanduser() / hashlib.sha256(f"{location} {sha256}".encode()).hexdigest()
-    if not kept.exists():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        temporary = kept.with_name(f"{kept.name}.{os.getpid()}")
-        temporary.write_bytes(read_bytes(location))
-        temporary.replace(kept)
-    return kept.read_bytes()
 
 
 def global_batches(num_images: int, batch_size: int, *, seed: int, epoch: int) -> list[list[int]]:

@@ -149,7 +149,13 @@ def recompute_activations(network: RetinaNet) -> None:
 
 
 def normalise_images(images: Tensor, mean: list[float], std: list[float]) -> Tensor:
-    """uint8 [N, 3, H, W] RGB to float32 with zero mean and unit variance, on the images' device."""
-    scale = torch.tensor([255.0 * value for value in std], device=images.device)[:, None, None]
+    """uint8 [N, 3, H, W] RGB to float32 with zero mean and unit variance, on the images' device, in their layout."""
+    scale = torch.tensor([255.0 * value for value in std], device=images.device)
     shift = torch.tensor([value / deviation for value, deviation in zip(mean, std, strict=True)], device=images.device)
-    return images.to(torch.float32, copy=True).div_(scale).sub_(shift[:, None, None])
+    if not images.is_contiguous(memory_format=torch.channels_last):
+        return images.to(torch.float32, copy=True).div_(scale[:, None, None]).sub_(shift[:, None, None])
+    # A whole line at once: over the three colours of each pixel alone a CPU takes four times as long.
+    lines, width = images.permute(0, 2, 3, 1).flatten(2), images.shape[3]  # [N, H, W*3]
+    normalised = lines.to(torch.float32, copy=True).div_(scale.repeat(width)).sub_(shift.repeat(width))
+    result: Tensor = normalised.unflatten(2, (width, 3))
+    return result.permute(0, 3, 1, 2)

@@ -123,15 +123,18 @@ class Transforms:
         return image, boxes
 
     def pad(self, images: Sequence[Tensor], padded_size: tuple[int, int]) -> Tensor:
-        """Put images [3, H, W] uint8 into the top left of a canvas [N, 3, H, W] of the mean colour.
+        """Put images [3, H, W] uint8 into the top left of a canvas [N, 3, H, W], channels_last, of the mean colour.
 
         The mean is what normalising turns into (about) zero, which is what a convolution's own padding is.
         """
-        canvas = torch.empty(len(images), 3, *padded_size, dtype=torch.uint8)
-        canvas[:] = torch.tensor([round(255 * value) for value in self.mean], dtype=torch.uint8)[None, :, None, None]
+        canvas = torch.empty(len(images), *padded_size, 3, dtype=torch.uint8)  # the colours of a pixel side by side
+        mean = torch.tensor([round(255 * value) for value in self.mean], dtype=torch.uint8)
         for row, image in zip(canvas, images, strict=True):
-            row[:, : image.shape[1], : image.shape[2]] = image
-        return canvas
+            height, width = image.shape[1:]
+            row[:height, :width] = image.permute(1, 2, 0)
+            row[height:] = mean
+            row[:height, width:] = mean
+        return canvas.permute(0, 3, 1, 2)
 
 
 def seeded(*seed: int) -> np.random.Generator:

@@ -24,8 +24,8 @@ PACKAGES = ("retinanet", "pipeline")
 
 # A new room of the detector gets its place here.
 FLOORS = (
-    {"boxes", "losses", "anchors", "predictions", "backbone", "transforms", "optim", "coco_eval"},
-    {"dataset", "overlaps", "matcher", "criterion", "postprocess", "model", "weights"},
+    {"boxes", "losses", "anchors", "predictions", "backbone", "transforms", "optim", "coco_match", "pictures"},
+    {"dataset", "overlaps", "matcher", "criterion", "postprocess", "model", "weights", "coco_tables", "coco_eval"},
     {"learner", "engine", "detector"},
 )
 STAGES = ("prepare", "anchor_stats", "train", "evaluate")

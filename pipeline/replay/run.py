@@ -13,7 +13,7 @@ from pipeline.fit import build_criterion
 from retinanet.criterion import Criterion
 from retinanet.dataset import Batch, split_batch
 from retinanet.detector import build_network
-from retinanet.learner import assign, autocast
+from retinanet.learner import assign, autocast, memory_format
 from retinanet.model import RetinaNet, normalise_images
 
 KEYS = {"batch", "weights", "description", "params", "precision", "error"}
@@ -69,7 +69,8 @@ def losses_of(
 ) -> tuple[float, float]:
     """loss_cls and loss_box of one image, over its own foreground anchors."""
     assignment = assign(criterion, part)
+    images = normalise_images(part.images, transforms["mean"], transforms["std"])
     with autocast(torch.device("cpu"), precision):
-        predictions = network(normalise_images(part.images, transforms["mean"], transforms["std"]))
+        predictions = network(images.contiguous(memory_format=memory_format(network)))
     losses = criterion(predictions, assignment, criterion.mass(assignment))
     return losses["loss_cls"].item(), losses["loss_box"].item()

@@ -10,13 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-import fsspec
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from retinanet.dataset import Batch, Split, TrainingBatches, load_split, read_picture
+from retinanet.dataset import Batch, Split, TrainingBatches, load_split
 from retinanet.transforms import Transforms
 from tests.small_world import SIZES, SmallWorld
 
@@ -32,19 +31,6 @@ def first_batch(split: Split) -> Batch:
 def test_a_picture_is_read_as_it_was_written(small_world: SmallWorld) -> None:
     pixels = np.array(Image.open(small_world.root / "pictures/4.png"))
     assert torch.equal(load_split(small_world.train).picture(4), torch.from_numpy(pixels).permute(2, 0, 1))
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "I;16"])
-def test_pictures_of_other_modes_become_rgb(tmp_path: Path, mode: str) -> None:
-    Image.new(mode, (6, 4)).save(tmp_path / "a.png")
-    assert read_picture(str(tmp_path / "a.png")).shape == (3, 4, 6)
-
-
-def test_a_picture_stands_upright_as_its_exif_data_say(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
-    Image.new("RGB", (6, 4)).save(tmp_path / "a.jpg", exif=exif)
-    assert read_picture(str(tmp_path / "a.jpg")).shape == (3, 6, 4)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "text", "empty", "missing", "bomb"])
@@ -129,12 +115,3 @@ def test_what_is_not_at_a_url_is_named_and_not_kept(small_world: SmallWorld, url
     with pytest.raises(ValueError, match=r"http://127\.0\.0\.1:\d+/pictures/3\.png cannot be read"):
         split.picture(3)
     assert not list((tmp_path / "cache").iterdir())
-
-
-def test_a_picture_whose_digest_changed_is_fetched_again(tmp_path: Path) -> None:
-    location, cache = "memory://small/a.png", str(tmp_path / "cache")
-    for size, digest in [((6, 4), "one"), ((8, 5), "two")]:
-        with fsspec.open(location, "wb") as file:
-            Image.new("RGB", size).save(file, format="png")
-        picture = read_picture(location, cache_folder=cache, sha256=digest)
-        assert picture.shape == (3, size[1], size[0])

@@ -257,6 +257,14 @@ def test_normalising_leaves_float_images_as_they_are(generator: torch.Generator)
     assert torch.equal(images, kept)
 
 
+def test_normalising_gives_the_same_numbers_in_both_layouts(generator: torch.Generator) -> None:
+    images = torch.randint(0, 256, (2, 3, 32, 48), generator=generator, dtype=torch.uint8)
+    last = images.contiguous(memory_format=torch.channels_last)
+    one, other = (normalise_images(each, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]) for each in (images, last))
+    assert torch.equal(one, other)
+    assert other.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (2, 1), (1, 2), (2, 2)])
 def test_gradient_of_the_small_maps_in_bfloat16_is_that_in_float32(generator: torch.Generator, size: Any) -> None:
     convolution = nn.Conv2d(16, 16, 3, stride=2, padding=1)

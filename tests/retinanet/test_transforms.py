@@ -121,6 +121,7 @@ def test_padding_has_the_mean_colour_which_normalises_to_about_zero(generator: t
     canvas = transforms.pad([image, image[:, :10, :30]], (32, 64))
     assert canvas.shape == (2, 3, 32, 64) and canvas.dtype == torch.uint8
     assert torch.equal(canvas[0, :, :20, :40], image) and torch.equal(canvas[1, :, :10, :30], image[:, :10, :30])
+    assert canvas.is_contiguous(memory_format=torch.channels_last)
     normalised = normalise_images(canvas, list(transforms.mean), list(transforms.std))
     half_a_level = 0.5 / 255 / min(transforms.std)
     assert normalised[0, :, 20:].abs().max() < half_a_level + 1e-6
@@ -170,6 +171,14 @@ def test_resizing_does_not_depend_on_how_a_picture_lies_in_memory(generator: tor
     last = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
     resized = [transforms.apply(picture, NO_BOXES, transforms.for_evaluation)[0] for picture in (image, last)]
     assert torch.equal(*resized)
+
+
+def test_augmentation_does_not_depend_on_how_a_picture_lies_in_memory(generator: torch.Generator) -> None:
+    image = noise(generator, 50, 70)
+    last = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    for number in range(20):
+        drawn = [BUSY.apply(picture, NO_BOXES, BUSY.draw(0, 0, number))[0] for picture in (image, last)]
+        assert torch.equal(*drawn)
 
 
 def test_colour_is_changed_as_torchvision_does_in_the_drawn_order(generator: torch.Generator) -> None:
