@@ -42,7 +42,7 @@ class Contender(NamedTuple):
 
 
 def build_torchvision(backbone: str = "resnet50") -> TorchvisionRetinaNet:
-    """torchvision's own, as its pretrained weights have it: frozen BatchNorm; stem and C2 are not trained."""
+    """The network of torchvision, as its pretrained weights have it: frozen BatchNorm; stem and C2 are not trained."""
     pyramid = resnet_fpn_backbone(
         backbone_name=backbone,
         weights=None,
@@ -105,10 +105,10 @@ def our_maps(network: RetinaNet, images: Tensor) -> list[Tensor]:
     return [level for maps in network(images) for level in maps]
 
 
-def build_contenders() -> tuple[Contender, Contender]:
+def build_contenders(backbone: str = "resnet50") -> tuple[Contender, Contender]:
     """Ours in channels_last, and torchvision's as it comes, with equal weights; they agree, or it is no race."""
     torch.manual_seed(0)
-    ours, theirs = build_ours(), build_torchvision()
+    ours, theirs = build_ours(backbone), build_torchvision(backbone)
     randomise(theirs)
     ours.load_state_dict({our_name(name): value for name, value in theirs.state_dict().items()})
     ours.to(memory_format=torch.channels_last)
@@ -160,16 +160,16 @@ def build_learner(network: RetinaNet, precision: str, device: torch.device = CPU
 
 
 @torch.no_grad()
-def shift_scores(network: RetinaNet, images: Tensor) -> None:
-    """Move the class bias until about CANDIDATES scores of these images lie above the threshold of .05."""
+def shift_scores(network: RetinaNet, images: Tensor, count: int = CANDIDATES) -> None:
+    """Move the class bias until about so many scores of these images lie above the threshold of .05."""
     logits = torch.cat([level.flatten() for level in network(images).class_logits])
     wanted = torch.logit(torch.tensor(0.05))
-    network.class_head.output.bias += wanted - logits.topk(CANDIDATES).values[-1]  # type: ignore[operator]
+    network.class_head.output.bias += wanted - logits.topk(count).values[-1]  # type: ignore[operator]
 
 
-def detect(network: RetinaNet, postprocess: Postprocess, batch: Batch) -> int:
+def detect(network: RetinaNet, postprocess: Postprocess, batch: Batch, device: torch.device = CPU) -> int:
     """Pixels to detections; how many."""
-    found = predict(network, postprocess, [batch], mean=MEAN, std=STD, device=CPU)
+    found = predict(network, postprocess, [batch], mean=MEAN, std=STD, device=device)
     return sum(len(detections.scores) for _, detections in found)
 
 
