@@ -18,30 +18,28 @@ from typing import Any, NamedTuple
 
 import torch
 import torchvision
-from torch import Tensor, nn
 from torch.utils import benchmark
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection import RetinaNet as TorchvisionRetinaNet
-from torchvision.models.detection.image_list import ImageList
 
 from bench.network import (
     CANDIDATES,
-    MEAN,
     NUM_CLASSES,
-    STD,
     Contender,
     build_contenders,
     build_learner,
     convolve,
     detect,
     made_up_batch,
+    prepare,
     shift_scores,
 )
+from bench.peer import torchvision_detect, torchvision_losses, torchvision_maps
 from bench.ratios import table
 from retinanet.anchors import build_grid
 from retinanet.dataset import Batch, move_batch
-from retinanet.learner import autocast, memory_format, train_step
-from retinanet.model import RetinaNet, normalise_images
+from retinanet.learner import autocast, train_step
+from retinanet.model import RetinaNet
 from retinanet.postprocess import Postprocess
 
 LAYOUTS = {"": torch.contiguous_format, ", channels_last": torch.channels_last}
@@ -142,6 +140,8 @@ def build_torchvision_trainer(setting: Setting, layout: torch.memory_format, com
     if compiled:
         network.backbone.compile(backend=setting.compiler)
         network.head.compile(backend=setting.compiler)
+        alone = torch.compile(lambda images: torchvision_maps(network, images), backend=setting.compiler)
+        contender = contender._replace(maps=alone)
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=1e-6, momentum=0.9, weight_decay=1e-4, fused=True)
     targets = [{"boxes": boxes, "labels": labels} for boxes, labels in zip(batch.boxes, batch.labels, strict=True)]
@@ -155,45 +155,6 @@ def build_torchvision_trainer(setting: Setting, layout: torch.memory_format, com
         optimizer.step()
 
     return Trainer(step, partial(convolve, contender, prepare(batch, network), setting.precision))
-
-
-def prepare(batch: Batch, network: nn.Module) -> Tensor:
-    """The pixels of a batch as a network takes them, in the layout of its weights."""
-    return normalise_images(batch.images, MEAN, STD).contiguous(memory_format=memory_format(network))
-
-
-def torchvision_losses(
-    network: TorchvisionRetinaNet, images: Tensor, targets: list[dict[str, Tensor]]
-) -> dict[str, Tensor]:
-    """As in its forward, from the images that its transform would make."""
-    features = list(network.backbone(images).values())
-    outputs = network.head(features)
-    anchors = network.anchor_generator(listed(images), features)
-    losses: dict[str, Tensor] = network.compute_loss(targets, outputs, anchors)
-    return losses
-
-
-def listed(images: Tensor) -> ImageList:
-    """A batch of images of one size in torchvision's wrapping."""
-    return ImageList(images, [(images.shape[2], images.shape[3])] * images.shape[0])
-
-
-@torch.no_grad()
-def torchvision_detect(network: TorchvisionRetinaNet, batch: Batch) -> list[dict[str, Tensor]]:
-    """Pixels to detections as in its forward, without its transform."""
-    images = prepare(batch, network)
-    features = list(network.backbone(images).values())
-    outputs = network.head(features)
-    wrapped = listed(images)
-    anchors = network.anchor_generator(wrapped, features)
-    cells = [level.shape[2] * level.shape[3] for level in features]
-    per_cell = anchors[0].shape[0] // sum(cells)
-    sizes = [count * per_cell for count in cells]
-    split = {name: list(value.split(sizes, dim=1)) for name, value in outputs.items()}
-    found: list[dict[str, Tensor]] = network.postprocess_detections(
-        split, [list(image.split(sizes)) for image in anchors], wrapped.image_sizes
-    )
-    return found
 
 
 def trainers(setting: Setting) -> dict[str, Callable[[], Trainer]]:
@@ -279,18 +240,11 @@ def compare_trainings(setting: Setting, flops: int, rate: float) -> str:
     ]
     times = {name: [median(turn[name][i] for turn in rounds) for i in (0, 1)] for name in ready}
     peaks = {name: extra_peak(trainer.step, setting.device) for name, trainer in ready.items()}
-    rows = [
-        [
-            name,
-            f"{setting.batch / step:.1f}",
-            f"{1e3 * step:.1f}",
-            f"{convolutions / step:.3f}",
-            f"{peaks[name]:.2f}",
-            f"{flops / step / 1e12:.2f}",
-            f"{flops / step / rate:.3f}",
-        ]
-        for name, (step, convolutions) in times.items()
-    ]
+    rows = []
+    for name, (step, convolutions) in times.items():
+        rates = (flops / step / 1e12, flops / step / rate)
+        figures = (setting.batch / step, 1e3 * step, convolutions / step, peaks[name], *rates)
+        rows.append([name, *(f"{figure:.4g}" for figure in figures)])
     rows += [[name, str(reason), *[""] * 5] for name, reason in built.items() if name not in ready]
     return f"{table(COLUMNS, rows)}\n\n{verdict({name: step for name, (step, _) in times.items()}, peaks)}"
 
@@ -319,7 +273,7 @@ def compare_detections(setting: Setting, count: int) -> list[str]:
     theirs.network.eval().to(memory_format=torch.channels_last)
     runs = {
         "ours": partial(detect, ours.network, Postprocess(build_grid(), NUM_CLASSES), batch, setting.device),
-        "torchvision": partial(torchvision_detect, theirs.network, batch),
+        "torchvision": lambda: torchvision_detect(theirs.network, prepare(batch, theirs.network)),
     }
     with autocast(setting.device, setting.precision):
         for run in runs.values():

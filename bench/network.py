@@ -11,18 +11,16 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection import RetinaNet as TorchvisionRetinaNet
-from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
-from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
+from bench.peer import build_torchvision, our_name, torchvision_maps
 from bench.ratios import Case, run_bench
 from retinanet.anchors import Grid, build_grid
 from retinanet.criterion import Criterion
 from retinanet.dataset import Batch
 from retinanet.engine import predict
-from retinanet.learner import Learner, autocast, train_step
-from retinanet.model import RetinaNet, build_model
+from retinanet.learner import Learner, autocast, memory_format, train_step
+from retinanet.model import RetinaNet, build_model, normalise_images
 from retinanet.optim import construct_optimizer, construct_schedule
 from retinanet.postprocess import Postprocess
 
@@ -41,18 +39,6 @@ class Contender(NamedTuple):
     maps: Callable[[Tensor], list[Tensor]]
 
 
-def build_torchvision(backbone: str = "resnet50") -> TorchvisionRetinaNet:
-    """The network of torchvision, as its pretrained weights have it: frozen BatchNorm; stem and C2 are not trained."""
-    pyramid = resnet_fpn_backbone(
-        backbone_name=backbone,
-        weights=None,
-        trainable_layers=3,
-        returned_layers=[2, 3, 4],
-        extra_blocks=LastLevelP6P7(256, 256),
-    )
-    return TorchvisionRetinaNet(pyramid, NUM_CLASSES)
-
-
 def build_ours(backbone: str = "resnet50") -> RetinaNet:
     """The same network in our rooms."""
     return build_model(num_logits=NUM_CLASSES, backbone=backbone, frozen_stages=2, p6_from="p5")
@@ -69,37 +55,6 @@ def randomise(network: nn.Module) -> None:
             module.bias.normal_(std=0.1, generator=generator)
 
 
-def our_name(name: str) -> str:
-    """The name in our network of one of torchvision's weights."""
-    for theirs, ours in [
-        ("backbone.body.", "backbone."),
-        ("backbone.fpn.inner_blocks.", "pyramid.laterals."),
-        ("backbone.fpn.layer_blocks.", "pyramid.outputs."),
-        ("backbone.fpn.extra_blocks.", "pyramid."),
-        ("head.classification_head.cls_logits.", "class_head.output."),
-        ("head.regression_head.bbox_reg.", "box_head.output."),
-        ("head.classification_head.conv.", "class_head.tower."),
-        ("head.regression_head.conv.", "box_head.tower."),
-    ]:
-        if name.startswith(theirs):
-            name = ours + name.removeprefix(theirs)
-    part, layers, rest = name.partition(".tower.")
-    if layers:  # torchvision counts convolutions, each with its ReLU; a tower counts both
-        number, _, leaf = rest.split(".")
-        return f"{part}.tower.{2 * int(number)}.{leaf}"
-    if name.startswith(("pyramid.laterals", "pyramid.outputs")):
-        return name.replace(".0.weight", ".weight").replace(".0.bias", ".bias") if name.count(".") == 4 else name
-    return name
-
-
-def torchvision_maps(network: TorchvisionRetinaNet, images: Tensor) -> list[Tensor]:
-    """Backbone, pyramid and the convolutions of both heads, without what the heads do to the maps afterwards."""
-    levels = list(network.backbone(images).values())
-    head = network.head
-    logits = [head.classification_head.cls_logits(head.classification_head.conv(level)) for level in levels]
-    return logits + [head.regression_head.bbox_reg(head.regression_head.conv(level)) for level in levels]
-
-
 def our_maps(network: RetinaNet, images: Tensor) -> list[Tensor]:
     """All maps in one list."""
     return [level for maps in network(images) for level in maps]
@@ -108,7 +63,7 @@ def our_maps(network: RetinaNet, images: Tensor) -> list[Tensor]:
 def build_contenders(backbone: str = "resnet50") -> tuple[Contender, Contender]:
     """Ours in channels_last, and torchvision's as it comes, with equal weights; they agree, or it is no race."""
     torch.manual_seed(0)
-    ours, theirs = build_ours(backbone), build_torchvision(backbone)
+    ours, theirs = build_ours(backbone), build_torchvision(backbone, NUM_CLASSES)
     randomise(theirs)
     ours.load_state_dict({our_name(name): value for name, value in theirs.state_dict().items()})
     ours.to(memory_format=torch.channels_last)
@@ -149,6 +104,11 @@ def made_up_batch(shape: tuple[int, int, int, int]) -> Batch:
         original_sizes=sizes,
         image_ids=list(range(count)),
     )
+
+
+def prepare(batch: Batch, network: nn.Module) -> Tensor:
+    """The pixels of a batch as a network takes them, in the layout of its weights."""
+    return normalise_images(batch.images, MEAN, STD).contiguous(memory_format=memory_format(network))
 
 
 def build_learner(network: RetinaNet, precision: str, device: torch.device = CPU) -> Learner:

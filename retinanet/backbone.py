@@ -27,7 +27,7 @@ def convolve(feature: Tensor, convolution: nn.Conv2d, norm: nn.Module) -> Tensor
     shift = norm.bias - norm.running_mean * scale
     weight = convolution.weight * scale[:, None, None, None]
     stride, padding, dilation = convolution.stride, convolution.padding, dilation_of(convolution, feature)
-    return F.conv2d(feature, weight, shift, stride, padding, dilation, convolution.groups)  # type: ignore[arg-type]
+    return F.conv2d(feature, weight, shift, stride, padding, dilation, convolution.groups)
 
 
 def dilation_of(convolution: nn.Conv2d, feature: Tensor) -> tuple[int, ...]:
