@@ -133,7 +133,7 @@ def compare(case: Case, threads: Iterable[int], repeats: int) -> list[list[str]]
 
 def spread(ratios: Sequence[float]) -> str:
     """Median and range."""
-    return f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+    return f"{median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
 
 
 def extra_peak(run: Run) -> int:

@@ -5,17 +5,77 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-import torchvision.models as models
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models import ResNet
+from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
-BACKBONES: dict[str, Callable[..., models.ResNet]] = {
-    "resnet18": models.resnet18,
-    "resnet34": models.resnet34,
-    "resnet50": models.resnet50,
-    "resnet101": models.resnet101,
-    "resnet152": models.resnet152,
-    "resnext50_32x4d": models.resnext50_32x4d,
+
+def convolve(feature: Tensor, convolution: nn.Conv2d, norm: nn.Module) -> Tensor:
+    """Convolution and normalisation; one convolution alone where the normalisation is frozen.
+
+    Frozen, it is scale * z + shift of a convolution z = w * x without bias, which is (scale * w) * x + shift: the maps
+    are then written once and not three times. The weight still learns, its gradient goes through the product. Results
+    differ by rounding only; in half precision the maps stay in it, as after a BatchNorm that is trained.
+    """
+    if not isinstance(norm, FrozenBatchNorm2d):
+        result: Tensor = norm(convolution(feature))
+        return result
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    shift = norm.bias - norm.running_mean * scale
+    weight = convolution.weight * scale[:, None, None, None]
+    stride, padding, dilation = convolution.stride, convolution.padding, dilation_of(convolution, feature)
+    return F.conv2d(feature, weight, shift, stride, padding, dilation, convolution.groups)
+
+
+def dilation_of(convolution: nn.Conv2d, feature: Tensor) -> tuple[int, ...]:
+    """The convolution's own dilation, or for a 1x1 kernel, where dilation does nothing, the faster one.
+
+    One CPU thread with a batch below 16 gets undilated 1x1 convolutions in float32 from a matrix product that takes
+    longer than oneDNN's convolution, which all others get (torch's ConvParams::use_mkldnn, Convolution.cpp).
+    """
+    is_slow = feature.device.type == "cpu" and feature.dtype == torch.float32 and torch.get_num_threads() == 1
+    if convolution.kernel_size == (1, 1) and is_slow and not torch.compiler.is_compiling():
+        return (2, 2)
+    return convolution.dilation
+
+
+class ThinBlock(BasicBlock):  # type: ignore[misc]
+    """torchvision's residual block of two 3x3 convolutions, its frozen normalisations folded."""
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """[N, C, H, W] to the same, or to twice the channels of half the size."""
+        residual = F.relu_(convolve(feature, self.conv1, self.bn1))
+        residual = convolve(residual, self.conv2, self.bn2)
+        return F.relu_(residual.add_(shortcut(self, feature)))
+
+
+class WideBlock(Bottleneck):  # type: ignore[misc]
+    """torchvision's residual block of 1x1, 3x3 and 1x1 convolutions, its frozen normalisations folded."""
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """[N, C, H, W] to the same, or to a stage's first: more channels, half the size."""
+        residual = F.relu_(convolve(feature, self.conv1, self.bn1))
+        residual = F.relu_(convolve(residual, self.conv2, self.bn2))
+        residual = convolve(residual, self.conv3, self.bn3)
+        return F.relu_(residual.add_(shortcut(self, feature)))
+
+
+def shortcut(block: ThinBlock | WideBlock, feature: Tensor) -> Tensor:
+    """What a residual block adds its residual to: its input, projected where the shape changes."""
+    return feature if block.downsample is None else convolve(feature, *block.downsample)
+
+
+# Blocks in the stages C2 to C5 (He et al. 2015, table 1), as torchvision's functions of these names.
+BACKBONES: dict[str, Callable[..., ResNet]] = {
+    "resnet18": partial(ResNet, ThinBlock, [2, 2, 2, 2]),
+    "resnet34": partial(ResNet, ThinBlock, [3, 4, 6, 3]),
+    "resnet50": partial(ResNet, WideBlock, [3, 4, 6, 3]),
+    "resnet101": partial(ResNet, WideBlock, [3, 4, 23, 3]),
+    "resnet152": partial(ResNet, WideBlock, [3, 8, 36, 3]),
+    "resnext50_32x4d": partial(ResNet, WideBlock, [3, 4, 6, 3], groups=32, width_per_group=4),
 }
 CHANNELS_PER_GROUP = 8  # 32 groups of 256 channels (Wu and He 2018); thin networks keep the group, not the count
 
@@ -36,7 +96,7 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 class Backbone(nn.Module):
     """The stages of a ResNet; images [N, 3, H, W] to C3, C4, C5 of strides 8, 16, 32 px."""
 
-    def __init__(self, resnet: models.ResNet, frozen_stages: int) -> None:
+    def __init__(self, resnet: ResNet, frozen_stages: int) -> None:
         super().__init__()
         self.conv1, self.bn1, self.relu, self.maxpool = resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool
         self.layer1, self.layer2 = resnet.layer1, resnet.layer2
@@ -57,7 +117,7 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Images [N, 3, H, W] to [C3, C4, C5]."""
-        c2 = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(images)))))
+        c2 = self.layer1(self.maxpool(F.relu_(convolve(images, self.conv1, self.bn1))))
         c3 = self.layer2(c2)
         c4 = self.layer3(c3)
         return [c3, c4, self.layer4(c4)]
@@ -85,5 +145,5 @@ def build_backbone(name: str, *, norm: str = "frozen_batch", frozen_stages: int 
     if norm not in NORMS:
         raise ValueError(f"model.norm is {norm!r}, expected one of {', '.join(NORMS)}")
     # torchvision's initialisation asks for BatchNorm or GroupNorm by class; frozen statistics start as the identity.
-    resnet = BACKBONES[name](weights=None, norm_layer=partial(NORMS[norm]))
+    resnet = BACKBONES[name](norm_layer=partial(NORMS[norm]))
     return Backbone(resnet, frozen_stages)

@@ -34,7 +34,7 @@ class Detector:
 
     def __init__(self, model: nn.Module, description: dict[str, Any], device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
-        self.model = model.to(self.device).eval()
+        self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()  # the faster layout
         self.description = description
         self.grid = Grid.from_dict(description["anchors"])
         self.class_names: list[str] = [category["name"] for category in description["categories"]]

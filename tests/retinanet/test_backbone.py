@@ -8,9 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
+from torchvision import models
 from torchvision.models import resnet18
+from torchvision.models.resnet import BasicBlock, Bottleneck
+from torchvision.ops import FrozenBatchNorm2d
 
-from retinanet.backbone import BACKBONES, NORMS, Backbone, build_backbone, group_norm
+from retinanet.backbone import BACKBONES, NORMS, Backbone, ThinBlock, WideBlock, build_backbone, convolve, group_norm
 
 THIN, WIDE = [128, 256, 512], [512, 1024, 2048]
 CHANNELS = {name: THIN if name in ("resnet18", "resnet34") else WIDE for name in BACKBONES}
@@ -54,6 +57,91 @@ def test_c3_to_c5_are_those_of_torchvisions_resnet(generator: torch.Generator) -
     reference(images)
     for ours, theirs in zip(backbone(images), features, strict=True):
         assert torch.equal(ours, theirs)
+
+
+# ---- frozen normalisations, folded into their convolutions ----
+
+
+def draw_statistics(module: nn.Module, generator: torch.Generator) -> None:
+    """Frozen statistics, scales and shifts that are not the identity."""
+    for norm in module.modules():
+        if isinstance(norm, FrozenBatchNorm2d):
+            norm.running_mean.normal_(std=0.1, generator=generator)
+            norm.bias.normal_(std=0.1, generator=generator)
+            norm.running_var.uniform_(0.5, 2, generator=generator)
+            norm.weight.uniform_(-1, 1, generator=generator)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("blocks", [(ThinBlock, BasicBlock), (WideBlock, Bottleneck)])
+def test_a_folded_block_is_torchvisions_in_maps_and_gradients(
+    generator: torch.Generator, blocks: tuple[type[ThinBlock | WideBlock], type[nn.Module]], stride: int
+) -> None:
+    width = 4 * blocks[0].expansion
+    projection = nn.Sequential(nn.Conv2d(width, width, 1, stride, bias=False), FrozenBatchNorm2d(width))
+    arguments = {"stride": stride, "downsample": projection if stride > 1 else None, "norm_layer": FrozenBatchNorm2d}
+    ours, theirs = (copy.deepcopy(block(width, 4, **arguments)).double() for block in blocks)
+    draw_statistics(theirs, generator)
+    ours.load_state_dict(theirs.state_dict())
+    feature = torch.randn(2, width, 9, 6, generator=generator, dtype=torch.float64).requires_grad_()
+    found = []
+    for block in (ours, theirs):
+        result = block(feature)
+        inputs = {"feature": feature, **dict(block.named_parameters())}
+        found.append([result, *torch.autograd.grad(result.square().sum(), list(inputs.values()))])
+    assert_close(found[0], found[1], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone_has_the_weights_of_torchvisions(name: str) -> None:
+    with torch.device("meta"):
+        reference = models.get_model(name, norm_layer=FrozenBatchNorm2d).state_dict()
+    expected = {key: value.shape for key, value in reference.items() if not key.startswith("fc.")}
+    assert {key: value.shape for key, value in build_on_meta(name).state_dict().items()} == expected
+
+
+def test_a_seed_draws_the_weights_that_torchvision_draws() -> None:
+    torch.manual_seed(5)
+    reference = resnet18(norm_layer=FrozenBatchNorm2d).state_dict()
+    torch.manual_seed(5)
+    assert all(torch.equal(value, reference[key]) for key, value in build_backbone("resnet18").state_dict().items())
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
+def test_a_folded_convolution_is_the_convolution_and_its_norm(
+    generator: torch.Generator, kernel: int, stride: int, threads: int, groups: int
+) -> None:
+    convolution = nn.Conv2d(8, 16, kernel, stride, kernel // 2, bias=False, groups=groups)
+    norm = FrozenBatchNorm2d(16)
+    draw_statistics(norm, generator)
+    feature = torch.randn(2, 8, 15, 18, generator=generator).requires_grad_()
+    slope = torch.randn(norm(convolution(feature)).shape, generator=generator)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        results = [norm(convolution(feature)), convolve(feature, convolution, norm)]
+        gradients = [torch.autograd.grad(result, (feature, convolution.weight), slope) for result in results]
+    finally:
+        torch.set_num_threads(before)
+    assert_close(results[1], results[0], rtol=1e-6, atol=1e-6)
+    for folded, plain in zip(gradients[1], gradients[0], strict=True):
+        assert_close(folded, plain, rtol=1e-6, atol=1e-6 * float(plain.abs().max()))
+
+
+def test_folding_writes_no_map_but_the_convolutions(generator: torch.Generator) -> None:
+    convolution, norm = nn.Conv2d(8, 16, 3, bias=False), FrozenBatchNorm2d(16)
+    with torch.autocast("cpu", torch.bfloat16):
+        result = convolve(torch.randn(1, 8, 9, 9, generator=generator), convolution, norm)
+    assert result.dtype == torch.bfloat16  # and the residual sums stay in it
+    assert "Convolution" in type(result.grad_fn).__name__
+
+
+def test_maps_are_channels_last_where_the_weights_are(generator: torch.Generator) -> None:
+    backbone = build_backbone("resnet18").to(memory_format=torch.channels_last)
+    images = torch.randn(2, 3, 64, 64, generator=generator).contiguous(memory_format=torch.channels_last)
+    assert all(level.is_contiguous(memory_format=torch.channels_last) for level in backbone(images))
 
 
 @pytest.mark.parametrize("norm", NORMS)
