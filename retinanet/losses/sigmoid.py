@@ -23,7 +23,8 @@ def focal_background(logits: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
     With p = sigmoid(x) and softplus(x) = -log(1 - p):
         FL = p^gamma softplus(x),    dFL/dx = p^gamma (gamma (1 - p) softplus(x) + p)
     The target 1 is its mirror image: FL_1(x) = FL_0(-x), dFL_1/dx = -dFL_0/dx(-x). Every finite logit and every
-    gamma >= 0 give a finite value and gradient; gamma = 0 is cross entropy.
+    gamma >= 0 give a finite value and gradient; gamma = 0 is cross entropy. Both are exact to the rounding of p, times
+    gamma.
 
     Args:
         logits: any shape, float32 or float64.
