@@ -3,6 +3,7 @@
 # The first of these that is at least 3.11 makes .venv; or name one: make setup PYTHON=/path/to/python3.12
 PYTHON ?= python3.11 python3.12 python3.13 python3 python
 PORT ?= 5000
+BENCHES ?= losses postprocess network loader evaluation imports growth
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -17,7 +18,7 @@ export DO_NOT_TRACK := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro sweep ui test test-fast check format lock clean
+.PHONY: help setup repro sweep ui test test-fast bench check format lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -39,6 +40,9 @@ test: test-fast  ## all tests: the fast ones, then those that start Ray, MLflow 
 
 test-fast: $(STAMP)  ## the fast tests
 	$(BIN)/python -m pytest -m "not slow" --durations=10
+
+bench: $(STAMP)  ## the detector's parts beside torchvision and pycocotools, into bench/RESULTS.md (an hour; BENCHES="losses loader": only these)
+	@for name in $(BENCHES); do echo "bench.$$name"; $(BIN)/python -m bench.$$name --write || exit 1; done
 
 check: $(STAMP)  ## lint, format, types and the plan of the house
 	$(BIN)/ruff check

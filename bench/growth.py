@@ -1,7 +1,8 @@
-"""How target assignment and losses grow with the work: boxes, image size, classes, images of a batch.
+"""How the detector's parts grow with the work: boxes, image size, classes, images of a batch and of a set.
 
     python -m bench.growth                        # a table with the exponent between neighbours
-    python -m bench.growth --axes boxes --draw growth.png
+    python -m bench.growth --axes boxes evaluation --draw growth.png
+    python -m bench.growth --write                # into bench/RESULTS.md and bench/growth.png
 
 An exponent of 1 is linear growth; below it the work shares something. Each axis is a function that returns its points.
 """
@@ -15,8 +16,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from bench import evaluation, loader, postprocess
 from bench.losses import CLASSES, SIZE, draw_maps, draw_truths, our_assignment, our_step
-from bench.ratios import header, seconds, table
+from bench.ratios import RESULTS, header, keep, seconds, table
 
 REPEATS = 3
 
@@ -74,6 +76,20 @@ AXES: dict[str, Callable[[], list[Point]]] = {
     "classes": by_classes,
     "images": by_images,
 }
+# Parts that measure all their axes at once: axis -> pairs of amount and milliseconds.
+PARTS: dict[str, Callable[[], dict[str, list[tuple[float, float]]]]] = {
+    "post-processing": postprocess.growth,
+    "loading": loader.growth,
+    "evaluation": evaluation.growth,
+}
+
+
+def measure_axes(name: str) -> dict[str, list[Point]]:
+    """The points of an axis, or of all axes of a part."""
+    if name in AXES:
+        return {f"assignment: {name}" if "boxes" in name else f"losses: {name}": AXES[name]()}
+    measured = PARTS[name]()
+    return {f"{name}: {axis}": [Point(x, ms / 1e3) for x, ms in pairs] for axis, pairs in measured.items()}
 
 
 def step(num_images: int, image_size: tuple[int, int], num_classes: int) -> float:
@@ -96,29 +112,39 @@ def draw(path: Path, found: dict[str, list[Point]]) -> None:
     """One panel per axis, both scales logarithmic, with a line of linear growth through the last point."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4 * len(found), 3.5), layout="constrained")
-    for panel, (axis, points) in zip(figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True):
+    columns = min(4, len(found))
+    lines = math.ceil(len(found) / columns)
+    figure = Figure(figsize=(4 * columns, 3.2 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).flat
+    for (axis, points), panel in zip(found.items(), panels, strict=False):
         last = points[-1]
         panel.loglog([p.amount for p in points], [1e3 * p.seconds for p in points], "o-")
         linear = [1e3 * last.seconds * p.amount / last.amount for p in points]
         panel.loglog([p.amount for p in points], linear, ":", color="grey", label="linear")
-        panel.set(xlabel=axis, ylabel="CPU ms, 1 thread")
+        panel.set(xlabel=axis, ylabel="ms, 1 thread")
         panel.legend()
+    for panel in panels:
+        panel.set_axis_off()
     figure.savefig(path)
 
 
 def main() -> None:
     """Measure, print and perhaps draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--axes", nargs="+", choices=AXES, default=list(AXES))
+    parser.add_argument("--axes", nargs="+", choices=[*AXES, *PARTS], default=[*AXES, *PARTS])
     parser.add_argument("--draw", type=Path, help="a picture; needs matplotlib")
+    parser.add_argument("--write", action="store_true", help="keep the table in bench/RESULTS.md, and the picture")
     options = parser.parse_args()
-    print(header())
-    found = {axis: AXES[axis]() for axis in options.axes}
-    columns = ["axis", "amount", "CPU ms", "exponent from the row before"]
-    print(table(columns, [row for axis, points in found.items() for row in rows(axis, points)]))
-    if options.draw:
-        draw(options.draw, found)
+    text = header()
+    found = {axis: points for name in options.axes for axis, points in measure_axes(name).items()}
+    columns = ["axis", "amount", "ms", "exponent from the row before"]
+    text += "\n\n" + table(columns, [row for axis, points in found.items() for row in rows(axis, points)])
+    print(text)
+    picture = options.draw or (RESULTS.with_name("growth.png") if options.write else None)
+    if picture:
+        draw(picture, found)
+    if options.write:
+        keep("Cost as the work grows", f"{text}\n\n![Cost as the work grows](growth.png)")
 
 
 if __name__ == "__main__":

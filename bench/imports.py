@@ -11,7 +11,7 @@ import subprocess
 import sys
 from statistics import median
 
-from bench.ratios import header, table
+from bench.ratios import header, keep, table
 
 ROOMS = ["retinanet.model", "retinanet.engine", "retinanet.detector", "retinanet.coco_eval"]
 CHILD = """
@@ -36,15 +36,19 @@ def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5, help="processes per room, in turns")
-    repeats = parser.parse_args().repeats
-    print(header(), end="\n\n")
+    parser.add_argument("--write", action="store_true", help="keep the table in bench/RESULTS.md")
+    options = parser.parse_args()
+    repeats, text = options.repeats, header()
     rounds = [[import_in_new_process(room) for room in ROOMS] for _ in range(1 + repeats)][1:]  # the first fills caches
     rows = []
     for room, found in zip(ROOMS, zip(*rounds, strict=True), strict=True):
         walls, cpus, libraries = zip(*found, strict=True)
         times = (f"{median(walls):.3f} ({min(walls):.3f} to {max(walls):.3f})", f"{median(cpus):.3f}")
         rows.append([room, *times, ", ".join(libraries[0])])
-    print(table(["import", "s, beyond torch and torchvision", "CPU s", "libraries"], rows))
+    text += "\n\n" + table(["import", "s, beyond torch and torchvision", "CPU s", "libraries"], rows)
+    print(text)
+    if options.write:
+        keep("Importing the detector", text)
 
 
 if __name__ == "__main__":

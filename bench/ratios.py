@@ -71,7 +71,7 @@ def run_bench(
     text += f"\n\n{table(['extra peak memory', 'allocator', unit[0]], used)}" if used else ""
     print(text)
     if options.write:
-        RESULTS.write_text(with_section(RESULTS.read_text(), title, text))
+        keep(title, text)
 
 
 def read_options(title: str) -> argparse.Namespace:
@@ -166,6 +166,11 @@ def header() -> str:
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Markdown."""
     return "\n".join(f"| {' | '.join(row)} |" for row in [columns, ["---"] * len(columns), *rows])
+
+
+def keep(title: str, text: str) -> None:
+    """Write a section of today into RESULTS.md."""
+    RESULTS.write_text(with_section(RESULTS.read_text(), title, text))
 
 
 def with_section(results: str, title: str, text: str) -> str:

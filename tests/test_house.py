@@ -37,7 +37,7 @@ COMMANDS = (
     "replay",
 )  # every other room of the pipeline is a door or a help to these
 
-DETECTOR_LIBRARIES = {"torch", "torchvision", "numpy", "PIL", "pycocotools", "fsspec"}
+DETECTOR_LIBRARIES = {"torch", "torchvision", "numpy", "PIL", "fsspec"}
 # Each outside world and the rooms that may import it.
 DOORS = {
     "ray": {"pipeline.cluster", "pipeline.sweep"},
