@@ -1,6 +1,6 @@
 """Training and detection on a GPU beside torchvision's RetinaNet: images/s, memory, and what the card gives.
 
-python -m bench.gpu                       # ResNet-50, 800x1344, batch 16, bf16: needs some 60 GiB; --batch 8 for less
+python -m bench.gpu                       # ResNet-50, 800x1344, batch 16, bf16; --batch 8 for less memory
 python -m bench.gpu --device cpu --tiny   # shows in a minute that it works; its figures mean nothing
 
 It needs torch and torchvision and nothing of the pipeline. All contenders have equal weights, the same pixels and the

@@ -135,12 +135,12 @@ def test_resume_never_begins_afresh_and_puts_aside_what_there_was(
     undisturbed: Path, project: Path, environment: dict[str, str]
 ) -> None:
     ends_well(Stage(project, environment))
-    before = {path.name: path.read_bytes() for path in project.glob("runs/*/checkpoint_*/state.pt")}
+    before = {path.parent.name: path.read_bytes() for path in project.glob("runs/*/checkpoint_*/state.pt")}
     place = yaml.safe_load(Path("conf/local.yaml").read_text()) | {"resume": "never"}
     Path("conf/local.yaml").write_text(yaml.safe_dump(place))
     lines = ends_well(Stage(project, environment))
     (aside,) = (line.rpartition(" ")[2] for line in lines if line.startswith("resume is never in conf/"))
-    assert {path.name: path.read_bytes() for path in Path(aside).glob("checkpoint_*/state.pt")} == before
+    assert {path.parent.name: path.read_bytes() for path in Path(aside).glob("checkpoint_*/state.pt")} == before
     assert not any(line.startswith("going on") for line in lines)
     assert any(line.startswith("epoch 1/") for line in lines)
     assert len(query(project, "select run_uuid from runs")) == 2
