@@ -209,7 +209,7 @@ def test_place_touches_no_stage(experiment: Experiment) -> None:
 @pytest.mark.parametrize(
     ("room", "stages"),
     [
-        ("retinanet/losses.py", {"train", "evaluate"}),
+        ("retinanet/losses/sigmoid.py", {"train", "evaluate"}),
         ("retinanet/optim.py", {"train"}),
         ("pipeline/shapes.py", {"prepare"}),
         ("pipeline/pictures.py", {"train", "evaluate"}),

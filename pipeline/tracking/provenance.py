@@ -48,12 +48,18 @@ def provenance_tags(
         "dvc.exp_baseline_rev": os.environ.get("DVC_EXP_BASELINE_REV"),
         "mlflow.user": user(),
         "mlflow.source.type": "LOCAL",
-        "mlflow.source.name": os.environ.get("DVC_STAGE") or Path(sys.argv[0]).name,
+        "mlflow.source.name": os.environ.get("DVC_STAGE") or command(),
         **{name: installed(name) for name in PACKAGES},
         **hardware_tags(),
         **git_tags(params),
     }
     return {key: text for key, text in tags.items() if text}
+
+
+def command() -> str:
+    """The stage or script that this process was started as."""
+    script = Path(sys.argv[0])
+    return script.parent.name if script.name == "__main__.py" else script.name
 
 
 def git_tags(params: Mapping[str, object]) -> dict[str, str | None]:

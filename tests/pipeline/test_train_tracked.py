@@ -79,7 +79,7 @@ def test_tags_say_on_what_it_ran(client: Any) -> None:
     assert tags["hardware.memory"].endswith(" GiB")
     assert tags["hardware.cpu"]
     assert {"torch", "torchvision", "ray", "mlflow", "dvc", "python"} <= set(tags)
-    assert tags["mlflow.source.name"] == "train.py"
+    assert tags["mlflow.source.name"] == "train"
     assert tags["mlflow.note.content"].startswith("**AP 0.")
 
 
