@@ -1,4 +1,4 @@
-"""The stage train of the current folder's project, with a time stamp at every optimiser step.
+"""The stage train of the current folder's project, with a time stamp at every step.
 
     python -m bench.stamped_training SECONDS
 
@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook
-
 from pipeline.fit import fit
 from pipeline.train import run as stage
 from pipeline.train.__main__ import main as train
+from retinanet import engine
+from retinanet.learner import Learner, update_weights
 
 STAMPS = "stamps"
 
@@ -34,16 +33,13 @@ class Stamped:
     def __call__(self, config: dict[str, Any]) -> None:
         with (self.folder / str(os.getpid())).open("a", buffering=1) as file:
 
-            def stamp(optimizer: Optimizer, *_: Any) -> None:
-                step = int(next(iter(optimizer.state.values()))["step"])
-                file.write(f"{time.time()} {step}\n")
+            def stamped(learner: Learner) -> None:
+                update_weights(learner)
+                file.write(f"{time.time()} {learner.schedule.last_epoch}\n")  # torch's word for its steps
                 time.sleep(self.rest)
 
-            handle = register_optimizer_step_post_hook(stamp)
-            try:
+            with patch.object(engine, "update_weights", stamped):
                 fit(config)
-            finally:
-                handle.remove()
 
 
 def main() -> None:
