@@ -24,8 +24,9 @@ from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms import v2
 
 from bench.ratios import Case, run_bench
-from retinanet.dataset import Split, TrainingBatches
+from retinanet.dataset import TrainingBatches
 from retinanet.model import normalise_images
+from retinanet.splits import Split
 from retinanet.transforms import Transforms
 
 NUM_IMAGES, QUALITY = 16, 85

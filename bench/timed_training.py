@@ -23,8 +23,12 @@ import torch
 import torch.distributed as dist
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from pipeline import cluster
-from pipeline.fit import fit, load_splits, train_worker
+from pipeline.cluster import Resources, start_ray
+from pipeline.cluster.storage import WriteCheckpoint
+from pipeline.cluster.training import run_trainer
+from pipeline.cluster.worker import Worker
+from pipeline.fit import fit
+from pipeline.fit.work import load_splits, train_worker
 
 RESULT, STAMPS = "training.json", "stamps.json"
 TIMES = ("seconds", "images_per_s")  # what differs between two trainings that are the same
@@ -45,15 +49,14 @@ def main() -> None:
 def train_on_ray(config: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
     """The history of a training on a Ray of its own."""
     place = config["place"]
-    fields = cluster.Resources.__dataclass_fields__
-    resources = cluster.Resources(**{name: place[name] for name in fields if name in place})
+    resources = Resources(**{name: place[name] for name in Resources.__dataclass_fields__ if name in place})
 
     def fit_with_stamps(config: dict[str, Any]) -> None:
         with stamping(folder):
             fit(config)
 
-    with cluster.start_ray(place["address"], resources):
-        result = cluster.run_trainer(
+    with start_ray(place["address"], resources):
+        result = run_trainer(
             fit_with_stamps,
             config,
             resources=resources,
@@ -70,13 +73,13 @@ def train_plainly(config: Mapping[str, Any], folder: Path) -> list[dict[str, Any
     dist.init_process_group(config["place"]["backend"])
     rank, reports = dist.get_rank(), []
 
-    def report(metrics: dict[str, Any], write_checkpoint: cluster.WriteCheckpoint | None) -> None:
+    def report(metrics: dict[str, Any], write_checkpoint: WriteCheckpoint | None) -> None:
         reports.append(metrics)
         if write_checkpoint is not None:
             write_checkpoint(Path(tempfile.mkdtemp(dir=folder)))
         dist.barrier()  # as Ray's: an epoch ends for all at once
 
-    worker = cluster.Worker(
+    worker = Worker(
         rank=rank,
         num_workers=dist.get_world_size(),
         device=own_device(config),

@@ -29,10 +29,14 @@ def read_json(path: Path) -> Any:
     Raises:
         ValueError: naming the file, when it is missing.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist; run the stage before (`dvc repro` does)") from None
+    demand_file(path)
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def demand_file(path: Path) -> None:
+    """Refuse to go on without what the stage before should have left."""
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; run the stage before (`dvc repro` does)")
 
 
 def nest(metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from retinanet.anchors import Grid
 from retinanet.dataset import Batch
+from retinanet.detector_file import load_detector
 from retinanet.engine import predict
 from retinanet.model import RetinaNet, build_model
 from retinanet.postprocess import Detections, Postprocess
 from retinanet.transforms import Transforms
-from retinanet.weights import load_detector
 
 
 class Detector:
@@ -110,26 +110,6 @@ def read_array(image: npt.NDArray[np.uint8]) -> Tensor:
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
         raise ValueError(f"a picture is an array [H, W, 3] of uint8 RGB, got {list(array.shape)} of {array.dtype}")
     return torch.from_numpy(np.array(array.transpose(2, 0, 1), order="C"))
-
-
-def describe_detector(
-    *,
-    model: dict[str, Any],
-    loss: dict[str, Any],
-    transforms: dict[str, Any],
-    anchors: dict[str, Any],
-    categories: list[dict[str, Any]],
-    run: dict[str, Any],
-) -> dict[str, Any]:
-    """The description that a detector's file holds, in plain values."""
-    return {
-        "model": model,
-        "loss": loss,
-        "transforms": transforms,
-        "anchors": anchors,
-        "categories": categories,
-        "run": run,
-    }
 
 
 def build_network(description: dict[str, Any]) -> RetinaNet:

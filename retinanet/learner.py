@@ -190,16 +190,6 @@ def synchronise_gradients(model: nn.Module, last: bool) -> AbstractContextManage
     return nullcontext()
 
 
-def native_precision(gpu: bool) -> str:
-    """bf16 where the hardware multiplies it natively, else fp32; emulated, bf16 would be slower than fp32."""
-    if gpu:
-        return (
-            "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-        )
-    capabilities = torch.cpu.get_capabilities()
-    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
-
-
 def num_workers() -> int:
     """Processes that train together."""
     return dist.get_world_size() if dist.is_initialized() else 1

@@ -1,19 +1,16 @@
-"""Weights in and out: backbones learnt elsewhere, and the one file that holds a trained detector."""
+"""Weights of backbones that were learnt elsewhere."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
 import torchvision.models as models
 from torch import Tensor
 
 from retinanet.backbone import Backbone
+from retinanet.detector_file import load_plain
 
-FORMAT = 1
 # Weights of the first recipe: those that the paper's learning rate was made for.
 IMAGENET = {
     "resnet18": models.ResNet18_Weights.IMAGENET1K_V1,
@@ -75,50 +72,3 @@ def read_backbone_weights(path: str) -> Mapping[str, Tensor]:
             f"model.weights {path!r} holds no state dictionary; expected names with tensors, as of a ResNet"
         )
     return state
-
-
-def save_detector(path: Path, state: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
-    """Write a trained detector: its weights, and in plain values all that is needed to build it and to trace it.
-
-    The file appears under its name only when it is whole.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    weights = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    try:
-        torch.save({"format": FORMAT, "weights": weights, "description": dict(description)}, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def load_detector(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights and the description in a file of save_detector.
-
-    Raises:
-        ValueError: when the file is missing, or something else.
-    """
-    if not Path(path).is_file():
-        raise ValueError(f"{path} does not exist; run the train stage first")
-    content = load_plain(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{path} holds no detector of this version (format {FORMAT}); run the train stage again")
-    return content["weights"], content["description"]
-
-
-def load_plain(path: Path | str) -> object:
-    """What torch.save wrote, on the CPU: tensors and plain values only, because a pickle may run any code.
-
-    Raises:
-        ValueError: when the file is broken or holds anything else.
-    """
-    try:
-        content: object = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken pickle raises anything
-        # torch's own message tells how to load the file nevertheless; what it refused stands in the error below.
-        reason = (str(error.__context__ or error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            f"{path} cannot be read as weights ({reason}); "
-            "expected a file of torch.save that holds tensors and plain values only"
-        ) from error
-    return content

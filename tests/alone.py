@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.cluster import Worker
+from pipeline.cluster.worker import Worker
 
 
 @contextmanager

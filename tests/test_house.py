@@ -24,9 +24,10 @@ PACKAGES = ("retinanet", "pipeline")
 
 # A new room of the detector gets its place here.
 FLOORS = (
-    {"boxes", "losses", "anchors", "predictions", "backbone", "transforms", "optim", "coco_match", "pictures"},
-    {"dataset", "overlaps", "matcher", "criterion", "postprocess", "model", "weights", "coco_tables", "coco_eval"},
-    {"learner", "engine", "detector"},
+    {"boxes", "losses", "anchors", "predictions", "backbone", "transforms", "optim", "coco_match", "pictures"}
+    | {"detector_file", "hardware"},
+    {"splits", "overlaps", "matcher", "criterion", "postprocess", "model", "weights", "coco_tables", "coco_eval"},
+    {"dataset", "learner", "engine", "detector"},
 )
 STAGES = ("prepare", "anchor_stats", "train", "evaluate")
 COMMANDS = (

@@ -15,11 +15,12 @@ from torch.nn.parallel import DistributedDataParallel
 from retinanet.anchors import Grid, build_grid
 from retinanet.backbone import group_norm
 from retinanet.criterion import Criterion
-from retinanet.dataset import Batch, Split, TrainingBatches, load_split
+from retinanet.dataset import Batch, TrainingBatches
 from retinanet.engine import Course, EpochReport, train_epochs
 from retinanet.learner import Learner
 from retinanet.model import FeaturePyramid, Head, RetinaNet
 from retinanet.optim import construct_ema, construct_optimizer, construct_schedule
+from retinanet.splits import Split, load_split
 from retinanet.transforms import Transforms
 
 TRANSFORMS = Transforms(short_side=[48, 64], long_side=96, vertical_flip=0.5)

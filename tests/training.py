@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from pipeline import cluster
+from pipeline.cluster import Resources, start_ray
+from pipeline.cluster.training import train as train_on_ray
 from pipeline.fit import fit
 from pipeline.params import load_params
 from pipeline.params.place import load_place
@@ -60,15 +61,16 @@ def train(
     """Train the project of the current folder, with options of conf/."""
     place = load_place().model_copy(update={"workers": workers, "images_per_step": images_per_step, **options})
     events: list[dict[str, Any]] = []
-    cluster.train(
-        train_function,
-        worker_config(load_params(), place, digest="d1", run=f"{storage}/d1"),
-        address="local",
-        resources=cluster.Resources(**place.model_dump(include=set(cluster.Resources.__dataclass_fields__))),
-        name="d1",
-        storage=str(storage),
-        on_event=lambda event: (events.append(event), on_event(event)),
-        export=lambda folder: None,
-    )
+    resources = Resources.of(place)
+    with start_ray("local", resources):
+        train_on_ray(
+            train_function,
+            worker_config(load_params(), place, digest="d1", run=f"{storage}/d1"),
+            resources=resources,
+            name="d1",
+            storage=str(storage),
+            on_event=lambda event: (events.append(event), on_event(event)),
+            export=lambda folder: None,
+        )
     state = torch.load(max((storage / "d1").glob("checkpoint_*/state.pt")), weights_only=True)
     return Trained(state["history"], state["learner"], events)

@@ -13,8 +13,8 @@ from tqdm import tqdm
 from pipeline.outs import read_json, write_json
 from pipeline.params import Params
 from retinanet.anchors import Grid, build_grid
-from retinanet.dataset import Record, read_records
 from retinanet.matcher import match_anchors
+from retinanet.splits import Record, read_records
 from retinanet.transforms import Transforms
 
 ANCHORS = Path("anchors.json")

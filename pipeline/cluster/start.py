@@ -14,6 +14,7 @@ from typing import Any
 import ray
 
 from pipeline.cluster.shipping import ship_code
+from pipeline.params.place import Place
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,12 @@ class Resources:
     start_timeout_s: float
     hang_timeout_s: float = 600.0
     has_nodes: bool = False
+
+    @classmethod
+    def of(cls, place: Place) -> Resources:
+        """What conf/ says of them."""
+        values = place.model_dump(include=set(cls.__dataclass_fields__))
+        return cls(**values, has_nodes=is_elsewhere(place.address))
 
     @property
     def fewest(self) -> int:

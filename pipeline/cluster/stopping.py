@@ -38,8 +38,8 @@ def hearing_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def run_until_asked(work: Callable[[], Result], asked: threading.Event, stop: Callable[[], object]) -> Result:
-    """The result of `work`, which runs in a thread of its own; `stop` is called once when the event is set."""
+def begin(work: Callable[[], Result]) -> Future[Result]:
+    """Let it run in a thread of its own."""
     outcome: Future[Result] = Future()
 
     def run() -> None:
@@ -49,6 +49,11 @@ def run_until_asked(work: Callable[[], Result], asked: threading.Event, stop: Ca
             outcome.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
+    return outcome
+
+
+def wait_until_asked(outcome: Future[Result], asked: threading.Event, stop: Callable[[], object]) -> Result:
+    """The result of what was begun; `stop` is called once when the event is set."""
     stopping = False
     while True:
         try:

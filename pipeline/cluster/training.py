@@ -14,13 +14,14 @@ import ray.train
 import ray.train.torch
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import OutOfMemoryError
 
 from pipeline.cluster.environment import worker_environment
-from pipeline.cluster.start import Resources, describe_cluster, is_elsewhere, start_ray
-from pipeline.cluster.stopping import StoppedError, hearing_signals, run_until_asked
+from pipeline.cluster.start import Resources, describe_cluster
+from pipeline.cluster.stopping import StoppedError, begin, hearing_signals, wait_until_asked
 from pipeline.cluster.storage import Checkpoints
 
 # The user's mistake, and a training that diverges: their sentence says it all.
@@ -42,30 +43,43 @@ class Trainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]  # ray has no
 
 
 class BriefTrainer(Trainer):
-    """Nothing needs to clean up after a process with which Ray ends, too."""
+    """On a Ray of this process: it ends with it, so nothing needs to clean up, and no nodes can be asked for."""
 
     needless = (DatasetsCallback, PlacementGroupCleanerCallback)
+
+    def _initialize_and_run_controller(self, *, scaling_policy: Any, **arguments: Any) -> ray.train.Result:
+        if isinstance(scaling_policy, FixedScalingPolicy):
+            scaling_policy = Settled(scaling_policy.scaling_config)
+        return super()._initialize_and_run_controller(scaling_policy=scaling_policy, **arguments)
+
+
+class Settled(FixedScalingPolicy):  # type: ignore[misc]  # ray has no types
+    """So many workers, without the actor that asks an autoscaler for their nodes; it takes 3.5 s to be there."""
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Ask nobody."""
+
+    def _maybe_send_resource_request(self) -> None:
+        pass
 
 
 def train(
     fit: Callable[[dict[str, Any]], None],
     config: Mapping[str, Any],
     *,
-    address: str,
     resources: Resources,
     name: str,
     storage: str,
     on_event: Callable[[dict[str, Any]], None],
     export: Callable[[Path], Exported],
 ) -> Exported:
-    """Run `fit` on the workers, from the last checkpoint of a run of that name where there is one.
+    """Run `fit` on the workers of the Ray that runs, from the last checkpoint of a run of that name if there is one.
 
     Args:
         fit: runs in every worker with `config`.
-        address: see start_ray.
         storage: folder or URL; the run lies in <storage>/<name>.
-        on_event: called in this process first with the cluster (describe_cluster), then with every report, and with
-            what the workers tell in between.
+        on_event: called in this process first with the cluster (describe_cluster), while the workers come up, then
+            with every report, and with what the workers tell in between.
         export: called in this process with the folder of the newest checkpoint.
 
     Returns:
@@ -80,8 +94,7 @@ def train(
     def warn(text: str) -> None:
         on_event({"kind": "warning", "text": text})
 
-    with start_ray(address, resources), hearing_signals() as asked:
-        on_event({"kind": "cluster", **describe_cluster()})
+    with hearing_signals() as asked:
         checkpoints = Checkpoints.of(storage, name)
         checkpoints.mend_notes(warn)
         run_trainer(
@@ -91,8 +104,9 @@ def train(
             name=name,
             storage=storage,
             on_event=on_event,
+            meanwhile=lambda: on_event({"kind": "cluster", **describe_cluster()}),
             asked=asked,
-            lasting=is_elsewhere(address),
+            lasting=resources.has_nodes,
         )
         newest = checkpoints.newest(warn)
         if asked.is_set():
@@ -113,12 +127,14 @@ def run_trainer(
     name: str,
     storage: str,
     on_event: Callable[[dict[str, Any]], None],
+    meanwhile: Callable[[], None] = lambda: None,
     asked: threading.Event | None = None,
     lasting: bool = True,
 ) -> ray.train.Result:
     """Ray Train's own call; see train.
 
     Args:
+        meanwhile: called once while the workers come up, which takes many seconds; before any event.
         asked: once set, the workers stop with a checkpoint.
         lasting: Ray outlives this process, and must take its workers away when it dies.
     """
@@ -148,9 +164,11 @@ def run_trainer(
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
+    outcome = begin(trainer.fit)
+    meanwhile()
     with listening(events, on_event) as heard:
         try:
-            result = run_until_asked(trainer.fit, asked or threading.Event(), lambda: stop.put(True))
+            result = wait_until_asked(outcome, asked or threading.Event(), lambda: stop.put(True))
             heard.wait_for(result.metrics)
             return result
         except ray.train.TrainingFailedError as error:

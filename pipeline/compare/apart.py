@@ -13,7 +13,7 @@ from PIL import Image
 from pipeline.compare.bootstrap import IOU_50
 from pipeline.pictures import SheetPicture, draw_sheet, set_side_by_side
 from retinanet.coco_eval import ClassMatches
-from retinanet.dataset import Split
+from retinanet.splits import Split
 
 COLUMNS = 2  # of each run
 

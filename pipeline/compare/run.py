@@ -16,7 +16,7 @@ from pipeline.evaluate.run import picture_root
 from pipeline.outs import write_json, write_whole
 from pipeline.params.place import load_place
 from retinanet.coco_eval import match_results
-from retinanet.dataset import Split
+from retinanet.splits import Split
 
 REPORT = Path("reports/compare.json")
 

@@ -20,8 +20,9 @@ from pipeline.pictures import SheetPicture, draw_sheet
 from pipeline.results import JUDGED, write_results
 from pipeline.tracking import log_split, open_run
 from retinanet.coco_eval import CocoResult, ImageDetections, coco_results, evaluate_detections
-from retinanet.dataset import EvaluationBatches, Split
+from retinanet.dataset import EvaluationBatches
 from retinanet.detector import Detector
+from retinanet.splits import Split
 
 MODEL = Path("models/model.pt")
 REPORT = Path("reports/evaluate.json")

@@ -20,7 +20,7 @@ from pipeline.tracking.registry import (
     weights_in,
     write_folder,
 )
-from retinanet.weights import load_detector
+from retinanet.detector_file import load_detector
 
 MODEL = Path("models/model.pt")
 FIGURES = ("AP", "AP50")

@@ -1,9 +1,26 @@
-"""The training of one worker: built from plain values, resumed from a checkpoint, reported epoch by epoch."""
+"""The training of one worker: built from plain values, resumed from a checkpoint, reported epoch by epoch.
+
+Who only says what the workers shall do imports neither the detector nor its libraries, which takes 5 s.
+"""
 
 from __future__ import annotations
 
-from pipeline.fit.building import build_criterion
-from pipeline.fit.keeping import BEST, ROWS
-from pipeline.fit.work import fit, load_splits, train_worker
+from typing import Any
 
-__all__ = ["BEST", "ROWS", "build_criterion", "fit", "load_splits", "train_worker"]
+BEST = "detector.pt"
+"""In a checkpoint: the best detector so far."""
+ROWS = "history.json"
+"""In a checkpoint: the rows of the epochs, for those who read it without torch."""
+
+
+def fit(config: dict[str, Any]) -> None:
+    """Train in this worker of Ray Train; all workers run it at once.
+
+    Args:
+        config: description (of the detector), params (as in params.yaml), place, data (train and val files and the
+            root of the pictures), all plain values.
+    """
+    from pipeline.cluster.worker import worker
+    from pipeline.fit.work import load_splits, train_worker
+
+    train_worker(config, worker(config), *load_splits(config))

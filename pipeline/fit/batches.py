@@ -7,16 +7,17 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Subset
 
-from pipeline import cluster
+from pipeline.cluster.worker import Worker
 from pipeline.progress import Throttle
-from retinanet.dataset import Batch, Split, TrainingBatches
+from retinanet.dataset import Batch, TrainingBatches
+from retinanet.splits import Split
 from retinanet.transforms import Transforms
 
 
 class Batches:
     """This worker's share of the training batches, epoch by epoch, with word of the progress."""
 
-    def __init__(self, config: Mapping[str, Any], split: Split, worker: cluster.Worker) -> None:
+    def __init__(self, config: Mapping[str, Any], split: Split, worker: Worker) -> None:
         self.config, self.split, self.worker = config, split, worker
         self.transforms = Transforms(**config["params"]["transforms"])
         self.may_tell = Throttle(seconds=1.0)

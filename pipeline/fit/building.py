@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline import cluster
+from pipeline.cluster.worker import Worker
 from pipeline.inputs import BUILT_IN, fetch
 from retinanet.anchors import Grid
 from retinanet.criterion import Criterion
@@ -29,7 +29,7 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def build_learner(config: Mapping[str, Any], worker: cluster.Worker, *, total_steps: int) -> Learner:
+def build_learner(config: Mapping[str, Any], worker: Worker, *, total_steps: int) -> Learner:
     """The model with all that trains it, the same in every worker."""
     params, place, description = config["params"], config["place"], config["description"]
     seed_all(params["seed"])
@@ -67,7 +67,7 @@ def build_learner(config: Mapping[str, Any], worker: cluster.Worker, *, total_st
     )
 
 
-def distribute(network: nn.Module, worker: cluster.Worker) -> nn.Module:
+def distribute(network: nn.Module, worker: Worker) -> nn.Module:
     """Gradients averaged over the workers; alone, a network needs no wrapping."""
     if worker.num_workers == 1:
         return network

@@ -10,16 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline import cluster
+from pipeline.cluster.worker import Worker
+from pipeline.fit import BEST, ROWS
 from pipeline.outs import write_json
+from retinanet.detector_file import load_detector, save_detector
 from retinanet.engine import Course
 from retinanet.learner import Learner
-from retinanet.weights import load_detector, save_detector
 
 STATE = "state.pt"
-BEST = "detector.pt"
-ROWS = "history.json"
-"""The rows of the epochs, for those who read a checkpoint without torch."""
 
 NOT_EVALUATED = -1.0  # the AP of an epoch without one: below every other
 
@@ -72,7 +70,7 @@ def without_steps(row: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key != "step_losses"}
 
 
-def resume(learner: Learner, worker: cluster.Worker) -> Kept:
+def resume(learner: Learner, worker: Worker) -> Kept:
     """Go on from the newest checkpoint of this run: load it into the learner; without one, begin."""
     with worker.last_checkpoint() as folder:
         if folder is None:

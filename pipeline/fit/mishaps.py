@@ -9,14 +9,14 @@ from typing import Any
 import fsspec
 import torch
 
-from pipeline import cluster
+from pipeline.cluster.worker import Worker
 from pipeline.fit.batches import Batches
 from retinanet.engine import LossNotFiniteError
 from retinanet.learner import Learner
 
 
 def explain_loss(
-    error: LossNotFiniteError, batches: Batches, learner: Learner, config: Mapping[str, Any], worker: cluster.Worker
+    error: LossNotFiniteError, batches: Batches, learner: Learner, config: Mapping[str, Any], worker: Worker
 ) -> str:
     """A sentence with step, losses and images; the batch, and the weights that met it, go into a file beside the run.
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import torch.distributed as dist
 
-from pipeline import cluster
+from pipeline.cluster.worker import Worker
 from pipeline.inputs import fetch
 from pipeline.outs import read_json
 from retinanet.coco_eval import ImageDetections, evaluate_detections, pack_detections, unpack_detections
-from retinanet.dataset import Batch, EvaluationBatches, Split
+from retinanet.dataset import Batch, EvaluationBatches
 from retinanet.detector import Detector
 from retinanet.learner import Learner
+from retinanet.splits import Split
 
 
 def is_evaluated(epoch: int, config: Mapping[str, Any]) -> bool:
@@ -22,7 +23,7 @@ def is_evaluated(epoch: int, config: Mapping[str, Any]) -> bool:
     return epoch % train["evaluate_every"] == 0 or epoch == train["epochs"]
 
 
-def validate(learner: Learner, config: Mapping[str, Any], split: Split, worker: cluster.Worker) -> dict[str, Any]:
+def validate(learner: Learner, config: Mapping[str, Any], split: Split, worker: Worker) -> dict[str, Any]:
     """AP of the validation split, each worker detecting on its share.
 
     The post-process has the paper's values, not those of section `postprocess`: training must not depend on what only
@@ -57,7 +58,7 @@ def iter_batches(batches: EvaluationBatches) -> Iterator[Batch]:
     return (batches[position] for position in range(len(batches)))
 
 
-def show(worker: cluster.Worker, config: Mapping[str, Any], detections: Mapping[int, ImageDetections]) -> None:
+def show(worker: Worker, config: Mapping[str, Any], detections: Mapping[int, ImageDetections]) -> None:
     """Tell the driver what was found on the pictures that it watches: per image boxes, scores, labels."""
     found = {image_id: [field.tolist() for field in detections[image_id]] for image_id in config["data"]["watched"]}
     worker.tell({"kind": "detections", "found": found})

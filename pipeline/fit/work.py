@@ -7,26 +7,16 @@ from typing import Any
 
 import torch
 
-from pipeline import cluster
+from pipeline.cluster.worker import Worker
 from pipeline.fit.batches import Batches
 from pipeline.fit.building import build_learner
 from pipeline.fit.keeping import Kept, resume, without_steps
 from pipeline.fit.mishaps import explain_loss
 from pipeline.fit.validation import is_evaluated, validate
 from pipeline.inputs import check_pictures, fetch
-from retinanet.dataset import Split, load_split
 from retinanet.engine import Course, EpochReport, LossNotFiniteError, train_epochs
 from retinanet.learner import Halt, Learner
-
-
-def fit(config: dict[str, Any]) -> None:
-    """Train in this worker of Ray Train; all workers run it at once.
-
-    Args:
-        config: description (of the detector), params (as in params.yaml), place, data (train and val files and the
-            root of the pictures), all plain values.
-    """
-    train_worker(config, cluster.worker(config), *load_splits(config))
+from retinanet.splits import Split, load_split
 
 
 def load_splits(config: Mapping[str, Any]) -> tuple[Split, Split]:
@@ -41,7 +31,7 @@ def load_splits(config: Mapping[str, Any]) -> tuple[Split, Split]:
     return load_split(fetch(data["train"]), **options), load_split(fetch(data["val"]), **options)
 
 
-def train_worker(config: Mapping[str, Any], worker: cluster.Worker, train_split: Split, val_split: Split) -> None:
+def train_worker(config: Mapping[str, Any], worker: Worker, train_split: Split, val_split: Split) -> None:
     """One worker's training from the last checkpoint to the end; `config` as of fit.
 
     Raises:
@@ -77,7 +67,7 @@ def end_epoch(
     learner: Learner,
     config: Mapping[str, Any],
     val_split: Split,
-    worker: cluster.Worker,
+    worker: Worker,
 ) -> None:
     """Write an epoch into the history, with its AP where it is evaluated, and keep the best detector."""
     row = row_of(news)
@@ -88,7 +78,7 @@ def end_epoch(
         kept.keep_best(learner, config["description"])
 
 
-def report(kept: Kept, learner: Learner, worker: cluster.Worker, *, is_partial: bool) -> None:
+def report(kept: Kept, learner: Learner, worker: Worker, *, is_partial: bool) -> None:
     """Tell how far the training is, and keep a checkpoint of it."""
     kept.step = learner.schedule.last_epoch
     metrics = {"step": kept.step, "is_partial": is_partial, "history": [without_steps(row) for row in kept.history]}

@@ -44,13 +44,8 @@ class Params(Section):
             )
         if self.anchors.sizes is None and self.anchors.scales_per_octave is None:
             complaints.append("anchors.sizes and anchors.scales_per_octave are both null; give one of them")
-        num_classes = None if self.data.classes is None else len(self.data.classes)
-        if isinstance(self.loss.alpha, list) and num_classes is not None:
-            expected = num_classes + (self.loss.class_loss == "softmax_focal")
-            if len(self.loss.alpha) != expected:
-                complaints.append(
-                    f"loss.alpha has {len(self.loss.alpha)} entries, {expected} are needed for data.classes"
-                )
+        if self.data.classes is not None:
+            complaints += self.loss.check_classes(len(self.data.classes), "data.classes")
         if self.sweep is not None:
             complaints += check_sweep(self.sweep, type(self), self.model_dump(exclude={"sweep"}))
         return complaints

@@ -78,6 +78,13 @@ class Loss(Section):
             return [f"alpha is {self.alpha}, with sigmoid_focal no entry may be above 1"]
         return []
 
+    def check_classes(self, num_classes: int, whose: str) -> list[str]:
+        """A list of alphas must fit the classes."""
+        expected = num_classes + (self.class_loss == "softmax_focal")
+        if not isinstance(self.alpha, list) or len(self.alpha) == expected:
+            return []
+        return [f"loss.alpha has {len(self.alpha)} entries, {expected} are needed for {whose}"]
+
 
 class Model(Section):
     """The network."""

@@ -9,7 +9,7 @@ from typing import Any
 import fsspec
 import torch
 
-from pipeline.fit import build_criterion
+from pipeline.fit.building import build_criterion
 from retinanet.criterion import Criterion
 from retinanet.dataset import Batch, split_batch
 from retinanet.detector import build_network

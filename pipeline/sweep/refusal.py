@@ -15,7 +15,7 @@ from pipeline.params import Params, flatten
 from pipeline.params.sweep import Sweep
 from pipeline.sweep.space import Settings, broken_constraint, params_with, spell
 from retinanet.anchors import build_grid
-from retinanet.dataset import read_records
+from retinanet.splits import read_records
 from retinanet.transforms import Transforms
 
 IMAGES = 100  # spread evenly over the training split; enough to see that most truths are lost

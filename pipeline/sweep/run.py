@@ -26,10 +26,10 @@ from pipeline.sweep.trial import run_trial
 from pipeline.sweep.tuning import build_scheduler, tune
 from pipeline.tracking import Run, cluster_tags, log_code_changes, log_split, open_run, provenance_tags
 from pipeline.tracking.note import NOTE
-from pipeline.train.run import CODE, SECTIONS, SPLITS, weights_file, worker_config
-from pipeline.train.share import check_share
+from pipeline.train.run import CODE, SECTIONS, weights_file, worker_config
+from pipeline.train.share import SPLITS, check_share
 from pipeline.watched import Watched
-from retinanet.learner import native_precision
+from retinanet.hardware import native_precision
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def run_trials(plan: Plan, parent: Run) -> None:
     flat = flatten(params.model_dump(exclude={"sweep"}))
     tags = provenance_tags(params=flat, data_hash=digest_file(SPLITS["train"]), run_digest=plan.name)
     tags |= {"kind": "trial", "sweep": plan.name} | ({"mlflow.parentRunId": parent.run_id} if parent.run_id else {})
-    resources = cluster.Resources(**place.model_dump(include=set(cluster.Resources.__dataclass_fields__)))
+    resources = cluster.Resources.of(place)
     refusal = Refusal(params, sweep, SPLITS["train"].resolve())
     worker = worker_config(params, place, digest=plan.name, run=plan.folder.url)
     if cluster.is_elsewhere(place.address):

@@ -13,8 +13,9 @@ from torchvision.ops import batched_nms
 
 from pipeline.params.sweep import Thresholds
 from retinanet.coco_eval import ImageDetections, evaluate_detections
-from retinanet.dataset import EvaluationBatches, Split
+from retinanet.dataset import EvaluationBatches
 from retinanet.detector import Detector
+from retinanet.splits import Split
 
 Array = npt.NDArray[Any]
 

@@ -11,8 +11,12 @@ from typing import Any
 import ray.tune
 import torch
 
-from pipeline import cluster
-from pipeline.fit import BEST, ROWS, fit, load_splits, train_worker
+from pipeline.cluster import Resources
+from pipeline.cluster.storage import Checkpoints, WriteCheckpoint
+from pipeline.cluster.training import run_trainer
+from pipeline.cluster.worker import Worker
+from pipeline.fit import BEST, ROWS, fit
+from pipeline.fit.work import load_splits, train_worker
 from pipeline.inputs import fetch
 from pipeline.outs import read_json
 from pipeline.params import Params
@@ -21,8 +25,9 @@ from pipeline.sweep.sampler import EPOCH, SCORE
 from pipeline.sweep.space import params_with
 from pipeline.sweep.thresholds import find_candidates, search_thresholds
 from retinanet.anchors import build_grid
-from retinanet.dataset import Split
-from retinanet.detector import Detector, describe_detector
+from retinanet.detector import Detector
+from retinanet.detector_file import describe_detector
+from retinanet.splits import Split
 
 # A process of Ray Tune runs trial after trial: pictures that one has decoded serve the next.
 _SPLITS: dict[str, tuple[Split, Split]] = {}
@@ -75,7 +80,7 @@ def train_here(config: Mapping[str, Any], folder: SweepFolder) -> None:
         _SPLITS.clear()
         _SPLITS[data] = load_splits(config)
     watched = LastFound()
-    worker = cluster.Worker(
+    worker = Worker(
         rank=0,
         num_workers=1,
         device=torch.device("cuda" if config["place"]["gpus_per_worker"] else "cpu"),
@@ -88,7 +93,7 @@ def train_here(config: Mapping[str, Any], folder: SweepFolder) -> None:
 
 def report_epoch(
     metrics: Mapping[str, Any],
-    write: cluster.WriteCheckpoint | None,
+    write: WriteCheckpoint | None,
     config: Mapping[str, Any],
     folder: SweepFolder,
     watched: LastFound,
@@ -157,15 +162,15 @@ def train_wide(config: Mapping[str, Any], base: Mapping[str, Any], folder: Sweep
         if event["history"][-1]["epoch"] < epochs:  # the last one waits: a scheduler may end this process at it
             report_history(event["history"], None, found=watched.found)
 
-    cluster.run_trainer(
+    run_trainer(
         fit,
         config,
-        resources=cluster.Resources(**base["resources"]),
+        resources=Resources(**base["resources"]),
         name=key_of(config),
         storage=folder.path("train"),
         on_event=pass_on,
     )
-    checkpoints = cluster.Checkpoints.of(folder.path("train"), key_of(config))
+    checkpoints = Checkpoints.of(folder.path("train"), key_of(config))
     newest = checkpoints.newest(print)
     if newest is None:
         raise RuntimeError(f"no checkpoint could be written to {folder.path('train')}")

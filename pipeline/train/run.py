@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pipeline import cluster
+from pipeline.cluster.training import train as train_on_ray
 from pipeline.curves import plot_curves, write_history_csv
-from pipeline.fit import BEST, ROWS, build_criterion, fit
+from pipeline.fit import BEST, ROWS, fit
 from pipeline.identity import RUN_ID, RunFolder, digest_file, digest_run, lock_run, outer_root
 from pipeline.inputs import BUILT_IN, CACHE, publish_inputs
 from pipeline.outs import read_json, write_json, write_whole
@@ -27,13 +30,11 @@ from pipeline.tracking import (
     provenance_tags,
     write_note,
 )
+from pipeline.train.share import ANCHORS, SPLITS
 from pipeline.watched import Watched, choose_watched
-from retinanet.detector import describe_detector
-from retinanet.learner import native_precision
-from retinanet.weights import load_detector
+from retinanet.detector_file import describe_detector, load_detector
+from retinanet.hardware import native_precision
 
-SPLITS = {name: Path(f"data/prepared/{name}.json") for name in ("train", "val")}
-ANCHORS = Path("anchors.json")
 MODEL = Path("models/model.pt")
 REPORT = Path("reports/train.json")
 HISTORY = Path("plots/training.csv")
@@ -46,7 +47,7 @@ SECTIONS = {"seed", "transforms", "matcher", "loss", "model", "optim", "train"} 
 
 
 def run(params: Params, place: Place) -> None:
-    """Train as params.yaml and conf/ say; one process at a time."""
+    """Train as params.yaml and conf/ say, on the Ray that runs; one process at a time."""
     if place.precision == "auto":
         place = place.model_copy(update={"precision": native_precision(place.gpus_per_worker > 0)})
     digest = digest_training(params, place)
@@ -74,7 +75,6 @@ def train(params: Params, place: Place, *, digest: str, storage: str) -> None:
     if place.resume == "never":
         put_aside(folder)
     config = worker_config(params, place, digest=digest, run=folder.url)
-    build_criterion(config["description"], config["params"])  # what it complains of comes before any work
     flat = flatten(params.model_dump())
     tags = provenance_tags(
         params=flat,
@@ -83,14 +83,19 @@ def train(params: Params, place: Place, *, digest: str, storage: str) -> None:
         ray_address=cluster.address_of(place.address),
     )
     flat |= {f"conf.{key}": value for key, value in place.model_dump().items()}
-    with open_run(run_id=folder.read(RUN_ID), name=f"train {digest[:8]}", params=flat, tags=tags) as run:
-        workers = place.fewest if place.fewest == place.most else f"{place.fewest} to {place.most}"
-        print(f"run {digest}: {params.train.epochs} epochs on {workers} workers, {place.precision}", flush=True)
-        run.sample_machine()
-        log_code_changes(run)
-        watched = Watched(SPLITS["val"], root=config["data"]["root"], score_threshold=params.evaluate.picture_score)
-        listener = Listener(run, folder, Progress(params.train.epochs), watched)
-        listener.keep_run_id()
+    workers = place.fewest if place.fewest == place.most else f"{place.fewest} to {place.most}"
+    print(f"run {digest}: {params.train.epochs} epochs on {workers} workers, {place.precision}", flush=True)
+    watched = Watched(SPLITS["val"], root=config["data"]["root"], score_threshold=params.evaluate.picture_score)
+    with ExitStack() as stack:
+
+        def begin_record() -> Run:
+            run_id, name = folder.read(RUN_ID), f"train {digest[:8]}"
+            run = stack.enter_context(open_run(run_id=run_id, name=name, params=flat, tags=tags))
+            run.sample_machine()
+            log_code_changes(run)
+            return run
+
+        listener = Listener(begin_record, folder, Progress(params.train.epochs), watched)
         if cluster.is_elsewhere(place.address):
             config = publish_inputs(config, storage)
         history, best_epoch = train_in_memory(config, place, folder, name=digest, storage=storage, listener=listener)
@@ -99,6 +104,7 @@ def train(params: Params, place: Place, *, digest: str, storage: str) -> None:
                 f"the newest checkpoint holds {len(history)} of {params.train.epochs} epochs; later ones could not be "
                 f"written to {storage}: make room there, then run again to go on"
             )
+        run = listener.run
         run.log_history(history)
         listener.keep_run_id()
         best = history[best_epoch - 1]
@@ -123,20 +129,15 @@ def train_in_memory(
     Returns:
         The history, and the number of its best epoch.
     """
-    resources = cluster.Resources(
-        **place.model_dump(include=set(cluster.Resources.__dataclass_fields__)),
-        has_nodes=cluster.is_elsewhere(place.address),
-    )
     known = folder.read(IMAGES_PER_STEP)
     if known is not None and (place.images_per_step is None or int(known) < place.images_per_step):
         config["place"] |= {"images_per_step": int(known)}
     while True:
         try:
-            return cluster.train(
+            return train_on_ray(
                 fit,
                 config,
-                address=place.address,
-                resources=resources,
+                resources=cluster.Resources.of(place),
                 name=name,
                 storage=storage,
                 on_event=listener,
@@ -201,8 +202,15 @@ def worker_config(params: Params, place: Place, *, digest: str, run: str) -> dic
 class Listener:
     """Hears what the workers report: tells the person and the tracker."""
 
-    def __init__(self, run: Run, folder: RunFolder, progress: Progress, watched: Watched) -> None:
-        self.run, self.folder, self.progress, self.watched = run, folder, progress, watched
+    def __init__(
+        self, begin_record: Callable[[], Run], folder: RunFolder, progress: Progress, watched: Watched
+    ) -> None:
+        self.begin_record, self.folder, self.progress, self.watched = begin_record, folder, progress, watched
+
+    @cached_property
+    def run(self) -> Run:
+        """The tracker's, begun when it is first needed: that takes 4 s, while the workers come up."""
+        return self.begin_record()
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         """One event of the training; see pipeline.cluster."""
@@ -215,6 +223,7 @@ class Listener:
             print(f"warning: {event['text']}", flush=True)
         elif event["kind"] == "cluster":
             self.run.set_tags(cluster_tags(event))
+            self.keep_run_id()
         elif event["kind"] == "detections":
             self.watched.found = event["found"]
         elif not event["is_partial"]:

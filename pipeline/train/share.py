@@ -1,9 +1,29 @@
-"""What params.yaml and conf/ say only together."""
+"""What a training is refused for before torch and Ray are there."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from pipeline.outs import demand_file, read_json
 from pipeline.params import Params
 from pipeline.params.place import Place
+
+SPLITS = {name: Path(f"data/prepared/{name}.json") for name in ("train", "val")}
+ANCHORS = Path("anchors.json")
+
+
+def check_inputs(params: Params) -> None:
+    """Refuse a missing input, and a list of alphas that does not fit the classes of the data.
+
+    Raises:
+        ValueError: naming it.
+    """
+    for path in (*SPLITS.values(), ANCHORS):
+        demand_file(path)
+    if isinstance(params.loss.alpha, list):
+        classes = read_json(SPLITS["train"])["categories"]
+        for complaint in params.loss.check_classes(len(classes), f"the {len(classes)} classes of the data"):
+            raise ValueError(complaint)
 
 
 def check_share(params: Params, place: Place) -> None:

@@ -24,8 +24,8 @@ from pipeline.identity import RUN_ID, RunFolder
 from pipeline.params import load_params
 from pipeline.results import read_results
 from pipeline.tracking import NoRun
-from retinanet.detector import build_network, describe_detector
-from retinanet.weights import save_detector
+from retinanet.detector import build_network
+from retinanet.detector_file import describe_detector, save_detector
 
 OUTS = (REPORT, DETECTIONS, CURVE, CURVE_PICTURE, SHEET)
 COCO_NAMES = {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"}

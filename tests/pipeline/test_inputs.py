@@ -10,7 +10,7 @@ import fsspec
 import pytest
 
 from pipeline import inputs
-from pipeline.fit import load_splits
+from pipeline.fit.work import load_splits
 from pipeline.identity import digest_file
 from pipeline.inputs import check_pictures, fetch, publish, publish_inputs
 

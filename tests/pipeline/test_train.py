@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline import cluster
 from pipeline.identity import RUN_ID, RunFolder
 from pipeline.params import Params, load_params
 from pipeline.params.place import Place, load_place
@@ -67,7 +68,7 @@ def test_missing_input_is_told_with_what_to_do(name: str) -> None:
 @pytest.mark.usefixtures("project")
 def test_alpha_that_does_not_fit_the_classes_is_told_before_ray_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     change("params.yaml", loss__alpha=[0.25] * 7)
-    monkeypatch.setattr(stage.cluster, "train", lambda *arguments, **options: pytest.fail("training began"))
+    monkeypatch.setattr(cluster, "start_ray", lambda *arguments, **options: pytest.fail("Ray starts"))
     with pytest.raises(ValueError, match=r"loss\.alpha has 7 entries"):
         main([])
 
@@ -155,7 +156,7 @@ def test_paths_that_workers_get_do_not_depend_on_where_they_run(project: Path) -
 def test_run_of_the_tracker_is_kept_as_soon_as_it_is_known(tmp_path: Path) -> None:
     run, folder = NoRun(), RunFolder(str(tmp_path), "d1")
     watched = Watched(tmp_path / "val.json", root="", score_threshold=0.3)
-    listener = Listener(run, folder, Progress(1), watched)  # type: ignore[arg-type]  # the silent twin
+    listener = Listener(lambda: run, folder, Progress(1), watched)  # type: ignore[arg-type]  # the silent twin
     listener.keep_run_id()
     assert folder.read(RUN_ID) is None  # the store has not answered yet
     run.run_id = "0123"

@@ -10,17 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from retinanet.dataset import (
-    Batch,
-    EvaluationBatches,
-    Split,
-    TrainingBatches,
-    global_batches,
-    load_split,
-    move_batch,
-    read_records,
-    split_batch,
-)
+from retinanet.dataset import Batch, EvaluationBatches, TrainingBatches, global_batches, move_batch, split_batch
+from retinanet.splits import Split, load_split, read_records
 from retinanet.transforms import Transforms
 from tests.small_world import SIZES, SmallWorld, annotation
 

@@ -15,7 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from retinanet.dataset import Batch, Split, TrainingBatches, load_split
+from retinanet.dataset import Batch, TrainingBatches
+from retinanet.splits import Split, load_split
 from retinanet.transforms import Transforms
 from tests.small_world import SIZES, SmallWorld
 

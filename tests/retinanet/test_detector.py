@@ -10,10 +10,11 @@ from PIL import Image
 from torch.testing import assert_close
 
 from retinanet.anchors import build_grid
-from retinanet.dataset import EvaluationBatches, load_split
-from retinanet.detector import Detector, build_network, describe_detector
+from retinanet.dataset import EvaluationBatches
+from retinanet.detector import Detector, build_network
+from retinanet.detector_file import describe_detector, save_detector
 from retinanet.postprocess import Detections
-from retinanet.weights import save_detector
+from retinanet.splits import load_split
 from tests.small_world import SmallWorld
 
 CATEGORIES = [{"id": 3, "name": "brick"}, {"id": 7, "name": "leaf"}, {"id": 8, "name": "pond"}]

@@ -12,12 +12,14 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from retinanet.coco_eval import evaluate_detections
-from retinanet.dataset import Batch, EvaluationBatches, Split, load_split
+from retinanet.dataset import Batch, EvaluationBatches
 from retinanet.engine import Course, LossNotFiniteError, predict, train_epochs
-from retinanet.learner import Learner, native_precision, train_step
+from retinanet.hardware import native_precision
+from retinanet.learner import Learner, train_step
 from retinanet.model import build_model, recompute_activations
 from retinanet.optim import lr_factor
 from retinanet.postprocess import Postprocess
+from retinanet.splits import Split, load_split
 from tests.small_world import SmallWorld
 from tests.tiny_learner import (
     CPU,

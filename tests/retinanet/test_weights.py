@@ -13,7 +13,8 @@ import torchvision.models as models
 from torch import Tensor
 
 from retinanet.backbone import BACKBONES, build_backbone
-from retinanet.weights import IMAGENET, load_backbone_weights, load_detector, save_detector
+from retinanet.detector_file import load_detector, save_detector
+from retinanet.weights import IMAGENET, load_backbone_weights
 
 DESCRIPTION: dict[str, Any] = {
     "model": {"norm": "group"},

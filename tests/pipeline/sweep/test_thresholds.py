@@ -10,8 +10,10 @@ from pipeline.params.sweep import Thresholds
 from pipeline.sweep.thresholds import Candidates, find_candidates, search_thresholds, suppress
 from retinanet.anchors import build_grid
 from retinanet.coco_eval import evaluate_detections
-from retinanet.dataset import EvaluationBatches, Split
-from retinanet.detector import Detector, build_network, describe_detector
+from retinanet.dataset import EvaluationBatches
+from retinanet.detector import Detector, build_network
+from retinanet.detector_file import describe_detector
+from retinanet.splits import Split
 from tests.small_world import SmallWorld
 
 POSTPROCESS = {"candidates_per_level": 1000, "max_detections": 20, "min_size": 0.0}

@@ -1,0 +1,80 @@
+"""The one file that holds a trained detector: its weights, and a description in plain values."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FORMAT = 1
+
+
+def describe_detector(
+    *,
+    model: dict[str, Any],
+    loss: dict[str, Any],
+    transforms: dict[str, Any],
+    anchors: dict[str, Any],
+    categories: list[dict[str, Any]],
+    run: dict[str, Any],
+) -> dict[str, Any]:
+    """The description that a detector's file holds, in plain values."""
+    return {
+        "model": model,
+        "loss": loss,
+        "transforms": transforms,
+        "anchors": anchors,
+        "categories": categories,
+        "run": run,
+    }
+
+
+def save_detector(path: Path, state: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+    """Write a trained detector: its weights, and in plain values all that is needed to build it and to trace it.
+
+    The file appears under its name only when it is whole.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    weights = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    try:
+        torch.save({"format": FORMAT, "weights": weights, "description": dict(description)}, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_detector(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights and the description in a file of save_detector.
+
+    Raises:
+        ValueError: when the file is missing, or something else.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"{path} does not exist; run the train stage first")
+    content = load_plain(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{path} holds no detector of this version (format {FORMAT}); run the train stage again")
+    return content["weights"], content["description"]
+
+
+def load_plain(path: Path | str) -> object:
+    """What torch.save wrote, on the CPU: tensors and plain values only, because a pickle may run any code.
+
+    Raises:
+        ValueError: when the file is broken or holds anything else.
+    """
+    try:
+        content: object = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken pickle raises anything
+        # torch's own message tells how to load the file nevertheless; what it refused stands in the error below.
+        reason = (str(error.__context__ or error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"{path} cannot be read as weights ({reason}); "
+            "expected a file of torch.save that holds tensors and plain values only"
+        ) from error
+    return content
