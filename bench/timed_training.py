@@ -63,6 +63,7 @@ def train_on_ray(config: Mapping[str, Any], folder: Path) -> list[dict[str, Any]
             name="timed",
             storage=str(folder / "storage"),
             on_event=lambda event: None,
+            lasting=False,  # as a training on a Ray of its own
         )
     history: list[dict[str, Any]] = result.metrics["history"]
     return history
