@@ -3,7 +3,7 @@
 # The first of these that is at least 3.11 makes .venv; or name one: make setup PYTHON=/path/to/python3.12
 PYTHON ?= python3.11 python3.12 python3.13 python3 python
 PORT ?= 5000
-BENCHES ?= losses postprocess network loader evaluation imports growth
+BENCHES ?= losses postprocess network loader evaluation imports first_step growth
 
 BIN := .venv/bin
 STAMP := .venv/.installed

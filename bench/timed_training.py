@@ -3,8 +3,8 @@
     python -m bench.timed_training FOLDER
     python -m torch.distributed.run --standalone --nproc-per-node 2 -m bench.timed_training FOLDER
 
-FOLDER/config.json is what pipeline.fit.fit takes, and gets beside it training.json: the losses of every epoch, and the
-stamps of the first worker. Both ways run the same pipeline.fit.train_worker; bench/scaling.py compares them.
+FOLDER/config.json is what pipeline.fit takes, and gets beside it training.json: the losses of every epoch, and the
+stamps of the first worker. Both ways run the same pipeline.fit.work.train_worker; bench/scaling.py compares them.
 """
 
 from __future__ import annotations

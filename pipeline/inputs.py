@@ -33,7 +33,7 @@ def publish_inputs(config: Mapping[str, Any], storage: str) -> dict[str, Any]:
     """The configuration of a worker with its files in the storage.
 
     Args:
-        config: as of pipeline.fit.fit, with files of this machine.
+        config: as of pipeline.fit, with files of this machine.
     """
     data = {name: publish(Path(config["data"][name]), storage) for name in ("train", "val")}
     model = config["params"]["model"]

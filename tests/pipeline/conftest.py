@@ -79,7 +79,7 @@ def ray_address() -> Iterator[str]:
 
 @pytest.fixture
 def shared_ray(ray_address: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The address of the shared Ray, where cluster.train and the stages find it."""
+    """The address of the shared Ray, where the stages and the tests' own trainings find it."""
     monkeypatch.setenv("RAY_ADDRESS", ray_address)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     return ray_address
