@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from pipeline.cluster import Resources, start_ray
-from pipeline.cluster.training import train as train_on_ray
+from pipeline.cluster.training import train_on_ray
 from pipeline.fit import fit
 from pipeline.params import load_params
 from pipeline.params.place import load_place

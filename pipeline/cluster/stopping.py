@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar
@@ -38,8 +38,8 @@ def hearing_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def begin(work: Callable[[], Result]) -> Future[Result]:
-    """Let it run in a thread of its own."""
+def run_until_asked(work: Callable[[], Result], asked: threading.Event, stop: Callable[[], object]) -> Result:
+    """The result of `work`, which runs in a thread of its own; `stop` is called once when the event is set."""
     outcome: Future[Result] = Future()
 
     def run() -> None:
@@ -49,18 +49,9 @@ def begin(work: Callable[[], Result]) -> Future[Result]:
             outcome.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
-    return outcome
-
-
-def wait_until_asked(outcome: Future[Result], asked: threading.Event, stop: Callable[[], object]) -> Result:
-    """The result of what was begun; `stop` is called once when the event is set."""
     stopping = False
-    while True:
-        try:
-            return outcome.result(timeout=0.2)
-        except TimeoutError:
-            if outcome.done():
-                raise
+    while not wait([outcome], timeout=0.2).done:
         if asked.is_set() and not stopping:
             stopping = True
             stop()
+    return outcome.result()

@@ -21,7 +21,7 @@ from torch import OutOfMemoryError
 
 from pipeline.cluster.environment import worker_environment
 from pipeline.cluster.start import Resources, describe_cluster
-from pipeline.cluster.stopping import StoppedError, begin, hearing_signals, wait_until_asked
+from pipeline.cluster.stopping import StoppedError, hearing_signals, run_until_asked
 from pipeline.cluster.storage import Checkpoints
 
 # The user's mistake, and a training that diverges: their sentence says it all.
@@ -49,11 +49,11 @@ class BriefTrainer(Trainer):
 
     def _initialize_and_run_controller(self, *, scaling_policy: Any, **arguments: Any) -> ray.train.Result:
         if isinstance(scaling_policy, FixedScalingPolicy):
-            scaling_policy = Settled(scaling_policy.scaling_config)
+            scaling_policy = FixedWorkers(scaling_policy.scaling_config)
         return super()._initialize_and_run_controller(scaling_policy=scaling_policy, **arguments)
 
 
-class Settled(FixedScalingPolicy):  # type: ignore[misc]  # ray has no types
+class FixedWorkers(FixedScalingPolicy):  # type: ignore[misc]  # ray has no types
     """So many workers, without the actor that asks an autoscaler for their nodes; it takes 3.5 s to be there."""
 
     def after_controller_start(self, train_run_context: Any) -> None:
@@ -63,7 +63,7 @@ class Settled(FixedScalingPolicy):  # type: ignore[misc]  # ray has no types
         pass
 
 
-def train(
+def train_on_ray(
     fit: Callable[[dict[str, Any]], None],
     config: Mapping[str, Any],
     *,
@@ -78,8 +78,8 @@ def train(
     Args:
         fit: runs in every worker with `config`.
         storage: folder or URL; the run lies in <storage>/<name>.
-        on_event: called in this process first with the cluster (describe_cluster), while the workers come up, then
-            with every report, and with what the workers tell in between.
+        on_event: called in this process first with the cluster (describe_cluster), then with every report, and with
+            what the workers tell in between.
         export: called in this process with the folder of the newest checkpoint.
 
     Returns:
@@ -95,19 +95,23 @@ def train(
         on_event({"kind": "warning", "text": text})
 
     with hearing_signals() as asked:
+        on_event({"kind": "cluster", **describe_cluster()})
         checkpoints = Checkpoints.of(storage, name)
         checkpoints.mend_notes(warn)
-        run_trainer(
-            fit,
-            config,
-            resources=resources,
-            name=name,
-            storage=storage,
-            on_event=on_event,
-            meanwhile=lambda: on_event({"kind": "cluster", **describe_cluster()}),
-            asked=asked,
-            lasting=resources.has_nodes,
-        )
+        try:
+            run_trainer(
+                fit,
+                config,
+                resources=resources,
+                name=name,
+                storage=storage,
+                on_event=on_event,
+                asked=asked,
+                lasting=resources.has_nodes,
+            )
+        except OutOfMemoryError:
+            if not asked.is_set():
+                raise
         newest = checkpoints.newest(warn)
         if asked.is_set():
             kept = "with a checkpoint" if newest else "before the first checkpoint"
@@ -127,14 +131,12 @@ def run_trainer(
     name: str,
     storage: str,
     on_event: Callable[[dict[str, Any]], None],
-    meanwhile: Callable[[], None] = lambda: None,
     asked: threading.Event | None = None,
     lasting: bool = True,
 ) -> ray.train.Result:
-    """Ray Train's own call; see train.
+    """Ray Train's own call; see train_on_ray.
 
     Args:
-        meanwhile: called once while the workers come up, which takes many seconds; before any event.
         asked: once set, the workers stop with a checkpoint.
         lasting: Ray outlives this process, and must take its workers away when it dies.
     """
@@ -164,11 +166,9 @@ def run_trainer(
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
-    outcome = begin(trainer.fit)
-    meanwhile()
     with listening(events, on_event) as heard:
         try:
-            result = wait_until_asked(outcome, asked or threading.Event(), lambda: stop.put(True))
+            result = run_until_asked(trainer.fit, asked or threading.Event(), lambda: stop.put(True))
             heard.wait_for(result.metrics)
             return result
         except ray.train.TrainingFailedError as error:

@@ -83,7 +83,8 @@ class Loss(Section):
         expected = num_classes + (self.class_loss == "softmax_focal")
         if not isinstance(self.alpha, list) or len(self.alpha) == expected:
             return []
-        return [f"loss.alpha has {len(self.alpha)} entries, {expected} are needed for {whose}"]
+        background = " and first the background" if self.class_loss == "softmax_focal" else ""
+        return [f"loss.alpha has {len(self.alpha)} entries, {expected} are needed for {whose}{background}"]
 
 
 class Model(Section):

@@ -26,8 +26,8 @@ from pipeline.sweep.trial import run_trial
 from pipeline.sweep.tuning import build_scheduler, tune
 from pipeline.tracking import Run, cluster_tags, log_code_changes, log_split, open_run, provenance_tags
 from pipeline.tracking.note import NOTE
-from pipeline.train.run import CODE, SECTIONS, weights_file, worker_config
-from pipeline.train.share import SPLITS, check_share
+from pipeline.train.refusals import SPLITS, check_share, weights_file
+from pipeline.train.run import CODE, SECTIONS, worker_config
 from pipeline.watched import Watched
 from retinanet.hardware import native_precision
 

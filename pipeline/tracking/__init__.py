@@ -16,6 +16,7 @@ from pipeline.tracking.lookup import find_run
 from pipeline.tracking.note import write_note
 from pipeline.tracking.provenance import log_code_changes, provenance_tags
 from pipeline.tracking.run import Run, open_run
+from pipeline.tracking.store import import_mlflow
 from pipeline.tracking.verbs import NoRun
 
 Tracked = Run | NoRun
@@ -27,6 +28,7 @@ __all__ = [
     "Tracked",
     "cluster_tags",
     "find_run",
+    "import_mlflow",
     "log_code_changes",
     "log_split",
     "open_run",

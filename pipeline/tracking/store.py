@@ -80,12 +80,21 @@ def find_store() -> Store:
 
 def connect(store: Store) -> MlflowClient:
     """A client of the store, and of it alone; a SQLite file is created and brought up to date here."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    import_mlflow()
     from mlflow import MlflowClient
 
     with sqlite_lock(store):
         return MlflowClient(tracking_uri=store.uri)
+
+
+def import_mlflow() -> None:
+    """Import mlflow with our settings, and what it needs for a SQLite file: 3 s."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if find_store().is_server:
+        import mlflow
+    else:
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
 
 def sqlite_lock(store: Store) -> AbstractContextManager[object]:

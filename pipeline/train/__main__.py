@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import threading
 
 from pipeline.params import load_params
 from pipeline.params.place import load_place
-from pipeline.train.share import check_inputs, check_share
+from pipeline.train.refusals import check_inputs, check_share
 
 DESCRIPTION = """\
 Train on Ray with the workers of conf/ (PIPELINE_CONF names the file, conf/local.yaml by default). A training that was
@@ -28,19 +27,9 @@ def main(arguments: list[str] | None = None) -> None:
     params, place = load_params(), load_place()
     check_share(params, place)
     check_inputs(params)
-    threading.Thread(target=import_ahead, daemon=True).start()
-    from pipeline.cluster import Resources, start_ray
+    from pipeline.train.run import run  # torch, Ray and MLflow are not needed before
 
-    with start_ray(place.address, Resources.of(place)):
-        from pipeline.train.run import run
-
-        run(params, place)
-
-
-def import_ahead() -> None:
-    """What Ray Train needs, which takes 4 s, while Ray comes up, which takes 4 s too."""
-    import pandas  # noqa: F401
-    import torch  # noqa: F401
+    run(params, place)
 
 
 if __name__ == "__main__":

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from functools import cached_property
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pipeline import cluster
-from pipeline.cluster.training import train as train_on_ray
 from pipeline.curves import plot_curves, write_history_csv
 from pipeline.fit import BEST, ROWS, fit
 from pipeline.identity import RUN_ID, RunFolder, digest_file, digest_run, lock_run, outer_root
-from pipeline.inputs import BUILT_IN, CACHE, publish_inputs
+from pipeline.inputs import CACHE, publish_inputs
 from pipeline.outs import read_json, write_json, write_whole
 from pipeline.params import Params, flatten, project_root
 from pipeline.params.place import Place
@@ -24,13 +22,14 @@ from pipeline.progress import Progress
 from pipeline.tracking import (
     Run,
     cluster_tags,
+    import_mlflow,
     log_code_changes,
     log_split,
     open_run,
     provenance_tags,
     write_note,
 )
-from pipeline.train.share import ANCHORS, SPLITS
+from pipeline.train.refusals import ANCHORS, SPLITS, weights_file
 from pipeline.watched import Watched, choose_watched
 from retinanet.detector_file import describe_detector, load_detector
 from retinanet.hardware import native_precision
@@ -47,26 +46,29 @@ SECTIONS = {"seed", "transforms", "matcher", "loss", "model", "optim", "train"} 
 
 
 def run(params: Params, place: Place) -> None:
-    """Train as params.yaml and conf/ say, on the Ray that runs; one process at a time."""
+    """Train as params.yaml and conf/ say; one process at a time."""
     if place.precision == "auto":
         place = place.model_copy(update={"precision": native_precision(place.gpus_per_worker > 0)})
     digest = digest_training(params, place)
     home = outer_root(project_root())
     storage = place.storage if "://" in place.storage else str(home / place.storage)
     with lock_run(home / "runs" / "locks", digest):
-        train(params, place, digest=digest, storage=storage)
+        threading.Thread(target=import_ahead).start()
+        with cluster.start_ray(place.address, cluster.Resources.of(place)):
+            train(params, place, digest=digest, storage=storage)
+
+
+def import_ahead() -> None:
+    """What is needed once Ray is there: to import it takes 4 s, and for Ray to come up 5."""
+    import pandas  # noqa: F401  # Ray Train's
+
+    import_mlflow()
 
 
 def digest_training(params: Params, place: Place) -> str:
     """The name of a run: all that decides its result, and of the place only the precision."""
     values = {**params.model_dump(include=SECTIONS), "precision": place.precision}
     return digest_run(values, [*SPLITS.values(), ANCHORS, *weights_file(params), *CODE])
-
-
-def weights_file(params: Params) -> list[Path]:
-    """The file that model.weights names, if it names one."""
-    weights = params.model.weights
-    return [] if weights in BUILT_IN else [project_root() / weights]
 
 
 def train(params: Params, place: Place, *, digest: str, storage: str) -> None:
@@ -83,19 +85,14 @@ def train(params: Params, place: Place, *, digest: str, storage: str) -> None:
         ray_address=cluster.address_of(place.address),
     )
     flat |= {f"conf.{key}": value for key, value in place.model_dump().items()}
-    workers = place.fewest if place.fewest == place.most else f"{place.fewest} to {place.most}"
-    print(f"run {digest}: {params.train.epochs} epochs on {workers} workers, {place.precision}", flush=True)
-    watched = Watched(SPLITS["val"], root=config["data"]["root"], score_threshold=params.evaluate.picture_score)
-    with ExitStack() as stack:
-
-        def begin_record() -> Run:
-            run_id, name = folder.read(RUN_ID), f"train {digest[:8]}"
-            run = stack.enter_context(open_run(run_id=run_id, name=name, params=flat, tags=tags))
-            run.sample_machine()
-            log_code_changes(run)
-            return run
-
-        listener = Listener(begin_record, folder, Progress(params.train.epochs), watched)
+    with open_run(run_id=folder.read(RUN_ID), name=f"train {digest[:8]}", params=flat, tags=tags) as run:
+        workers = place.fewest if place.fewest == place.most else f"{place.fewest} to {place.most}"
+        print(f"run {digest}: {params.train.epochs} epochs on {workers} workers, {place.precision}", flush=True)
+        run.sample_machine()
+        log_code_changes(run)
+        watched = Watched(SPLITS["val"], root=config["data"]["root"], score_threshold=params.evaluate.picture_score)
+        listener = Listener(run, folder, Progress(params.train.epochs), watched)
+        listener.keep_run_id()
         if cluster.is_elsewhere(place.address):
             config = publish_inputs(config, storage)
         history, best_epoch = train_in_memory(config, place, folder, name=digest, storage=storage, listener=listener)
@@ -104,7 +101,6 @@ def train(params: Params, place: Place, *, digest: str, storage: str) -> None:
                 f"the newest checkpoint holds {len(history)} of {params.train.epochs} epochs; later ones could not be "
                 f"written to {storage}: make room there, then run again to go on"
             )
-        run = listener.run
         run.log_history(history)
         listener.keep_run_id()
         best = history[best_epoch - 1]
@@ -129,6 +125,8 @@ def train_in_memory(
     Returns:
         The history, and the number of its best epoch.
     """
+    from pipeline.cluster.training import train_on_ray  # Ray Train takes 2 s to be imported
+
     known = folder.read(IMAGES_PER_STEP)
     if known is not None and (place.images_per_step is None or int(known) < place.images_per_step):
         config["place"] |= {"images_per_step": int(known)}
@@ -202,18 +200,11 @@ def worker_config(params: Params, place: Place, *, digest: str, run: str) -> dic
 class Listener:
     """Hears what the workers report: tells the person and the tracker."""
 
-    def __init__(
-        self, begin_record: Callable[[], Run], folder: RunFolder, progress: Progress, watched: Watched
-    ) -> None:
-        self.begin_record, self.folder, self.progress, self.watched = begin_record, folder, progress, watched
-
-    @cached_property
-    def run(self) -> Run:
-        """The tracker's, begun when it is first needed: that takes 4 s, while the workers come up."""
-        return self.begin_record()
+    def __init__(self, run: Run, folder: RunFolder, progress: Progress, watched: Watched) -> None:
+        self.run, self.folder, self.progress, self.watched = run, folder, progress, watched
 
     def __call__(self, event: Mapping[str, Any]) -> None:
-        """One event of the training; see pipeline.cluster."""
+        """One event of the training; see pipeline.cluster.training."""
         if event["kind"] == "step":
             self.progress.step(event)
         elif event["kind"] == "resume":
@@ -223,7 +214,6 @@ class Listener:
             print(f"warning: {event['text']}", flush=True)
         elif event["kind"] == "cluster":
             self.run.set_tags(cluster_tags(event))
-            self.keep_run_id()
         elif event["kind"] == "detections":
             self.watched.found = event["found"]
         elif not event["is_partial"]:

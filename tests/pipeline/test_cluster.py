@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
 import ray
-from ray.train import ControllerError, WorkerGroupError
+from ray.train import ControllerError, ScalingConfig, WorkerGroupError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision, create_scaling_policy
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from pipeline.cluster import Resources, address_of, start_ray
-from pipeline.cluster.training import Forward, first_cause
+from pipeline.cluster.stopping import run_until_asked
+from pipeline.cluster.training import BriefTrainer, Forward, first_cause
+from pipeline.params.place import load_place
+
+ROOT = Path(__file__).parents[2]
 
 quiet = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
 
@@ -22,6 +29,65 @@ def resources(workers: int, *, gpus_per_worker: float = 0) -> Resources:
 
 def as_ray_wraps(error: Exception) -> UserExceptionWithTraceback:
     return UserExceptionWithTraceback(error, f"Traceback (most recent call last):\n{type(error).__name__}: {error}")
+
+
+# ---- what a training asks for ----------------------------------------------------------------------------------------
+
+
+def test_nodes_may_come_and_go_only_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = load_place(ROOT / "conf/local.yaml")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    here = Resources.of(place)
+    assert (here.workers, here.backend, here.has_nodes) == (place.workers, place.backend, False)
+    assert Resources.of(place.model_copy(update={"address": "10.0.0.1:6379"})).has_nodes
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert Resources.of(place).has_nodes
+
+
+def test_ray_of_our_own_asks_no_autoscaler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The actor for that takes 3.5 s to be there. A range of workers keeps Ray's own policy."""
+    given = []
+    monkeypatch.setattr(
+        DataParallelTrainer, "_initialize_and_run_controller", lambda self, **arguments: given.append(arguments)
+    )
+    for workers in (3, (1, 3)):
+        scaling = ScalingConfig(num_workers=workers)
+        trainer = BriefTrainer(print, scaling_config=scaling)
+        trainer._initialize_and_run_controller(scaling_policy=create_scaling_policy(scaling), other=1)
+    fixed, ranged = given
+    assert fixed["other"] == 1
+    policy = fixed["scaling_policy"]
+    policy.after_controller_start(None)
+    assert policy.make_decision_for_non_running_worker_group().num_workers == 3
+    assert policy.make_decision_for_running_worker_group(None, None) == NoopDecision()
+    assert policy._coordinator_client is None
+    assert isinstance(ranged["scaling_policy"], ElasticScalingPolicy)
+
+
+# ---- a stop ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [ValueError("bad key"), TimeoutError("of the work itself")])
+def test_work_that_nobody_stops_gives_its_result_or_its_error(error: Exception) -> None:
+    def fail() -> None:
+        raise error
+
+    never = threading.Event()
+    assert run_until_asked(lambda: 3, never, lambda: pytest.fail("stopped")) == 3
+    with pytest.raises(type(error), match=str(error)):
+        run_until_asked(fail, never, lambda: pytest.fail("stopped"))
+
+
+def test_work_is_asked_to_stop_once_and_waited_for() -> None:
+    asked, stops, over = threading.Event(), [], threading.Event()
+    asked.set()
+
+    def stop() -> None:
+        stops.append(1)
+        threading.Timer(0.5, over.set).start()
+
+    assert run_until_asked(lambda: over.wait(timeout=10), asked, stop)
+    assert stops == [1]
 
 
 # ---- errors ----------------------------------------------------------------------------------------------------------

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from pipeline import cluster
+from pipeline.cluster import training
 from pipeline.identity import RUN_ID, RunFolder
 from pipeline.params import Params, load_params
 from pipeline.params.place import Place, load_place
@@ -17,8 +19,15 @@ from pipeline.progress import Progress
 from pipeline.tracking import NoRun
 from pipeline.train import run as stage
 from pipeline.train.__main__ import main
-from pipeline.train.run import CODE, Listener, digest_training, weights_file, worker_config, write_reports
-from pipeline.train.share import check_share
+from pipeline.train.refusals import check_share, weights_file
+from pipeline.train.run import (
+    CODE,
+    Listener,
+    digest_training,
+    train_in_memory,
+    worker_config,
+    write_reports,
+)
 from pipeline.watched import Watched
 
 # ---- before any work -------------------------------------------------------------------------------------------------
@@ -71,6 +80,39 @@ def test_alpha_that_does_not_fit_the_classes_is_told_before_ray_starts(monkeypat
     monkeypatch.setattr(cluster, "start_ray", lambda *arguments, **options: pytest.fail("Ray starts"))
     with pytest.raises(ValueError, match=r"loss\.alpha has 7 entries"):
         main([])
+
+
+@pytest.mark.usefixtures("project")
+def test_missing_weights_are_told_before_ray_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    change("params.yaml", model__weights="resnet.pt")
+    monkeypatch.setattr(cluster, "start_ray", lambda *arguments, **options: pytest.fail("Ray starts"))
+    with pytest.raises(ValueError, match=r"model\.weights is 'resnet.pt': no such file"):
+        main([])
+
+
+# ---- images that do not fit ------------------------------------------------------------------------------------------
+
+
+def test_images_that_do_not_fit_are_halved_until_they_do_and_it_is_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], project: Path
+) -> None:
+    tried = []
+
+    def train_on_ray(fit: Any, config: dict[str, Any], **options: Any) -> str:
+        tried.append(config["place"]["images_per_step"])
+        if tried[-1] is None or tried[-1] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return "trained"
+
+    monkeypatch.setattr(training, "train_on_ray", train_on_ray)
+    params, place = here()
+    folder, options = RunFolder(str(tmp_path), "d1"), {"name": "d1", "storage": str(tmp_path), "listener": None}
+    for expected in ([None, 4, 2], [2]):  # eight images, one worker; the next run begins with what did fit
+        tried.clear()
+        config = worker_config(params, place, digest="d1", run="")
+        assert train_in_memory(config, place, folder, **options) == "trained"  # type: ignore[arg-type, comparison-overlap]
+        assert tried == expected
+    assert "8 images do not fit a worker's memory (CUDA out of memory); going on with 4" in capsys.readouterr().out
 
 
 # ---- which run it is -------------------------------------------------------------------------------------------------
@@ -156,7 +198,7 @@ def test_paths_that_workers_get_do_not_depend_on_where_they_run(project: Path) -
 def test_run_of_the_tracker_is_kept_as_soon_as_it_is_known(tmp_path: Path) -> None:
     run, folder = NoRun(), RunFolder(str(tmp_path), "d1")
     watched = Watched(tmp_path / "val.json", root="", score_threshold=0.3)
-    listener = Listener(lambda: run, folder, Progress(1), watched)  # type: ignore[arg-type]  # the silent twin
+    listener = Listener(run, folder, Progress(1), watched)  # type: ignore[arg-type]  # the silent twin
     listener.keep_run_id()
     assert folder.read(RUN_ID) is None  # the store has not answered yet
     run.run_id = "0123"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.inputs import BUILT_IN
 from pipeline.outs import demand_file, read_json
-from pipeline.params import Params
+from pipeline.params import Params, project_root
 from pipeline.params.place import Place
 
 SPLITS = {name: Path(f"data/prepared/{name}.json") for name in ("train", "val")}
@@ -20,10 +21,23 @@ def check_inputs(params: Params) -> None:
     """
     for path in (*SPLITS.values(), ANCHORS):
         demand_file(path)
+    for path in weights_file(params):
+        if not path.is_file():
+            raise ValueError(
+                f"model.weights is {params.model.weights!r}: no such file; expected imagenet or a file with a ResNet's "
+                "weights"
+            )
     if isinstance(params.loss.alpha, list):
         classes = read_json(SPLITS["train"])["categories"]
-        for complaint in params.loss.check_classes(len(classes), f"the {len(classes)} classes of the data"):
-            raise ValueError(complaint)
+        complaints = params.loss.check_classes(len(classes), f"the {len(classes)} classes of the data")
+        if complaints:
+            raise ValueError(complaints[0])
+
+
+def weights_file(params: Params) -> list[Path]:
+    """The file that model.weights names, if it names one."""
+    weights = params.model.weights
+    return [] if weights in BUILT_IN else [project_root() / weights]
 
 
 def check_share(params: Params, place: Place) -> None:
