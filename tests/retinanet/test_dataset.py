@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from retinanet.dataset import Batch, EvaluationBatches, TrainingBatches, global_batches, move_batch, split_batch
-from retinanet.splits import Split, load_split, read_records
+from retinanet.splits import Split, load_split
 from retinanet.transforms import Transforms
-from tests.small_world import SIZES, SmallWorld, annotation
+from tests.small_world import SmallWorld
 
 TRANSFORMS = Transforms(short_side=[48, 64, 100], long_side=128, vertical_flip=0.5, brightness=0.3, hue=0.1)
 
@@ -26,51 +26,6 @@ def training_batches(split: Split, rank: int = 0, num_workers: int = 1, **option
 def assert_same_image(first: Batch, row: int, second: Batch, other_row: int) -> None:
     for field in ("images", "boxes", "labels", "image_sizes", "original_sizes"):
         assert torch.equal(getattr(first, field)[row], getattr(second, field)[other_row]), field
-
-
-# ---- the prepared file ----
-
-
-def made_up(**changes: Any) -> dict[str, Any]:
-    content = {
-        "info": {"root": "raw", "split": "train"},
-        "images": [
-            {"id": image_id, "file_name": f"{image_id}.png", "width": 60, "height": 40} for image_id in (5, 2, 90)
-        ],
-        "categories": [{"id": 9, "name": "cat"}, {"id": 2, "name": "dog"}, {"id": 70, "name": "cow"}],
-        "annotations": [
-            annotation(1, 90, 70, [1, 2, 30, 20]),
-            annotation(2, 5, 9, [0, 0, 60, 40]),
-            annotation(3, 90, 2, [2.5, 3.5, 4, 5]),
-            annotation(4, 90, 9, [0, 0, 60, 40], iscrowd=1),
-        ],
-    }
-    return {**content, **changes}
-
-
-def test_labels_are_the_positions_of_the_categories_whatever_their_ids() -> None:
-    split = Split(made_up())
-    assert split.class_names == ["cat", "dog", "cow"]
-    assert [record.labels.tolist() for record in split.records] == [[0], [], [2, 1]]
-
-
-def test_boxes_become_corners_and_crowds_do_not_train() -> None:
-    records = read_records(made_up())
-    assert [record.image_id for record in records] == [5, 2, 90]
-    assert records[2].boxes.tolist() == [[1, 2, 31, 22], [2.5, 3.5, 6.5, 8.5]]  # x + w, y + h; the crowd is left out
-    assert records[0].size == (40, 60)
-
-
-def test_an_image_without_boxes_has_none_of_the_right_shape() -> None:
-    record = read_records(made_up())[1]
-    assert record.boxes.shape == (0, 4) and record.boxes.dtype == torch.float32
-    assert record.labels.shape == (0,) and record.labels.dtype == torch.int64
-
-
-def test_the_root_of_the_file_gives_way_to_another(small_world: SmallWorld) -> None:
-    content = small_world.content()
-    content["info"]["root"] = "nowhere"
-    assert Split(content, root=f"{small_world.root}/").picture(1).shape == (3, *SIZES[1])
 
 
 # ---- the steps of an epoch ----
@@ -175,9 +130,9 @@ def test_more_workers_than_images_of_a_batch_are_refused(small_world: SmallWorld
         training_batches(load_split(small_world.train), 0, 3, batch_size=2)
 
 
-def test_a_training_split_without_images_is_refused() -> None:
+def test_a_training_split_without_images_is_refused(small_world: SmallWorld) -> None:
     with pytest.raises(ValueError, match="holds no image"):
-        training_batches(Split(made_up(images=[], annotations=[])))
+        training_batches(Split({**small_world.content(), "images": [], "annotations": []}))
 
 
 # ---- evaluation ----

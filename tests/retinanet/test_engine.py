@@ -14,7 +14,6 @@ from torch.testing import assert_close
 from retinanet.coco_eval import evaluate_detections
 from retinanet.dataset import Batch, EvaluationBatches
 from retinanet.engine import Course, LossNotFiniteError, predict, train_epochs
-from retinanet.hardware import native_precision
 from retinanet.learner import Learner, train_step
 from retinanet.model import build_model, recompute_activations
 from retinanet.optim import lr_factor
@@ -229,12 +228,6 @@ def test_channels_last_weights_give_the_same_losses(split: Split) -> None:
         outcome(learner, train(learner, split, epochs=1)) for learner in (build_learner(), build_learner(last))
     )
     assert_close(other["step_losses"], plain["step_losses"], rtol=1e-5, atol=0)
-
-
-def test_without_a_gpu_there_is_no_bf16_on_one() -> None:
-    assert native_precision(gpu=torch.cuda.is_available()) in ("bf16", "fp32")
-    if not torch.cuda.is_available():
-        assert native_precision(gpu=True) == "fp32"
 
 
 # ---- detection ----

@@ -1,4 +1,4 @@
-"""The pictures of a data set: read from files and URLs, kept, and named where they cannot be read."""
+"""A prepared split: its records, and its pictures from files and URLs, kept, and named where they cannot be read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,14 +16,59 @@ import torch
 from PIL import Image
 
 from retinanet.dataset import Batch, TrainingBatches
-from retinanet.splits import Split, load_split
+from retinanet.splits import Split, load_split, read_records
 from retinanet.transforms import Transforms
-from tests.small_world import SIZES, SmallWorld
+from tests.small_world import SIZES, SmallWorld, annotation
 
 
 def first_batch(split: Split) -> Batch:
     transforms = Transforms(short_side=64, long_side=96, brightness=0.3)
     return TrainingBatches(split, transforms, batch_size=8, seed=1, epoch=0)[0]
+
+
+# ---- the prepared file ----
+
+
+def made_up(**changes: Any) -> dict[str, Any]:
+    content = {
+        "info": {"root": "raw", "split": "train"},
+        "images": [
+            {"id": image_id, "file_name": f"{image_id}.png", "width": 60, "height": 40} for image_id in (5, 2, 90)
+        ],
+        "categories": [{"id": 9, "name": "cat"}, {"id": 2, "name": "dog"}, {"id": 70, "name": "cow"}],
+        "annotations": [
+            annotation(1, 90, 70, [1, 2, 30, 20]),
+            annotation(2, 5, 9, [0, 0, 60, 40]),
+            annotation(3, 90, 2, [2.5, 3.5, 4, 5]),
+            annotation(4, 90, 9, [0, 0, 60, 40], iscrowd=1),
+        ],
+    }
+    return {**content, **changes}
+
+
+def test_labels_are_the_positions_of_the_categories_whatever_their_ids() -> None:
+    split = Split(made_up())
+    assert split.class_names == ["cat", "dog", "cow"]
+    assert [record.labels.tolist() for record in split.records] == [[0], [], [2, 1]]
+
+
+def test_boxes_become_corners_and_crowds_do_not_train() -> None:
+    records = read_records(made_up())
+    assert [record.image_id for record in records] == [5, 2, 90]
+    assert records[2].boxes.tolist() == [[1, 2, 31, 22], [2.5, 3.5, 6.5, 8.5]]  # x + w, y + h; the crowd is left out
+    assert records[0].size == (40, 60)
+
+
+def test_an_image_without_boxes_has_none_of_the_right_shape() -> None:
+    record = read_records(made_up())[1]
+    assert record.boxes.shape == (0, 4) and record.boxes.dtype == torch.float32
+    assert record.labels.shape == (0,) and record.labels.dtype == torch.int64
+
+
+def test_the_root_of_the_file_gives_way_to_another(small_world: SmallWorld) -> None:
+    content = small_world.content()
+    content["info"]["root"] = "nowhere"
+    assert Split(content, root=f"{small_world.root}/").picture(1).shape == (3, *SIZES[1])
 
 
 # ---- pictures ----
