@@ -111,6 +111,7 @@ def rows(axis: str, points: list[Point]) -> Iterator[list[str]]:
 def draw(path: Path, found: dict[str, list[Point]]) -> None:
     """One panel per axis, both scales logarithmic, with a line of linear growth through the last point."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     columns = min(4, len(found))
     lines = math.ceil(len(found) / columns)
@@ -122,6 +123,7 @@ def draw(path: Path, found: dict[str, list[Point]]) -> None:
         linear = [1e3 * last.seconds * p.amount / last.amount for p in points]
         panel.loglog([p.amount for p in points], linear, ":", color="grey", label="linear")
         panel.set(xlabel=axis, ylabel="ms, 1 thread")
+        panel.xaxis.set_minor_formatter(NullFormatter())  # within one decade they run into each other
         panel.legend()
     for panel in panels:
         panel.set_axis_off()
