@@ -215,7 +215,7 @@ TOGETHER: list[tuple[dict[str, object], str]] = [
     ({"loss.alpha": [0.2, 0.3], "data.classes": ["a", "b", "c"]}, "loss.alpha has 2 entries, 3 are needed"),
     (
         {"loss.alpha": [0.2] * 3, "data.classes": ["a", "b", "c"], "loss.class_loss": "softmax_focal"},
-        "loss.alpha has 3 entries, 4 are needed",
+        "loss.alpha has 3 entries, 4 are needed for data.classes and first the background",
     ),
     ({"model.norm": "frozen_batch"}, "model.norm is frozen_batch, but weights is null"),
     ({"loss.alpha": [0.5, 1.5], "loss.class_loss": "sigmoid_focal"}, "loss.alpha is [0.5, 1.5], with sigmoid_focal no"),
