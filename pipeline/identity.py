@@ -14,7 +14,8 @@ from typing import Any
 import fsspec
 from filelock import FileLock, Timeout
 
-from pipeline.stores import complaint
+from pipeline.outs import write_whole
+from pipeline.stores import complaint, retry
 
 SECONDS_BETWEEN_WORDS = 30
 RUN_ID = "mlflow_run_id"  # the text in a run's folder that says which run of the tracker is its own
@@ -67,28 +68,53 @@ class RunFolder:
         Raises:
             ValueError: naming the storage, when it does not answer.
         """
-        try:
+
+        def get() -> str:
             with fsspec.open(f"{self.url}/{name}", "r") as file:
                 text: str = file.read()
+            return text
+
+        try:
+            return retry(get)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise ValueError(complaint(self.url, error)) from error
-        return text
 
     def put_aside(self) -> str | None:
-        """Give the folder another name; the new name, None where there is no folder."""
-        filesystem, path = fsspec.core.url_to_fs(self.url)
-        if not filesystem.exists(path):
-            return None
+        """Give the folder another name; the new name, None where there is no folder.
+
+        Raises:
+            ValueError: naming the storage, when it does not answer.
+        """
         aside = f"{self.url}.{time.strftime('%Y%m%d-%H%M%S')}"
-        filesystem.mv(path, filesystem._strip_protocol(aside), recursive=True)
+        try:
+            filesystem, path = fsspec.core.url_to_fs(self.url)
+            if not filesystem.exists(path):
+                return None
+            filesystem.mv(path, filesystem._strip_protocol(aside), recursive=True)
+        except OSError as error:
+            raise ValueError(complaint(self.url, error)) from error
         return aside
 
     def write(self, name: str, text: str) -> None:
-        """Keep a text."""
-        with fsspec.open(f"{self.url}/{name}", "w", auto_mkdir=True) as file:
-            file.write(text)
+        """Keep a text, whole or not at all.
+
+        Raises:
+            ValueError: naming the storage, when it cannot be written.
+        """
+
+        def put() -> None:
+            if "://" not in self.url:
+                write_whole(Path(self.url) / name, lambda temporary: temporary.write_text(text))
+                return
+            with fsspec.open(f"{self.url}/{name}", "w", auto_mkdir=True) as file:  # appears when it is closed
+                file.write(text)
+
+        try:
+            retry(put)
+        except OSError as error:
+            raise ValueError(complaint(self.url, error)) from error
 
 
 @contextmanager

@@ -8,13 +8,34 @@ Importing this room registers it.
 
 from __future__ import annotations
 
+import errno
+import re
+import time
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 from fsspec.implementations.arrow import ArrowFile, ArrowFSWrapper
 
 PROTOCOLS = ("s3", "gs", "gcs")
+
+PAUSES_S = (1.0, 3.0, 9.0)
+"""Before the second and later tries of a read or write. pyarrow's client of S3 has repeated each request for 6 s."""
+
+TRANSIENT_ERRNOS = (
+    *(errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ESTALE),
+    *(errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+)
+"""Of file systems on the network; not a full disk, a missing right or a missing folder."""
+
+TRANSIENT_WORDS = re.compile(
+    r"SLOW_DOWN|THROTTLING|UNAVAILABLE|INTERNAL_FAILURE|REQUEST_TIMEOUT|NETWORK_CONNECTION|DEADLINE_EXCEEDED"
+    r"|HTTP status (5\d\d|429)"
+)
+"""In the message of a pyarrow error, which has no errno: the AWS SDK's and Google's names of what passes."""
+
+Result = TypeVar("Result")
 
 
 class ObjectStore(ArrowFSWrapper):  # type: ignore[misc]  # fsspec has no types
@@ -57,9 +78,34 @@ class ObjectStore(ArrowFSWrapper):  # type: ignore[misc]  # fsspec has no types
         return file
 
 
+def retry(work: Callable[[], Result]) -> Result:
+    """The result of `work`, which is called again after a transient error: 4 times in all, with pauses of 13 s in all.
+
+    Args:
+        work: a read or a write; must be safe to repeat.
+    """
+    for pause_s in PAUSES_S:
+        try:
+            return work()
+        except OSError as error:
+            if not is_transient(error):
+                raise
+        time.sleep(pause_s)
+    return work()
+
+
+def is_transient(error: OSError) -> bool:
+    """True where the same request may succeed a moment later: a slow or unreachable store, not a full disk."""
+    if isinstance(error, ConnectionError | TimeoutError) or error.errno in TRANSIENT_ERRNOS:
+        return True
+    return error.errno is None and bool(TRANSIENT_WORDS.search(str(error)))
+
+
 def complaint(url: str, error: OSError) -> str:
-    """One sentence for a store that does not answer, or not as it should."""
-    reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
+    """One sentence for a folder or a store that does not answer, or not as it should."""
+    reason = (error.strerror or str(error).strip() or type(error).__name__).partition("\n")[0]
+    if "://" not in url:
+        return f"{url} cannot be used ({reason}); it must be a folder with room left that this user may write"
     return (
         f"{url} cannot be used ({reason}); look at the name of the bucket, and at the credentials and AWS_ENDPOINT_URL "
         "in the environment of every node"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -226,8 +227,23 @@ class Heard:
 
 @contextmanager
 def listening(events: Queue, on_event: Callable[[dict[str, Any]], None]) -> Iterator[Heard]:
-    """Pass events to a function while the body runs, and those that are left when it ends."""
+    """Pass events to a function while the body runs, and those that are left when it ends.
+
+    Where the function fails, a warning says so, once for each reason, and the later events are passed on all the same.
+    """
     done, heard = threading.Event(), Heard()
+    reasons: set[str] = set()
+
+    def handle(event: dict[str, Any]) -> None:
+        try:
+            on_event(event)
+        except Exception as error:  # noqa: BLE001  # a storage or tracker that fails costs one event, not the rest
+            reason = f"{type(error).__name__}: {error}"
+            if reason not in reasons:
+                print(f"warning: an event of kind {event['kind']} is lost ({reason}); later ones are heard", flush=True)
+                if not isinstance(error, OSError | ValueError):  # not the storage's answer but a bug
+                    traceback.print_exception(error)
+            reasons.add(reason)
 
     def listen() -> None:
         while True:
@@ -239,7 +255,7 @@ def listening(events: Queue, on_event: Callable[[dict[str, Any]], None]) -> Iter
             except ray.exceptions.RayError:
                 return
             else:
-                on_event(event)
+                handle(event)
                 heard.note(event)
 
     thread = threading.Thread(target=listen, daemon=True)

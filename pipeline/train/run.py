@@ -85,13 +85,14 @@ def train(params: Params, place: Place, *, digest: str, storage: str) -> None:
         ray_address=cluster.address_of(place.address),
     )
     flat |= {f"conf.{key}": value for key, value in place.model_dump().items()}
-    with open_run(run_id=folder.read(RUN_ID), name=f"train {digest[:8]}", params=flat, tags=tags) as run:
+    known = folder.read(RUN_ID)
+    with open_run(run_id=known, name=f"train {digest[:8]}", params=flat, tags=tags) as run:
         workers = place.fewest if place.fewest == place.most else f"{place.fewest} to {place.most}"
         print(f"run {digest}: {params.train.epochs} epochs on {workers} workers, {place.precision}", flush=True)
         run.sample_machine()
         log_code_changes(run)
         watched = Watched(SPLITS["val"], root=config["data"]["root"], score_threshold=params.evaluate.picture_score)
-        listener = Listener(run, folder, Progress(params.train.epochs), watched)
+        listener = Listener(run, folder, Progress(params.train.epochs), watched, kept=known)
         listener.keep_run_id()
         if cluster.is_elsewhere(place.address):
             config = publish_inputs(config, storage)
@@ -102,7 +103,7 @@ def train(params: Params, place: Place, *, digest: str, storage: str) -> None:
                 f"written to {storage}: make room there, then run again to go on"
             )
         run.log_history(history)
-        listener.keep_run_id()
+        listener.try_to_keep_run_id()
         best = history[best_epoch - 1]
         write_reports(history, best=best, digest=digest)
         run.set_tags(write_note(best, epochs=len(history), digest=digest, reproduce=tags.get("reproduce")))
@@ -143,8 +144,11 @@ def train_in_memory(
             )
         except torch.OutOfMemoryError as error:
             images = halve_images(config, workers=place.fewest, error=error)
-            folder.write(IMAGES_PER_STEP, str(images))
             config["place"] |= {"images_per_step": images}
+            try:
+                folder.write(IMAGES_PER_STEP, str(images))
+            except ValueError as failure:  # the next run has to find the number again
+                print(f"warning: {failure}", flush=True)
 
 
 def halve_images(config: Mapping[str, Any], *, workers: int, error: BaseException) -> int:
@@ -198,10 +202,17 @@ def worker_config(params: Params, place: Place, *, digest: str, run: str) -> dic
 
 
 class Listener:
-    """Hears what the workers report: tells the person and the tracker."""
+    """Hears what the workers report: tells the person and the tracker.
 
-    def __init__(self, run: Run, folder: RunFolder, progress: Progress, watched: Watched) -> None:
-        self.run, self.folder, self.progress, self.watched = run, folder, progress, watched
+    Args:
+        kept: the id of the tracker's run that the folder holds.
+    """
+
+    def __init__(
+        self, run: Run, folder: RunFolder, progress: Progress, watched: Watched, *, kept: str | None = None
+    ) -> None:
+        self.run, self.folder, self.progress, self.watched, self.kept = run, folder, progress, watched, kept
+        self.has_warned = False
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         """One event of the training; see pipeline.cluster.training."""
@@ -219,14 +230,28 @@ class Listener:
         elif not event["is_partial"]:
             self.progress.epoch(event["history"])
             self.run.log_history(event["history"])
-            self.keep_run_id()
+            self.try_to_keep_run_id()
             self.run.sample_machine()  # where the store was away it has stopped
             self.watched.log(self.run, epoch=event["history"][-1]["epoch"])
 
     def keep_run_id(self) -> None:
-        """A resumed training continues this run of the tracker; its id is known once the store has answered."""
-        if self.run.run_id is not None:
+        """A resumed training continues this run of the tracker; its id is known once the store has answered.
+
+        Raises:
+            ValueError: naming the storage, when it cannot be written.
+        """
+        if self.run.run_id not in (None, self.kept):
             self.folder.write(RUN_ID, self.run.run_id)
+            self.kept = self.run.run_id
+
+    def try_to_keep_run_id(self) -> None:
+        """As `keep_run_id`, with one warning where the storage cannot be written: the next epoch tries again."""
+        try:
+            self.keep_run_id()
+        except ValueError as error:
+            if not self.has_warned:
+                print(f"warning: the id of the MLflow run is not kept: {error}", flush=True)
+            self.has_warned = True
 
 
 def export(checkpoint: Path) -> tuple[list[dict[str, Any]], int]:
