@@ -115,7 +115,9 @@ class Pauses:
         """Pause, stop."""
         self.steps += 1
         stop = self.first and self.is_stopping()
-        return stop or self.is_node_ending(), stop
+        # A collective: it must not depend on `stop`, which the first worker alone knows.
+        ending = self.is_node_ending()
+        return stop or ending, stop
 
     def is_stopping(self) -> bool:
         """Whether the driver has been told to stop; the answer comes some steps after the question."""
@@ -130,7 +132,7 @@ class Pauses:
             return False
 
     def is_node_ending(self) -> bool:
-        """Once for every announcement that a node of this training will go."""
+        """Once for every announcement that a node of this training will go; a collective at every 20th step."""
         if not self.watches_nodes or self.steps % STEPS_BETWEEN_LOOKS:
             return False
         info = ray.train.get_preemption_info()
