@@ -40,18 +40,6 @@ def digest_file(path: Path) -> str:
         raise ValueError(f"{path} does not exist; run the stage before (`dvc repro` does)") from None
 
 
-def outer_root(root: Path) -> Path:
-    """The repository of a folder in which DVC runs an experiment aside (.dvc/tmp/exps/..), else the folder itself.
-
-    What must outlive the experiment's folder (checkpoints, MLflow's store) belongs there.
-    """
-    parts = root.parts
-    for i in range(len(parts) - 2):
-        if parts[i : i + 3] == (".dvc", "tmp", "exps"):
-            return Path(*parts[:i])
-    return root
-
-
 class RunFolder:
     """A run's own folder in the storage, beside Ray's checkpoints: small texts by name.
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pipeline.compare import report
 from pipeline.compare.apart import ApartPicture, best_threshold, draw_apart, f1_of_images, furthest_apart
 from pipeline.compare.bootstrap import Difference, compare_matches
 from pipeline.compare.changes import check_split, describe_changes, digest_split
 from pipeline.compare.runs import Judged, Run, find_run
-from pipeline.evaluate.run import picture_root
 from pipeline.outs import write_json, write_whole
+from pipeline.params.paths import picture_root, resolve_input
 from pipeline.params.place import load_place
 from retinanet.coco_eval import match_results
 from retinanet.splits import Split
@@ -120,12 +120,19 @@ def check_recorded(
             )
 
 
+def root_of(truth: Mapping[str, Any], data_root: str | None) -> str:
+    """Where the pictures are: --data-root, else as conf/ and the split say."""
+    if data_root is not None:
+        return resolve_input(data_root, name="--data-root")
+    return picture_root(truth["info"]["root"], load_place())
+
+
 def draw(options: argparse.Namespace, runs: Sequence[Run], judged: Sequence[Judged], comparison: Comparison) -> str:
     """Write the sheet; a sentence on where it is, or why there is none."""
     truth = judged[1].truth
     try:
         sheet = draw_apart(
-            Split(truth, root=options.data_root or picture_root(truth, load_place())),
+            Split(truth, root=root_of(truth, options.data_root)),
             [category["id"] for category in truth["categories"]],
             comparison.apart,
             results=[run.results for run in judged],

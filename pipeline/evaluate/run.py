@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +11,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from pipeline.curves import plot_precision_recall, write_precision_recall_csv
-from pipeline.identity import RUN_ID, RunFolder, outer_root
+from pipeline.identity import RUN_ID, RunFolder
 from pipeline.outs import nest, read_json, write_json, write_whole
-from pipeline.params import Params, flatten, project_root
+from pipeline.params import Params, flatten
+from pipeline.params.paths import check_folder, picture_root, storage_location
 from pipeline.params.place import Place
 from pipeline.pictures import SheetPicture, draw_sheet
 from pipeline.results import JUDGED, write_results
@@ -38,7 +38,9 @@ def run(params: Params, place: Place) -> None:
     detector = Detector.load(MODEL, "cuda" if torch.cuda.is_available() else "cpu")
     detector.postprocess = detector.build_postprocess(**params.postprocess.model_dump())
     content = read_json(Path(f"data/prepared/{params.evaluate.split}.json"))
-    split = Split(content, root=picture_root(content, place), keep_decoded=False)
+    root = picture_root(content["info"]["root"], place)
+    check_folder(root)
+    split = Split(content, root=root, keep_decoded=False)
 
     detections = detect(detector, split)
     result = evaluate_detections(content, detections)
@@ -49,12 +51,6 @@ def run(params: Params, place: Place) -> None:
     write_whole(SHEET, lambda path: draw_detections(split, detections, params).save(path))
     record(result, detector, params, place)
     print(summary(result, params.evaluate.split))
-
-
-def picture_root(content: Mapping[str, Any], place: Place) -> str:
-    """Where the pictures are for this machine."""
-    root: str = place.data_root or content["info"]["root"]
-    return root if "://" in root else str(project_root() / root)
 
 
 def detect(detector: Detector, split: Split) -> dict[int, ImageDetections]:
@@ -90,10 +86,8 @@ def draw_detections(split: Split, detections: Mapping[int, ImageDetections], par
 
 def record(result: CocoResult, detector: Detector, params: Params, place: Place) -> None:
     """Continue the MLflow run of the training with the figures and the pictures."""
-    home = outer_root(project_root())
-    storage = place.storage if "://" in place.storage else str(home / place.storage)
     origin = detector.description["run"]
-    folder = RunFolder(storage, origin["digest"])
+    folder = RunFolder(storage_location(place), origin["digest"])
     flat = flatten(params.model_dump())
     split = Path(f"data/prepared/{params.evaluate.split}.json")
     with open_run(run_id=folder.read(RUN_ID), name=f"train {origin['digest'][:8]}", params=flat, tags={}) as run:

@@ -7,8 +7,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.identity import RUN_ID, RunFolder, digest_file, outer_root
-from pipeline.params import project_root
+from pipeline.identity import RUN_ID, RunFolder, digest_file
+from pipeline.params.paths import storage_location
 from pipeline.params.place import load_place
 from pipeline.tracking.registry import (
     Registered,
@@ -51,8 +51,7 @@ def model_of_file() -> RunModel:
         ValueError: when the file, its run, or the run's copy of it is missing.
     """
     _, description = load_detector(MODEL)
-    place, home = load_place(), outer_root(project_root())
-    storage = place.storage if "://" in place.storage else str(home / place.storage)
+    storage = storage_location(load_place())
     digest = description["run"]["digest"]
     run_id = RunFolder(storage, digest).read(RUN_ID)
     if run_id is None:

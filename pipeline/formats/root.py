@@ -11,6 +11,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 import pipeline.stores  # noqa: F401  # registers s3:// and gs://
+from pipeline.params.paths import picture_root
 
 # What a file system answers where there is no file of that name. Everything else (no permission, a server
 # that does not answer) is not the data set's fault and must not drop a picture.
@@ -30,7 +31,7 @@ class Root:
     _base: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        system, base = url_to_fs(self.url)
+        system, base = url_to_fs(picture_root(self.url))
         object.__setattr__(self, "_system", system)
         object.__setattr__(self, "_base", base.rstrip("/"))
 

@@ -6,11 +6,11 @@ without importing torch. DVC follows the values (`params:` in dvc.yaml), so this
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from pipeline.params.detector import Anchors, Loss, Matcher, Model, Postprocess
 from pipeline.params.experiment import Data, Evaluate, Optim, Train, Transforms
+from pipeline.params.paths import project_root
 from pipeline.params.reading import flatten, read_yaml, validate
 from pipeline.params.section import Section
 from pipeline.params.sweep import Sweep, check_sweep
@@ -49,11 +49,6 @@ class Params(Section):
         if self.sweep is not None:
             complaints += check_sweep(self.sweep, type(self), self.model_dump(exclude={"sweep"}))
         return complaints
-
-
-def project_root() -> Path:
-    """The folder of dvc.yaml in which this process runs: DVC starts every stage there."""
-    return Path(os.environ.get("DVC_ROOT", ".")).resolve()
 
 
 def load_params(path: Path | None = None) -> Params:

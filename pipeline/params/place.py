@@ -69,7 +69,7 @@ class Place(Section):
 
 def place_path(default: str = "conf/local.yaml") -> Path:
     """The file that PIPELINE_CONF names."""
-    return Path(os.environ.get("PIPELINE_CONF", default))
+    return Path(os.environ.get("PIPELINE_CONF", default)).expanduser()
 
 
 def load_place(path: Path | None = None) -> Place:

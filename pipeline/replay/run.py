@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import fsspec
 import torch
 
 from pipeline.fit.building import build_criterion
+from pipeline.params.paths import resolve
 from retinanet.criterion import Criterion
 from retinanet.dataset import Batch, split_batch
 from retinanet.detector import build_network
@@ -38,7 +40,7 @@ def read_kept(url: str) -> dict[str, Any]:
     """
     sentence = "the message of train names the file"
     try:
-        with fsspec.open(url, "rb") as file:
+        with fsspec.open(resolve(url, Path.cwd(), name="the file"), "rb") as file:
             content = torch.load(io.BytesIO(file.read()), weights_only=True)
     except FileNotFoundError:
         raise ValueError(f"{url} does not exist; {sentence}") from None

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from pipeline.params import Params, load_params
+from pipeline.params.paths import storage_location
 from pipeline.params.place import load_place, place_path
 from pipeline.params.reading import read_yaml, validate
 from pipeline.params.sweep import Sweep, check_sweep
@@ -47,15 +48,15 @@ def main(arguments: list[str] | None = None) -> None:
         plan = make_plan(params, chosen_sweep(params, options.preset), place)
         if options.command == "resume" and plan.folder.read("sweep.json") is None:
             raise ValueError(
-                f"there is no sweep {plan.name} of this params.yaml, conf/ and code in {place.storage} to resume; "
-                "`python -m pipeline.sweep run` begins it"
+                f"there is no sweep {plan.name} of this params.yaml, conf/ and code in {storage_location(place)} to "
+                "resume; `python -m pipeline.sweep run` begins it"
             )
         run_sweep(plan, conf=conf, apply=options.apply)
         return
     from pipeline.sweep.records import newest_sweep
     from pipeline.sweep.report import report, status
 
-    folder = newest_sweep(place.storage)
+    folder = newest_sweep(storage_location(place))
     if options.command == "status":
         print(status(folder))
     else:

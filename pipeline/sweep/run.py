@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import cluster
-from pipeline.identity import RUN_ID, digest_file, digest_run, lock_run, outer_root
+from pipeline.identity import RUN_ID, digest_file, digest_run, lock_run
 from pipeline.inputs import publish_inputs
+from pipeline.outs import read_json
 from pipeline.params import Params, flatten, project_root
+from pipeline.params.paths import check_folder, outer_root, picture_root, storage_location
 from pipeline.params.place import Place
-from pipeline.params.sweep import Sweep
+from pipeline.params.sweep import Sweep, every_value, replaced
 from pipeline.sweep.listener import Listener
 from pipeline.sweep.records import EXHAUSTED, SweepFolder
 from pipeline.sweep.refusal import Refusal
@@ -26,7 +28,7 @@ from pipeline.sweep.trial import run_trial
 from pipeline.sweep.tuning import build_scheduler, tune
 from pipeline.tracking import Run, cluster_tags, log_code_changes, log_split, open_run, provenance_tags
 from pipeline.tracking.note import NOTE
-from pipeline.train.refusals import SPLITS, check_share, weights_file
+from pipeline.train.refusals import SPLITS, check_share, conflict, weights_file
 from pipeline.train.run import CODE, SECTIONS, worker_config
 from pipeline.watched import Watched
 from retinanet.hardware import native_precision
@@ -58,6 +60,10 @@ def make_plan(params: Params, sweep: Sweep, place: Place) -> Plan:
         place = place.model_copy(update={"precision": native_precision(place.gpus_per_worker > 0)})
     base = params_with(params, sweep.fixed)
     check_share(base, place)
+    check_space(base, sweep, place)
+    if not cluster.is_elsewhere(place.address):
+        # All splits have one root, and val is the smaller file.
+        check_folder(picture_root(read_json(SPLITS["val"])["info"]["root"], place))
     if sweep.scheduler in ("pbt", "hyperband") and place.most > 1:
         raise ValueError(
             f"sweep.scheduler is {sweep.scheduler}, which pauses and clones trials, but workers is {place.workers} in "
@@ -69,12 +75,21 @@ def make_plan(params: Params, sweep: Sweep, place: Place) -> Plan:
         "precision": place.precision,
     }
     name = digest_run(values, [*SPLITS.values(), *weights_file(base), *CODE])
-    return Plan(base, sweep, place, name, SweepFolder(f"{storage_of(place)}/sweeps/{name}"))
+    return Plan(base, sweep, place, name, SweepFolder(f"{storage_location(place)}/sweeps/{name}"))
 
 
-def storage_of(place: Place) -> str:
-    """Where checkpoints and results lie."""
-    return place.storage if "://" in place.storage else str(outer_root(project_root()) / place.storage)
+def check_space(base: Params, sweep: Sweep, place: Place) -> None:
+    """Refuse a space or points with a value that conf/ cannot train: each of its trials would fail.
+
+    Raises:
+        ValueError: naming where it stands.
+    """
+    content = base.model_dump(exclude={"sweep"})
+    for where, key, values in every_value(sweep):
+        for value in values if key in ("model.norm", "train.batch_size") else ():
+            complaint = conflict(Params.model_validate(replaced(content, {key: value})), place)
+            if complaint is not None:
+                raise ValueError(f"sweep.{where}.{key} holds {value}: {complaint}")
 
 
 def run_sweep(plan: Plan, *, conf: Path, apply: bool) -> None:
@@ -165,7 +180,7 @@ def run_trials(plan: Plan, parent: Run) -> None:
     refusal = Refusal(params, sweep, SPLITS["train"].resolve())
     worker = worker_config(params, place, digest=plan.name, run=plan.folder.url)
     if cluster.is_elsewhere(place.address):
-        worker = publish_inputs(worker, storage_of(place))
+        worker = publish_inputs(worker, storage_location(place))
     base: dict[str, Any] = {
         "params": params.model_dump(exclude={"sweep"}),
         "worker": worker | {"thresholds": sweep.postprocess},

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.params import flatten
+from pipeline.params.paths import project_root
 from pipeline.params.reading import parse_yaml
 from pipeline.tracking.hardware import hardware_tags
 from pipeline.tracking.run import Run
@@ -120,10 +121,9 @@ def git_output(*arguments: str, also: int = 0) -> str | None:
     Args:
         also: exit status that means success besides 0.
     """
-    root = Path(os.environ.get("DVC_ROOT", "."))
     options: dict[str, Any] = {"capture_output": True, "text": True, "errors": "replace", "timeout": 30}
     try:
-        done = subprocess.run(["git", *arguments], cwd=root, check=False, **options)
+        done = subprocess.run(["git", *arguments], cwd=project_root(), check=False, **options)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout if done.returncode in (0, also) else None

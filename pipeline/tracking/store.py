@@ -6,10 +6,11 @@ import os
 import re
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
+
+from pipeline.params.paths import outer_root, project_root
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -59,16 +60,9 @@ def without_password(text: str) -> str:
     return re.sub(r"(?<=://)[^/\s]*@", "", text)
 
 
-def real_root() -> Path:
-    """The project's own folder, also where DVC runs an experiment in a copy of it, which it deletes afterwards."""
-    root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
-    project, _, _ = root.as_posix().partition("/.dvc/tmp/exps/")
-    return Path(project)
-
-
 def find_store() -> Store:
     """The store that the environment names, else the one at the project's root; creates nothing."""
-    root = real_root()
+    root = outer_root(project_root())
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
     if uri.startswith(SQLITE):
         # a relative file belongs to the project, not to the folder in which a stage happens to run

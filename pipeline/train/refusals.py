@@ -6,7 +6,8 @@ from pathlib import Path
 
 from pipeline.inputs import BUILT_IN
 from pipeline.outs import demand_file, read_json
-from pipeline.params import Params, project_root
+from pipeline.params import Params
+from pipeline.params.paths import resolve_input
 from pipeline.params.place import Place
 
 SPLITS = {name: Path(f"data/prepared/{name}.json") for name in ("train", "val")}
@@ -37,7 +38,7 @@ def check_inputs(params: Params) -> None:
 def weights_file(params: Params) -> list[Path]:
     """The file that model.weights names, if it names one."""
     weights = params.model.weights
-    return [] if weights in BUILT_IN else [project_root() / weights]
+    return [] if weights in BUILT_IN else [Path(resolve_input(weights, name="model.weights"))]
 
 
 def check_share(params: Params, place: Place) -> None:
@@ -46,22 +47,36 @@ def check_share(params: Params, place: Place) -> None:
     Raises:
         ValueError: when there are more workers than images in a batch, or the norm needs what conf/ does not give.
     """
-    if place.most > params.train.batch_size:
-        raise ValueError(
-            f"workers is {place.most} in conf/, more than the images of a batch (train.batch_size "
-            f"{params.train.batch_size}); use fewer workers"
-        )
-    if params.model.norm == "sync_batch" and place.images_per_step is not None:
-        raise ValueError(
-            f"images_per_step is {place.images_per_step} in conf/, but model.norm is sync_batch, which must see "
-            "the whole batch at once; set images_per_step: null, or use another norm"
-        )
-    if place.recompute and params.model.norm in ("batch", "sync_batch"):
-        raise ValueError(
-            f"recompute is true in conf/, but model.norm is {params.model.norm}, whose statistics it would update "
-            "twice; set recompute: false, or use another norm"
-        )
+    complaint = conflict(params, place)
+    if complaint is not None:
+        raise ValueError(complaint)
     if params.model.norm == "batch" and (place.most > 1 or place.images_per_step is not None):
         print(
             "model.norm is batch: a worker normalises over its own images, so the result depends on conf/", flush=True
         )
+
+
+def conflict(params: Params, place: Place) -> str | None:
+    """Why params.yaml cannot be trained as conf/ says, in one sentence; None where it can."""
+    norm = params.model.norm
+    if place.most > params.train.batch_size:
+        return (
+            f"workers is {place.most} in conf/, more than the images of a batch (train.batch_size "
+            f"{params.train.batch_size}); use fewer workers"
+        )
+    if norm == "sync_batch" and place.gpus_per_worker == 0:
+        return (
+            "model.norm is sync_batch, which torch computes on GPUs only, but gpus_per_worker is 0 in conf/; choose a "
+            "file of conf/ with GPUs (PIPELINE_CONF=conf/gpu.yaml), or model.norm: group"
+        )
+    if norm == "sync_batch" and place.images_per_step is not None:
+        return (
+            f"images_per_step is {place.images_per_step} in conf/, but model.norm is sync_batch, which must see "
+            "the whole batch at once; set images_per_step: null, or use another norm"
+        )
+    if place.recompute and norm in ("batch", "sync_batch"):
+        return (
+            f"recompute is true in conf/, but model.norm is {norm}, whose statistics it would update "
+            "twice; set recompute: false, or use another norm"
+        )
+    return None

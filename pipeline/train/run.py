@@ -13,10 +13,11 @@ import torch
 from pipeline import cluster
 from pipeline.curves import plot_curves, write_history_csv
 from pipeline.fit import BEST, ROWS, fit
-from pipeline.identity import RUN_ID, RunFolder, digest_file, digest_run, lock_run, outer_root
+from pipeline.identity import RUN_ID, RunFolder, digest_file, digest_run, lock_run
 from pipeline.inputs import CACHE, publish_inputs
 from pipeline.outs import read_json, write_json, write_whole
 from pipeline.params import Params, flatten, project_root
+from pipeline.params.paths import check_folder, outer_root, picture_root, storage_location
 from pipeline.params.place import Place
 from pipeline.progress import Progress
 from pipeline.tracking import (
@@ -50,12 +51,14 @@ def run(params: Params, place: Place) -> None:
     if place.precision == "auto":
         place = place.model_copy(update={"precision": native_precision(place.gpus_per_worker > 0)})
     digest = digest_training(params, place)
-    home = outer_root(project_root())
-    storage = place.storage if "://" in place.storage else str(home / place.storage)
-    with lock_run(home / "runs" / "locks", digest):
+    storage = storage_location(place)
+    config = worker_config(params, place, digest=digest, run=RunFolder(storage, digest).url)
+    if not cluster.is_elsewhere(place.address):
+        check_folder(config["data"]["root"])
+    with lock_run(outer_root(project_root()) / "runs" / "locks", digest):
         threading.Thread(target=import_ahead).start()
         with cluster.start_ray(place.address, cluster.Resources.of(place)):
-            train(params, place, digest=digest, storage=storage)
+            train(params, place, config, digest=digest, storage=storage)
 
 
 def import_ahead() -> None:
@@ -71,12 +74,11 @@ def digest_training(params: Params, place: Place) -> str:
     return digest_run(values, [*SPLITS.values(), ANCHORS, *weights_file(params), *CODE])
 
 
-def train(params: Params, place: Place, *, digest: str, storage: str) -> None:
+def train(params: Params, place: Place, config: dict[str, Any], *, digest: str, storage: str) -> None:
     """Train one run to its end, export its best detector, and record it."""
     folder = RunFolder(storage, digest)
     if place.resume == "never":
         put_aside(folder)
-    config = worker_config(params, place, digest=digest, run=folder.url)
     flat = flatten(params.model_dump())
     tags = provenance_tags(
         params=flat,
@@ -179,7 +181,6 @@ def worker_config(params: Params, place: Place, *, digest: str, run: str) -> dic
     """All that a worker needs, in plain values; paths are absolute because workers run elsewhere."""
     content = read_json(SPLITS["train"])
     sections = params.model_dump()
-    root = place.data_root or content["info"]["root"]
     weights = [str(path) for path in weights_file(params)]
     return {
         "params": sections
@@ -193,7 +194,7 @@ def worker_config(params: Params, place: Place, *, digest: str, run: str) -> dic
         ),
         "data": {
             **{name: str(path.resolve()) for name, path in SPLITS.items()},
-            "root": root if "://" in root else str(project_root() / root),
+            "root": picture_root(content["info"]["root"], place),
             "watched": choose_watched(read_json(SPLITS["val"])),
             "run": run,
             "cache_folder": f"{CACHE}/pictures",

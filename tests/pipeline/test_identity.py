@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import identity
-from pipeline.identity import RunFolder, digest_file, digest_run, lock_run, outer_root
+from pipeline.identity import RunFolder, digest_file, digest_run, lock_run
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -95,23 +95,6 @@ def test_digest_of_a_file_is_its_sha256(tmp_path: Path) -> None:
 def test_missing_file_is_told_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"anchors\.json does not exist; run the stage before"):
         digest_run(VALUES, [tmp_path / "anchors.json"])
-
-
-# ---- where the repository is -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("root", "outer"),
-    [
-        ("/a/b", "/a/b"),
-        ("/a/b/.dvc/tmp/exps/standalone/tmp1", "/a/b"),
-        ("/a/b/.dvc/tmp/exps/tmp1", "/a/b"),
-        ("/a/.dvc/tmp/b", "/a/.dvc/tmp/b"),
-        ("/", "/"),
-    ],
-)
-def test_outer_root_of_a_dvc_experiment_is_the_repository(root: str, outer: str) -> None:
-    assert outer_root(Path(root)) == Path(outer)
 
 
 # ---- the run's folder ------------------------------------------------------------------------------------------------

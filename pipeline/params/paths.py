@@ -1,0 +1,111 @@
+"""Where the project's files are: the one reading of every path and URL in params.yaml and conf/.
+
+A URL stays as it is. `file:///x` is the path /x, `~` is the home of whoever runs the command, and any other path is
+relative to the folder of params.yaml, whatever the depth of that folder in a DVC repository.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+from pipeline.params.place import Place
+
+FILE_SCHEME = re.compile(r"^(?:file|local):(?://)?")
+
+
+def project_root() -> Path:
+    """The folder of params.yaml: the current one, else the root of the DVC repository that runs this process.
+
+    DVC_ROOT alone does not say it: the project may be a subfolder of the repository, and in an experiment that DVC
+    runs in a copy (`dvc exp run --temp`, `--queue`) it names the original.
+    """
+    here = Path.cwd()
+    return here if (here / "params.yaml").exists() else Path(os.environ.get("DVC_ROOT", here)).resolve()
+
+
+def outer_root(root: Path) -> Path:
+    """The project of which DVC runs an experiment in a copy (.dvc/tmp/exps/..), else the folder itself.
+
+    What must outlive the copy (checkpoints, MLflow's store) belongs there.
+    """
+    parts = root.parts
+    for i in range(len(parts) - 2):
+        if parts[i : i + 3] == (".dvc", "tmp", "exps"):
+            # The copy has a .dvc of its own, and the project the same place below it as below the original.
+            copies = (folder for folder in (root, *root.parents[: len(parts) - i - 3]) if (folder / ".dvc").is_dir())
+            return Path(*parts[:i]) / root.relative_to(next(copies, root))
+    return root
+
+
+def is_url(location: str) -> bool:
+    """Whether a location, as `resolve` returns it, is not a path of this machine."""
+    return "://" in location
+
+
+def resolve(location: str, base: Path, *, name: str) -> str:
+    """An absolute path, or a URL.
+
+    Args:
+        location: as the user wrote it.
+        base: the folder to which a relative path belongs.
+        name: the parameter that holds it, for the error.
+
+    Raises:
+        ValueError: naming the parameter, when no folder can be meant.
+    """
+    scheme = FILE_SCHEME.match(location)
+    path = unquote(location[scheme.end() :]) if scheme else location
+    if scheme and not path.startswith("/"):
+        raise ValueError(f"{name} is {location}, expected an absolute path behind file://, e.g. file:///data/mine")
+    if is_url(path):
+        return path
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        raise ValueError(
+            f"{name} is {location}, but this machine has no user {path[1:].partition('/')[0]}; write an absolute path, "
+            f"or ./{path} for a folder of that name"
+        )
+    return str(base / expanded)
+
+
+def resolve_input(location: str, *, name: str) -> str:
+    """As `resolve`, for what is read; a file that a DVC experiment's copy of the project lacks is the project's own."""
+    root = project_root()
+    here = resolve(location, root, name=name)
+    if is_url(here) or Path(here).exists():
+        return here
+    there = resolve(location, outer_root(root), name=name)
+    return there if Path(there).exists() else here
+
+
+def storage_location(place: Place) -> str:
+    """The folder or URL of checkpoints and results."""
+    return resolve(place.storage, outer_root(project_root()), name="storage in conf/")
+
+
+def picture_root(root: str, place: Place | None = None) -> str:
+    """The folder or URL of the pictures on this machine.
+
+    Args:
+        root: data.root, or info.root of a prepared file.
+        place: its data_root wins.
+    """
+    if place is not None and place.data_root is not None:
+        return resolve_input(place.data_root, name="data_root in conf/")
+    return resolve_input(root, name="data.root")
+
+
+def check_folder(root: str) -> None:
+    """Refuse pictures whose folder is not on this machine; a URL answers for itself.
+
+    Raises:
+        ValueError: naming the folder.
+    """
+    if not is_url(root) and not Path(root).is_dir():
+        raise ValueError(
+            f"the pictures' folder {root} does not exist; set data_root in conf/ to where they are on this machine, or "
+            "data.root in params.yaml and run prepare again"
+        )
