@@ -10,12 +10,13 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow.fs
+import ray
 import ray.train
 
 WriteCheckpoint = Callable[[Path], None]
@@ -81,17 +82,38 @@ class Checkpoints:
             self.filesystem.delete_dir(path)
 
     def mend_notes(self, complain: Callable[[str], object]) -> None:
-        """Put Ray's own notes on the checkpoints aside where they are damaged: it would not begin with them."""
+        """Put Ray's own notes on the checkpoints aside where Ray would refuse to begin with them.
+
+        Nothing is lost with them: which checkpoint to go on from is read from the checkpoints themselves.
+        """
         path = f"{self.folder}/{NOTES}"
         if self.filesystem.get_file_info(path).type == pyarrow.fs.FileType.NotFound:
             return
         with self.filesystem.open_input_stream(path) as stream:
             content = stream.read()
-        try:
-            json.loads(content)
-        except ValueError:
-            self.filesystem.move(path, f"{path}.damaged")
-            complain(f"{NOTES} is damaged; it is put aside, the checkpoints are read without it")
+        flaw = flaw_of_notes(content, self.names())
+        if flaw is not None:
+            self.filesystem.move(path, f"{path}.aside")
+            complain(f"{NOTES} {flaw}; it is put aside, the checkpoints are read without it")
+
+
+def flaw_of_notes(content: bytes, names: Sequence[str]) -> str | None:
+    """What is wrong with Ray's notes, None where nothing is: damage, another version of Ray, a checkpoint that is gone.
+
+    Another version may have other fields, and Ray promises to read only what the same version wrote.
+
+    Args:
+        names: of the checkpoints that there are.
+    """
+    try:
+        notes = json.loads(content)
+        version, kept = notes["ray_version"], [each["checkpoint_dir_name"] for each in notes["checkpoint_results"]]
+    except (ValueError, TypeError, KeyError):
+        return "is damaged"
+    if version != ray.__version__:
+        return f"was written by Ray {version}, and this is Ray {ray.__version__}"
+    gone = [name for name in kept if name not in names]
+    return f"names {', '.join(gone)}, which is not there any more" if gone else None
 
 
 def name_of(step: int) -> str:

@@ -98,7 +98,6 @@ def train_on_ray(
     with hearing_signals() as asked:
         on_event({"kind": "cluster", **describe_cluster()})
         checkpoints = Checkpoints.of(storage, name)
-        checkpoints.mend_notes(warn)
         try:
             run_trainer(
                 fit,
@@ -141,6 +140,7 @@ def run_trainer(
         asked: once set, the workers stop with a checkpoint.
         lasting: Ray outlives this process, and must take its workers away when it dies.
     """
+    Checkpoints.of(storage, name).mend_notes(lambda text: on_event({"kind": "warning", "text": text}))
     # Ray takes these here only.
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(resources.start_timeout_s)
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(resources.hang_timeout_s)

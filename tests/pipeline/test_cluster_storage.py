@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.fs
 import pytest
+import ray
+from ray.train import Checkpoint, CheckpointConfig
+from ray.train.v2._internal.exceptions import CheckpointManagerInitializationError
+from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
+from ray.train.v2._internal.execution.storage import StorageContext
+from ray.train.v2._internal.execution.training_report import _TrainingReport
 
 from pipeline.cluster.storage import DIGESTS, NOTES, Checkpoints, check_whole, name_of, seal
 
@@ -81,17 +91,79 @@ def test_damaged_checkpoint_is_told_and_the_one_before_taken(run: Path, damage: 
     assert newer.exists()
 
 
-def test_damaged_notes_of_ray_are_put_aside_and_good_ones_left(run: Path) -> None:
+by_ray = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # it writes them with an old method of pydantic
+
+
+def begin_with_notes(run: Path) -> CheckpointManager:
+    """What Ray Train does first with a run that it finds, and refuses to go on from."""
+    storage = StorageContext(storage_path=run.parent, experiment_dir_name=run.name)
+    return CheckpointManager(CheckpointConfig(num_to_keep=2), storage)
+
+
+def write_notes(run: Path, *folders: Path) -> None:
+    """The notes of this version of Ray on these checkpoints, written by itself."""
+
+    async def register() -> None:
+        manager = begin_with_notes(run)
+        for folder in folders:
+            checkpoint = Checkpoint(path=str(folder), filesystem=pyarrow.fs.LocalFileSystem())
+            manager.register_checkpoint(_TrainingReport(checkpoint, {"step": 1}, validation=False))
+
+    asyncio.run(register())
+
+
+@by_ray
+def test_good_notes_of_ray_are_left_as_they_are(run: Path) -> None:
     run.mkdir(parents=True)
     checkpoints = Checkpoints.of(str(run.parent), "d1")
+    checkpoints.mend_notes(pytest.fail)  # there are none
+    write_notes(run, keep(run, 1), keep(run, 2))
+    before = (run / NOTES).read_bytes()
     checkpoints.mend_notes(pytest.fail)
-    (run / NOTES).write_text(json.dumps({"version": 0}))
-    checkpoints.mend_notes(pytest.fail)
-    (run / NOTES).write_text('{"version": ')
+    assert (run / NOTES).read_bytes() == before
+    assert len(begin_with_notes(run)._checkpoint_results) == 2
+
+
+def of_another_ray(notes: Path, newest: Path) -> str:
+    """One that had other fields."""
+    content = json.loads(notes.read_text()) | {"ray_version": "2.40.0"}
+    del content["current_report_index"]
+    notes.write_text(json.dumps(content))
+    return f"was written by Ray 2.40.0, and this is Ray {ray.__version__}"
+
+
+def of_a_checkpoint_that_is_gone(notes: Path, newest: Path) -> str:
+    shutil.rmtree(newest)
+    return f"names {newest.name}, which is not there any more"
+
+
+def cut_off(notes: Path, newest: Path) -> str:
+    notes.write_bytes(notes.read_bytes()[:40])
+    return "is damaged"
+
+
+def of_another_kind(notes: Path, newest: Path) -> str:
+    notes.write_text("[]")
+    return "is damaged"
+
+
+@by_ray
+@pytest.mark.parametrize("spoil", [of_another_ray, of_a_checkpoint_that_is_gone, cut_off, of_another_kind])
+def test_notes_with_which_ray_would_not_begin_are_told_and_put_aside(
+    run: Path, spoil: Callable[[Path, Path], str]
+) -> None:
+    older, newer = keep(run, 1), keep(run, 2)
+    write_notes(run, older, newer)
+    flaw = spoil(run / NOTES, newer)
+    with pytest.raises(CheckpointManagerInitializationError):
+        begin_with_notes(run)
     told: list[str] = []
+    checkpoints = Checkpoints.of(str(run.parent), "d1")
     checkpoints.mend_notes(told.append)
-    assert len(told) == 1
-    assert [path.name for path in run.iterdir()] == [f"{NOTES}.damaged"]
+    assert told == [f"{NOTES} {flaw}; it is put aside, the checkpoints are read without it"]
+    assert not (run / NOTES).exists() and (run / f"{NOTES}.aside").exists()
+    assert begin_with_notes(run)._checkpoint_results == []
+    assert checkpoints.newest(pytest.fail) == (newer if newer.exists() else older).name
 
 
 def test_what_is_left_of_a_checkpoint_is_removed_and_nothing_else(run: Path) -> None:
