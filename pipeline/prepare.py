@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+from pipeline.command import run_command
 from pipeline.formats import Split, SplitFiles, format_report, read_splits, summarise
 from pipeline.params import Params, load_params
 from pipeline.shapes import draw_split
@@ -79,7 +80,4 @@ def replace_folder(path: Path, finished: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        raise SystemExit(f"prepare: {error}") from None
+    run_command("prepare", main)

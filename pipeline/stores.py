@@ -11,14 +11,16 @@ from __future__ import annotations
 import errno
 import re
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import fsspec
 from fsspec.implementations.arrow import ArrowFile, ArrowFSWrapper
 
 PROTOCOLS = ("s3", "gs", "gcs")
+# What a file system answers where there is no file of that name.
+MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 PAUSES_S = (1.0, 3.0, 9.0)
 """Before the second and later tries of a read or write. pyarrow's client of S3 has repeated each request for 6 s."""
@@ -101,15 +103,33 @@ def is_transient(error: OSError) -> bool:
     return error.errno is None and bool(TRANSIENT_WORDS.search(str(error)))
 
 
-def complaint(url: str, error: OSError) -> str:
+@contextmanager
+def explained(url: str) -> Iterator[None]:
+    """What the body asks of a store fails with one sentence that names it; a missing file stays what it is.
+
+    Raises:
+        ValueError: when the store does not answer, or when the package for its protocol is not installed.
+    """
+    try:
+        yield
+    except MISSING:
+        raise
+    except (OSError, ImportError) as error:
+        raise ValueError(complaint(url, error)) from error
+
+
+def complaint(url: str, error: OSError | ImportError) -> str:
     """One sentence for a folder or a store that does not answer, or not as it should."""
-    reason = (error.strerror or str(error).strip() or type(error).__name__).partition("\n")[0]
+    reason = (getattr(error, "strerror", None) or str(error).strip() or type(error).__name__).partition("\n")[0]
+    hint = "look at the address, and whether its server answers"
     if "://" not in url:
-        return f"{url} cannot be used ({reason}); it must be a folder with room left that this user may write"
-    return (
-        f"{url} cannot be used ({reason}); look at the name of the bucket, and at the credentials and AWS_ENDPOINT_URL "
-        "in the environment of every node"
-    )
+        hint = "it must be a folder with room left that this user may write"
+    elif url.startswith(tuple(f"{protocol}://" for protocol in PROTOCOLS)):
+        where = "in the environment of every node"
+        hint = f"look at the name of the bucket, and at the credentials and AWS_ENDPOINT_URL {where}"
+    elif isinstance(error, ImportError):
+        hint = "install the package on every node"
+    return f"{url} cannot be used ({reason}); {hint}"
 
 
 for _protocol in PROTOCOLS:

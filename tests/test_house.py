@@ -49,9 +49,9 @@ DOORS = {
     "dvc": set(),
     "dvclive": set(),
 }
-# DVC follows the values of params.yaml itself, and what is told to the tracker changes no result: no stage depends on
-# these two, nor on what only they import.
-NOT_DEPENDENCIES = {"pipeline.params", "pipeline.tracking"}
+# DVC follows the values of params.yaml itself, and neither what is told to the tracker nor how a command ends changes a
+# result: no stage depends on these, nor on what only they import.
+NOT_DEPENDENCIES = {"pipeline.params", "pipeline.tracking", "pipeline.command", "pipeline.parent"}
 
 MAX_FILE_LINES = 320
 MAX_FUNCTION_LINES = 60

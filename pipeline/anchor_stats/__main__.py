@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from pipeline.command import run_command
 from pipeline.params import load_params
 
 DESCRIPTION = """\
@@ -27,7 +28,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        raise SystemExit(f"anchor_stats: {error}") from None
+    run_command("anchor_stats", main)

@@ -173,9 +173,10 @@ def run_trainer(
             heard.wait_for(result.metrics)
             return result
         except ray.train.TrainingFailedError as error:
-            if isinstance(cause := cause_of(error), OutOfMemoryError):
+            cause = cause_of(error)
+            if isinstance(cause, OutOfMemoryError):
                 raise cause from error
-            raise RuntimeError(f"training failed: {first_cause(error)}") from error
+            raise RuntimeError(f"training failed: {first_cause(error)}") from cause
 
 
 def queue_here() -> Queue:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pipeline.command import run_command
+
 SHEET = Path("plots/compare.png")
 
 DESCRIPTION = """\
@@ -52,7 +54,4 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, RuntimeError) as error:
-        raise SystemExit(f"compare: {error}") from None
+    run_command("compare", main)

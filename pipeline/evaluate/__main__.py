@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from pipeline.command import run_command
 from pipeline.params import load_params
 from pipeline.params.place import load_place
 
@@ -29,7 +30,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, RuntimeError) as error:
-        raise SystemExit(f"evaluate: {error}") from None
+    run_command("evaluate", main)

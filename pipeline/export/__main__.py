@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pipeline.command import run_command
+
 DESCRIPTION = """\
 Give the trained detector to those who use it: a name in MLflow's registry, a folder, or both.
 
@@ -32,7 +34,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, RuntimeError) as error:
-        raise SystemExit(f"export: {error}") from None
+    run_command("export", main)

@@ -10,12 +10,10 @@ from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-import pipeline.stores  # noqa: F401  # registers s3:// and gs://
 from pipeline.params.paths import picture_root
+from pipeline.stores import MISSING, explained  # registers s3:// and gs://
 
-# What a file system answers where there is no file of that name. Everything else (no permission, a server
-# that does not answer) is not the data set's fault and must not drop a picture.
-MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+__all__ = ["MISSING", "THREADS", "Root", "check_stays_inside", "join"]
 
 # Files read at once: enough to hide a network's latency, few enough for a laptop's disk.
 THREADS = 8
@@ -31,17 +29,27 @@ class Root:
     _base: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        system, base = url_to_fs(picture_root(self.url))
+        with explained(self.url):
+            system, base = url_to_fs(picture_root(self.url))
         object.__setattr__(self, "_system", system)
         object.__setattr__(self, "_base", base.rstrip("/"))
 
     def read(self, path: str, *, named_by: str) -> bytes:
         """The bytes of a file; `named_by` is the file or parameter that named it, for the error."""
-        data: bytes = self._system.cat_file(self._locate(path, named_by=named_by))
+        location = self._locate(path, named_by=named_by)
+        # No permission, or a server that does not answer, is not the data set's fault and must not drop a picture.
+        with explained(self.url):
+            data: bytes = self._system.cat_file(location)
         return data
 
     def has_file(self, path: str, *, named_by: str) -> bool:
-        return bool(self._system.isfile(self._locate(path, named_by=named_by)))
+        """Whether there is such a file; not fsspec's isfile, which takes a server that does not answer for a no."""
+        location = self._locate(path, named_by=named_by)
+        try:
+            with explained(self.url):
+                return bool(self._system.info(location)["type"] == "file")
+        except MISSING:
+            return False
 
     def shown(self, path: str) -> str:
         """The path as a person would type it."""

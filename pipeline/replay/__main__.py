@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from pipeline.command import run_command
+
 DESCRIPTION = """\
 Compute the losses of a kept step again, each image alone: once as training did, once in float32.
 
@@ -24,7 +26,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        raise SystemExit(f"replay: {error}") from None
+    run_command("replay", main)

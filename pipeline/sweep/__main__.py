@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pipeline.command import run_command
 from pipeline.params import Params, load_params
 from pipeline.params.paths import storage_location
 from pipeline.params.place import load_place, place_path
@@ -84,7 +85,4 @@ def chosen_sweep(params: Params, preset: Path | None) -> Sweep:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, RuntimeError) as error:
-        raise SystemExit(f"sweep: {error}") from None
+    run_command("sweep", main)

@@ -45,7 +45,7 @@ def test_a_wrong_parameter_is_named_before_any_heavy_package_is_there(name: str,
     told = run_command(name, folder=tmp_path)
     assert told.returncode != 0
     assert "seeed" in told.stderr
-    assert told.stderr.startswith("[]\n")
+    assert told.stderr.endswith("\n[]\n")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,128 @@
+"""What every command does around its work: a sentence for what the user can mend, a log for a bug, 130 for Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+# What the user can cause: a wrong parameter or file, a service that does not answer, a package that is not installed.
+USER_ERRORS = (ValueError, RuntimeError, OSError, ImportError, FloatingPointError, MemoryError)
+# Kinds of these that only code can cause.
+NOT_USER_ERRORS = (NotImplementedError, RecursionError)
+# Packages that talk to a service, and whose exceptions have bases of their own.
+SERVICES = {"aiohttp", "azure", "botocore", "fsspec", "google", "http", "mlflow", "pyarrow", "ray", "sqlalchemy"}
+OURS = ("pipeline", "retinanet")
+PACKAGES = tuple(str(Path(__file__).resolve().parents[1] / name) + os.sep for name in OURS)
+TRACEBACK = "Traceback (most recent call last)"
+
+INTERRUPTED = 128 + 2  # a shell's status for SIGINT
+NO_READER = 128 + 13  # and for SIGPIPE
+
+
+def run_command(name: str, main: Callable[[], object]) -> None:
+    """Run a command and end its process.
+
+    Exit status: 0; 1 after an error, with one sentence on stderr; 130 after Ctrl-C; 141 where nobody reads stdout any
+    more (`| head`); 2 for wrong options, by argparse.
+    """
+    try:
+        try:
+            main()
+        finally:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        # One more Ctrl-C ends what would still hold the process, without a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        end(f"{name}: interrupted", INTERRUPTED)
+    except Exception as error:  # noqa: BLE001  # the outermost frame: nobody else reports it
+        if isinstance(error, BrokenPipeError) and has_no_reader():
+            raise SystemExit(NO_READER) from None
+        end(f"{name}: {explain(name, error)}", 1)
+
+
+def end(sentence: str, status: int) -> NoReturn:
+    """Say why, and end."""
+    print(sentence, file=sys.stderr, flush=True)
+    raise SystemExit(status) from None
+
+
+def has_no_reader() -> bool:
+    """Whether stdout is a pipe that nobody reads; what is left to print is dropped then, or Python complains of it."""
+    watch = select.poll()
+    watch.register(sys.stdout.fileno(), 0)
+    if not any(state & (select.POLLERR | select.POLLHUP) for _, state in watch.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
+
+
+def explain(name: str, error: Exception) -> str:
+    """One sentence; what our own code does not raise itself also gets a log with the traceback."""
+    if is_users(error) and is_raised_by_us(error) and TRACEBACK not in str(error):
+        return str(error)
+    log = write_log(name, error)
+    if is_users(origin_of(error)):
+        return f"{summarise(error)}; the traceback is in {log}"
+    return f"this is a bug of the pipeline: {summarise(error)}; please report it with the traceback, which is in {log}"
+
+
+def is_users(error: BaseException) -> bool:
+    """Whether the user can have caused it."""
+    if any(kind.__module__.partition(".")[0] in SERVICES for kind in type(error).__mro__):
+        return True
+    if isinstance(error, ImportError) and (error.name or "").partition(".")[0] in OURS:
+        return False
+    return isinstance(error, USER_ERRORS) and not isinstance(error, NOT_USER_ERRORS)
+
+
+def is_raised_by_us(error: Exception) -> bool:
+    """Whether a `raise` of these packages has written the sentence, and not a function that they call."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and frames[-1].filename.startswith(PACKAGES) and (frames[-1].line or "").startswith("raise")
+
+
+def origin_of(error: Exception) -> BaseException:
+    """The error of another process whose traceback the text quotes, else the error itself."""
+    return (error.__cause__ or error) if TRACEBACK in str(error) else error
+
+
+def summarise(error: Exception) -> str:
+    """The kind of an error and its text, of a quoted traceback only the last line."""
+    text = str(error).strip()
+    if TRACEBACK in text:
+        return text.splitlines()[-1].strip()
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def write_log(name: str, error: Exception) -> str:
+    """Write the traceback to runs/logs of the project, or where that cannot be, among the temporary files.
+
+    Returns:
+        The path of the file.
+    """
+    text = f"{' '.join(sys.argv)}\n\n{''.join(traceback.format_exception(error))}"
+    file = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    for folder in (log_folder(), Path(tempfile.gettempdir())):
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / file).write_text(text, encoding="utf-8")
+            return str(folder / file)
+    return "no file, because none could be written"
+
+
+def log_folder() -> Path:
+    """runs/logs of the project; the folder of temporary files for a command that runs elsewhere."""
+    from pipeline.identity import outer_root
+    from pipeline.params import project_root
+
+    root = outer_root(project_root())
+    return root / "runs" / "logs" if (root / "params.yaml").exists() else Path(tempfile.gettempdir())
