@@ -121,8 +121,7 @@ def write_log(name: str, error: Exception) -> str:
 
 def log_folder() -> Path:
     """runs/logs of the project; the folder of temporary files for a command that runs elsewhere."""
-    from pipeline.identity import outer_root
-    from pipeline.params import project_root
+    from pipeline.params.paths import outer_root, project_root
 
     root = outer_root(project_root())
     return root / "runs" / "logs" if (root / "params.yaml").exists() else Path(tempfile.gettempdir())
