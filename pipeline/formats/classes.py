@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 
+from pipeline.formats.numbering import number_uniquely
 from pipeline.formats.records import Category, CocoCategory
 
 
@@ -18,10 +19,12 @@ def choose_classes(
         chosen: names that choose and order the classes; None takes all
 
     Returns:
-        categories in the order of the labels; sources without ids get 1, 2, ... in that order
+        categories in the order of the labels, under their source's ids; those without one get the smallest numbers
+            from 1 that are free, in that order
         notes
     """
-    united, notes = _unite(categories)
+    classes, notes = _leave_out_data_set_names(categories, chosen)
+    united, more = _unite(classes)
     if not united:
         raise ValueError("no class occurs in the annotations of any split; check data.train.annotations")
     names = list(united) if chosen is None else list(chosen)
@@ -30,7 +33,34 @@ def choose_classes(
             raise ValueError(
                 f"data.classes names {name!r}, which occurs nowhere; the nearest class is {_nearest(name, united)!r}"
             )
-    return [{"id": united[name] or place, "name": name} for place, name in enumerate(names, start=1)], notes
+    return _number(united, names), notes + more
+
+
+def _number(united: Mapping[str, int | None], names: Sequence[str]) -> list[CocoCategory]:
+    """Every id stays, whatever number it is: 0 is an id like any other."""
+    given = [united[name] for name in names]
+    rows = zip(names, given, number_uniquely(given), strict=True)
+    return [{"id": free if number is None else number, "name": name} for name, number, free in rows]
+
+
+def _leave_out_data_set_names(
+    categories: Mapping[str, Sequence[Category]], chosen: Sequence[str] | None
+) -> tuple[dict[str, list[Category]], list[str]]:
+    """The classes of each split, without an entry that only names the data set, and a note on each such entry.
+
+    An entry goes if it names the data set in every split that has it; `chosen` may call it a class all the same.
+    """
+    entries = [category for found in categories.values() for category in found]
+    classes = {(entry.id, entry.name) for entry in entries if not entry.names_data_set}
+    called_classes = set(chosen or ()) - {name for _, name in classes}
+    classes |= {(entry.id, entry.name) for entry in entries if entry.name in called_classes}
+    kept = {split: [c for c in found if (c.id, c.name) in classes] for split, found in categories.items()}
+    others = dict.fromkeys((entry.id, entry.name) for entry in entries if (entry.id, entry.name) not in classes)
+    return kept, [
+        f"category {name!r} (id {number}) has no box and is the supercategory of all others: it names the data set and "
+        "is no class; list it in data.classes to make it one"
+        for number, name in others
+    ]
 
 
 def _unite(categories: Mapping[str, Sequence[Category]]) -> tuple[dict[str, int | None], list[str]]:

@@ -1,27 +1,38 @@
-"""COCO JSON: one file per split with `images`, `annotations` and `categories`; polygons and masks are not read."""
+"""COCO JSON: one file per split with `images`, `annotations` and `categories`; polygons and masks are not read.
+
+Ids of images and categories are the file's. Those of annotations are too, but for ids below 1 and repeated ones:
+pycocotools takes an annotation of id 0 for no match at all.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pipeline.formats.numbering import number_uniquely
 from pipeline.formats.records import Box, Category, Finding, RawBox, RawImage, RawSplit, SplitFiles, box_text
 from pipeline.formats.root import MISSING, Root, check_stays_inside, join
 
 Record = dict[str, Any]
 
 NAN = float("nan")
+# Ids are kept in arrays of int64.
+SMALLEST_ID, LARGEST_ID = -(2**63), 2**63 - 1
+# What Roboflow writes above its topmost category, and what others leave away.
+NO_SUPERCATEGORY = (None, "", "none")
 
 
 def read_coco(root: Root, files: SplitFiles, *, split: str) -> RawSplit:
-    """Read a split; ids and the order of categories stay as they are in the file."""
+    """Read a split; the order of categories, images and annotations stays as it is in the file."""
     file = root.shown(files.annotations)
     content = _load(root, files.annotations, file=file, split=split)
-    categories = _read_categories(content["categories"], file=file)
+    categories = _read_categories(content["categories"], content["annotations"], file=file)
     images, dropped = _read_images(content["images"], folder=files.images, file=file, split=split)
+    given = [_integer(box, "id", where=f"{file}: annotations[{i}]") for i, box in enumerate(content["annotations"])]
+    numbers = number_uniquely(given)
     boxes: list[RawBox] = []
-    for item in _read_boxes(content["annotations"], images, categories, file=file, split=split):
+    for item in _read_boxes(content["annotations"], numbers, images, categories, file=file, split=split):
         if isinstance(item, RawBox):
             boxes.append(item)
         else:
@@ -33,6 +44,7 @@ def read_coco(root: Root, files: SplitFiles, *, split: str) -> RawSplit:
         num_images=len(content["images"]),
         num_boxes=len(content["annotations"]),
         dropped=dropped,
+        notes=_changed_ids(given, numbers),
     )
 
 
@@ -53,23 +65,34 @@ def _load(root: Root, path: str, *, file: str, split: str) -> Record:
     return content
 
 
-def _read_categories(records: list[Record], *, file: str) -> list[Category]:
+def _read_categories(records: list[Record], annotations: list[Record], *, file: str) -> list[Category]:
+    """All categories; an id may stand once, and a name too, but for that of the data set, which a class may share."""
+    used = {_key(annotation.get("category_id")) for annotation in annotations}
     categories: dict[int, Category] = {}
     for index, record in enumerate(records):
         number, name = _integer(record, "id", where=f"{file}: categories[{index}]"), record.get("name")
         if not isinstance(name, str) or not name:
             raise ValueError(f"{file}: categories[{index}] (id {number}) has the name {name!r}; expected a text")
-        if number in categories or any(name == other.name for other in categories.values()):
+        category = Category(number, name, number not in used and _heads_all_others(record, records))
+        namesakes = [other for other in categories.values() if name == other.name]
+        if number in categories or any(other.names_data_set == category.names_data_set for other in namesakes):
             raise ValueError(f"{file}: category id {number} or name {name!r} stands twice; give each class one id")
-        categories[number] = Category(number, name)
+        categories[number] = category
     return list(categories.values())
+
+
+def _heads_all_others(record: Record, records: list[Record]) -> bool:
+    """Whether a category is the supercategory of all others and has none itself, as the first of Roboflow's."""
+    others = [other for other in records if other is not record]
+    is_topmost = record.get("supercategory") in NO_SUPERCATEGORY
+    return is_topmost and bool(others) and all(other.get("supercategory") == record["name"] for other in others)
 
 
 def _read_images(
     records: list[Record], *, folder: str, file: str, split: str
-) -> tuple[dict[int, RawImage], list[Finding]]:
+) -> tuple[dict[int | None, RawImage], list[Finding]]:
     """Images by id; a record that stands twice is dropped, two pictures under one id are an error."""
-    images: dict[int, RawImage] = {}
+    images: dict[int | None, RawImage] = {}
     dropped: list[Finding] = []
     for index, record in enumerate(records):
         number, name = _integer(record, "id", where=f"{file}: images[{index}]"), record.get("file_name")
@@ -86,29 +109,34 @@ def _read_images(
 
 
 def _read_boxes(
-    records: list[Record], images: dict[int, RawImage], categories: list[Category], *, file: str, split: str
+    records: list[Record],
+    numbers: list[int],
+    images: Mapping[int | None, RawImage],
+    categories: list[Category],
+    *,
+    file: str,
+    split: str,
 ) -> Iterator[RawBox | Finding]:
-    """Each annotation as a box, or the reason why it belongs to no image, class or id of its own."""
-    names = {category.id: category.name for category in categories}
-    seen: set[int] = set()
-    for index, record in enumerate(records):
-        number = _integer(record, "id", where=f"{file}: annotations[{index}]")
+    """Each annotation as a box under its number, or the reason why it is none."""
+    names: dict[int | None, str] = {category.id: category.name for category in categories}
+    firsts: dict[int, Record] = {}
+    for number, record in zip(numbers, records, strict=True):
         image = images.get(_key(record.get("image_id")))
         name = names.get(_key(record.get("category_id")))
-        shown = f"id {record.get('category_id')}" if name is None else name
-        reason = _reason(number in seen, image, name, record)
-        seen.add(number)
+        first = firsts.setdefault(record["id"], record)
+        reason = _reason(first is not record and _is_same_box(first, record), image, name, record)
         if reason is not None or image is None or name is None:
             where = f"image {record.get('image_id')}" if image is None else image.path
+            shown = f"id {record.get('category_id')}" if name is None else name
             bbox = box_text(_numbers(record.get("bbox")))
-            yield Finding(split, file, where, f"annotation {number}", shown, bbox, reason or "")
+            yield Finding(split, file, where, f"annotation {record['id']}", shown, bbox, reason or "")
             continue
         yield RawBox(
             id=number,
             image_id=image.id,
             category=name,
             xywh=_numbers(record.get("bbox")),
-            record=f"annotation {number}",
+            record=f"annotation {record['id']}",
             area=_area(record.get("area")),
             iscrowd=int(record.get("iscrowd") == 1),
         )
@@ -116,7 +144,7 @@ def _read_boxes(
 
 def _reason(is_repeated: bool, image: RawImage | None, name: str | None, record: Record) -> str | None:
     if is_repeated:
-        return "annotation id stands twice; the first is kept"
+        return "annotation stands twice; the first is kept"
     if image is None:
         return f"no image record with id {record.get('image_id')}"
     if name is None:
@@ -124,16 +152,34 @@ def _reason(is_repeated: bool, image: RawImage | None, name: str | None, record:
     return None
 
 
+def _is_same_box(first: Record, second: Record) -> bool:
+    return all(first.get(key) == second.get(key) for key in ("image_id", "category_id", "bbox"))
+
+
+def _changed_ids(given: list[int], numbers: list[int]) -> list[str]:
+    """A note where annotations got other ids than the file gives them."""
+    changed = [(old, new) for old, new in zip(given, numbers, strict=True) if old != new]
+    if not changed:
+        return []
+    old, new = changed[0]
+    return [
+        f"{len(changed)} of {len(given)} annotation ids were changed, because they are below 1 or given twice; the "
+        f"first from {old} to {new}"
+    ]
+
+
 def _integer(record: Record, key: str, *, where: str) -> int:
     value = record.get(key)
     if type(value) is not int:  # True is an int to isinstance
         raise ValueError(f"{where} has the {key} {value!r}; expected a whole number")
+    if not SMALLEST_ID <= value <= LARGEST_ID:
+        raise ValueError(f"{where} has the {key} {value}; expected a whole number of at most 64 bits")
     return value
 
 
-def _key(value: object) -> int:
-    """A foreign id to look up; -1, which no table holds, for anything that is no integer."""
-    return value if type(value) is int else -1
+def _key(value: object) -> int | None:
+    """A foreign id to look up; None, which no table holds, for anything that is no integer."""
+    return value if type(value) is int else None
 
 
 def _size(record: Record) -> tuple[int, int] | None:

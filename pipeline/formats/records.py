@@ -24,6 +24,8 @@ class Category(NamedTuple):
 
     id: int | None
     name: str
+    names_data_set: bool = False
+    """no class, as far as this file tells: it heads all others and has no box"""
 
 
 class Finding(NamedTuple):
@@ -79,6 +81,8 @@ class RawSplit:
     num_boxes: int
     """images and boxes in the source, those of `dropped` included"""
     dropped: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """sentences on the split as a whole"""
 
 
 class CocoInfo(TypedDict):
@@ -99,7 +103,7 @@ class CocoImage(TypedDict):
 
 
 class CocoAnnotation(TypedDict):
-    """A box [x, y, w, h] in px; crowds (iscrowd 1) are for the evaluator and never train."""
+    """A box [x, y, w, h] in px; ids are at least 1; crowds (iscrowd 1) are for the evaluator and never train."""
 
     id: int
     image_id: int
@@ -110,7 +114,7 @@ class CocoAnnotation(TypedDict):
 
 
 class CocoCategory(TypedDict):
-    """A class under its source's id; gaps are allowed."""
+    """A class under its source's id; gaps are allowed, and so is 0."""
 
     id: int
     name: str

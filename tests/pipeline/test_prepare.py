@@ -32,7 +32,9 @@ def write_coco(folder: Path, boxes: list[list[float]]) -> None:
     Image.new("RGB", (20, 10)).save(folder / "data/raw/a.png")
     content = {
         "images": [{"id": 1, "file_name": "a.png", "width": 20, "height": 10}],
-        "annotations": [{"id": n, "image_id": 1, "category_id": 1, "bbox": bbox} for n, bbox in enumerate(boxes)],
+        "annotations": [
+            {"id": n, "image_id": 1, "category_id": 1, "bbox": bbox} for n, bbox in enumerate(boxes, start=1)
+        ],
         "categories": [{"id": 1, "name": "cell"}],
     }
     for split in ("train", "val"):
@@ -74,7 +76,7 @@ def test_prepared_files_are_compact_with_sorted_keys(project: Path) -> None:
     write_coco(project, [[1, 2, 3, 4]])
     main([])
     text = (PREPARED / "train.json").read_text()
-    assert text.startswith('{"annotations":[{"area":12.0,"bbox":[1.0,2.0,3.0,4.0],"category_id":1,"id":0,"image_id":1')
+    assert text.startswith('{"annotations":[{"area":12.0,"bbox":[1.0,2.0,3.0,4.0],"category_id":1,"id":1,"image_id":1')
     assert text.endswith('"info":{"root":"data/raw","split":"train"}}\n')
 
 
@@ -89,11 +91,11 @@ def test_dropped_records_are_printed_and_reported(project: Path, capsys: pytest.
     write_coco(project, [[1, 2, 0, 4], [1, 2, 3, 4]])
     main([])
     printed = capsys.readouterr().out
-    assert "dropped: a.png annotation 0 cell [1, 2, 0, 4]: zero area (data/raw/train.json)" in printed
+    assert "dropped: a.png annotation 1 cell [1, 2, 0, 4]: zero area (data/raw/train.json)" in printed
     report = json.loads(REPORT.read_text())
     assert [(record["split"], record["record"]) for record in report["dropped"]] == [
-        ("train", "annotation 0"),
-        ("val", "annotation 0"),
+        ("train", "annotation 1"),
+        ("val", "annotation 1"),
     ]
     assert report["leaks"][0]["images"] == {"train": ["a.png"], "val": ["a.png"]}
 

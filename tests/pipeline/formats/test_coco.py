@@ -82,10 +82,16 @@ def test_finding_shows_image_class_and_box_as_the_file_has_them(source: Any) -> 
     }
 
 
-def test_second_annotation_of_an_id_is_dropped(source: Any) -> None:
-    split = source.read_coco(source.coco([source.image(1)], [source.box(4, [1, 1, 2, 2]), source.box(4, [1, 1, 5, 5])]))
-    assert reasons(split) == ["annotation id stands twice; the first is kept"]
-    assert [kept["bbox"] for kept in split.coco["annotations"]] == [[1.0, 1.0, 2.0, 2.0]]
+def test_annotation_that_stands_twice_counts_once(source: Any) -> None:
+    split = source.read_coco(source.coco([source.image(1)], [source.box(4), source.box(4), source.box(5)]))
+    assert reasons(split) == ["annotation stands twice; the first is kept"]
+    assert [kept["id"] for kept in split.coco["annotations"]] == [4, 5]
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1])
+def test_id_that_no_int64_holds_is_an_error(source: Any, number: int) -> None:
+    with pytest.raises(ValueError, match=rf"images\[0\] has the id {number}; expected a whole number of at most 64"):
+        source.read_coco(source.coco([source.image(number)], []))
 
 
 def test_image_record_that_stands_twice_counts_once(source: Any) -> None:
