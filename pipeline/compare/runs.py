@@ -144,7 +144,8 @@ class FileRun:
     def _place(self) -> Mapping[str, str]:
         digest = self._json(TRAINING).get("run")
         twins = [run for run in self._reader.all() if digest and run.tags.get("run_digest") == digest]
-        return place_of(twins[0]) if twins else {}
+        trained = [run for run in twins if run.tags.get("kind") != "evaluate"]  # that one may have run elsewhere
+        return place_of(trained[0]) if trained else {}
 
     def _params(self) -> dict[str, Any]:
         with self._file("params.yaml") as path:

@@ -18,7 +18,7 @@ from pipeline.params.paths import check_folder, picture_root, storage_location
 from pipeline.params.place import Place
 from pipeline.pictures import SheetPicture, draw_sheet
 from pipeline.results import JUDGED, write_results
-from pipeline.tracking import log_split, open_run
+from pipeline.tracking import Run, join_run, log_split, provenance_tags
 from retinanet.coco_eval import CocoResult, ImageDetections, coco_results, evaluate_detections
 from retinanet.dataset import EvaluationBatches
 from retinanet.detector import Detector
@@ -42,15 +42,29 @@ def run(params: Params, place: Place) -> None:
     check_folder(root)
     split = Split(content, root=root, keep_decoded=False)
 
-    detections = detect(detector, split)
-    result = evaluate_detections(content, detections)
-    write_json(REPORT, nest(result.metrics))
-    write_results(DETECTIONS, coco_results(content, detections))
-    write_whole(CURVE, lambda path: write_precision_recall_csv(result.precision_recall, path))
-    write_whole(CURVE_PICTURE, lambda path: plot_precision_recall(result.precision_recall, path))
-    write_whole(SHEET, lambda path: draw_detections(split, detections, params).save(path))
-    record(result, detector, params, place)
+    # MLflow may refuse, and says so before the work.
+    with open_training(detector.description["run"]["digest"], params, place) as run:
+        detections = detect(detector, split)
+        result = evaluate_detections(content, detections)
+        write_json(REPORT, nest(result.metrics))
+        write_results(DETECTIONS, coco_results(content, detections))
+        write_whole(CURVE, lambda path: write_precision_recall_csv(result.precision_recall, path))
+        write_whole(CURVE_PICTURE, lambda path: plot_precision_recall(result.precision_recall, path))
+        write_whole(SHEET, lambda path: draw_detections(split, detections, params).save(path))
+        record(run, result, split=params.evaluate.split, epoch=detector.description["run"]["epoch"])
     print(summary(result, params.evaluate.split))
+
+
+def open_training(digest: str, params: Params, place: Place) -> Run:
+    """The MLflow run of the training; one for the evaluation alone where this store does not have it."""
+    run_id = None
+    try:
+        run_id = RunFolder(storage_location(place), digest).read(RUN_ID)
+    except ValueError as error:
+        print(f"warning: {error}; MLflow is asked for the run {digest}", flush=True)
+    flat = flatten(params.model_dump())
+    tags = provenance_tags(params=flat, run_digest=digest) | {"kind": "evaluate"}
+    return join_run(run_id=run_id, digest=digest, name=f"evaluate {digest[:8]}", params=flat, tags=tags)
 
 
 def detect(detector: Detector, split: Split) -> dict[int, ImageDetections]:
@@ -84,21 +98,21 @@ def draw_detections(split: Split, detections: Mapping[int, ImageDetections], par
     return draw_sheet(pictures, columns=COLUMNS, score_threshold=params.evaluate.picture_score)
 
 
-def record(result: CocoResult, detector: Detector, params: Params, place: Place) -> None:
-    """Continue the MLflow run of the training with the figures and the pictures."""
-    origin = detector.description["run"]
-    folder = RunFolder(storage_location(place), origin["digest"])
-    flat = flatten(params.model_dump())
-    split = Path(f"data/prepared/{params.evaluate.split}.json")
-    with open_run(run_id=folder.read(RUN_ID), name=f"train {origin['digest'][:8]}", params=flat, tags={}) as run:
-        run.log_metrics({f"{params.evaluate.split}.{name}": value for name, value in result.metrics.items()})
-        log_split(run, params.evaluate.split, split)
-        for artifact in (REPORT, CURVE_PICTURE, SHEET):
-            run.log_artifact(artifact)
-        # What was found and what is there: enough to judge the run again, and against another, on any machine.
-        for artifact in (DETECTIONS, split):
-            run.log_artifact(artifact, f"{JUDGED}/{params.evaluate.split}")
-        run.log_picture("detections", SHEET, step=origin["epoch"])
+def record(run: Run, result: CocoResult, *, split: str, epoch: int) -> None:
+    """Add the figures and the pictures to the MLflow run.
+
+    Args:
+        epoch: of the detector.
+    """
+    truths = Path(f"data/prepared/{split}.json")
+    run.log_metrics({f"{split}.{name}": value for name, value in result.metrics.items()})
+    log_split(run, split, truths)
+    for artifact in (REPORT, CURVE_PICTURE, SHEET):
+        run.log_artifact(artifact)
+    # What was found and what is there: enough to judge the run again, and against another, on any machine.
+    for artifact in (DETECTIONS, truths):
+        run.log_artifact(artifact, f"{JUDGED}/{split}")
+    run.log_picture("detections", SHEET, step=epoch)
 
 
 def summary(result: CocoResult, split: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from pipeline.identity import RUN_ID, RunFolder, digest_file
 from pipeline.params.paths import storage_location
 from pipeline.params.place import load_place
+from pipeline.tracking import find_run
 from pipeline.tracking.registry import (
     Registered,
     RunModel,
@@ -53,11 +54,11 @@ def model_of_file() -> RunModel:
     _, description = load_detector(MODEL)
     storage = storage_location(load_place())
     digest = description["run"]["digest"]
-    run_id = RunFolder(storage, digest).read(RUN_ID)
+    run_id = RunFolder(storage, digest).read(RUN_ID) or find_run("run_digest", digest)
     if run_id is None:
         raise ValueError(
-            f"{MODEL} comes from run {digest}, but {storage}/{digest} names no MLflow run of it; name one with --run, "
-            "or run the train stage again with an MLflow that answers"
+            f"{MODEL} comes from run {digest}, but neither {storage}/{digest} nor MLflow names a run of it; name one "
+            "with --run, or run the train stage again with an MLflow that answers"
         )
     return find_model(run_id, digest=digest_file(MODEL))
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from pipeline.tracking.datasets import log_split
 from pipeline.tracking.hardware import cluster_tags
+from pipeline.tracking.joining import join_run
 from pipeline.tracking.lookup import find_run
 from pipeline.tracking.note import write_note
 from pipeline.tracking.provenance import log_code_changes, provenance_tags
@@ -29,6 +30,7 @@ __all__ = [
     "cluster_tags",
     "find_run",
     "import_mlflow",
+    "join_run",
     "log_code_changes",
     "log_split",
     "open_run",

@@ -30,14 +30,14 @@ MAX_DIFF = 2**20
 
 
 def provenance_tags(
-    *, params: Mapping[str, object], data_hash: str, run_digest: str, ray_address: str | None = None
+    *, params: Mapping[str, object], run_digest: str, data_hash: str | None = None, ray_address: str | None = None
 ) -> dict[str, str]:
     """Where this run comes from; what is not known (no git, no DVC experiment) is left out.
 
     Args:
         params: dotted name -> value, all of params.yaml as the run uses it.
-        data_hash: of the prepared data.
         run_digest: of parameters, data and anchors, as it names the run directory.
+        data_hash: of the prepared data.
     """
     tags = {
         "data_hash": data_hash,

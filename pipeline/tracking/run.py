@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from pipeline.tracking.lookup import active_run
 from pipeline.tracking.model import Picture, log_model
 from pipeline.tracking.outbox import Outbox, Send, is_refusal, reason
 from pipeline.tracking.records import (
@@ -96,17 +97,10 @@ class Run:
 
     def _continue(self, client: MlflowClient) -> str | None:
         """The id of our run if the store has it, with its status back to RUNNING."""
-        from mlflow.exceptions import MlflowException
-
         if self.run_id is None:
             return None
-        try:
-            run = client.get_run(self.run_id)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            run = None
-        if run is None or run.info.lifecycle_stage != "active":
+        run = active_run(client, self.run_id)
+        if run is None:
             print(f"MLflow at {self._store.public_uri} has no run {self.run_id}; a new one begins", flush=True)
             return None
         client.update_run(self.run_id, status="RUNNING")
@@ -265,9 +259,12 @@ class Run:
     def finish(self, status: Status = "FINISHED") -> None:
         """Send what waits and close the run; what cannot be sent even now is told and given up."""
         self._sampler.finish()
-        lost = self._outbox.put_last("end of the run", lambda client, run_id: client.set_terminated(run_id, status))
+        lost = self._outbox.put_last("end of the run", lambda client, run_id: self._end(client, run_id, status))
         if lost:
             self._outbox.warn("loss", f"MLflow run {self.run_id} lacks what could not be sent: {'; '.join(lost)}")
+
+    def _end(self, client: MlflowClient, run_id: str, status: Status) -> None:
+        client.set_terminated(run_id, status)
 
     def _put(self, name: str, send: Send) -> None:
         self._outbox.put(name, send)

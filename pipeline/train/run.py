@@ -37,6 +37,7 @@ from retinanet.hardware import native_precision
 
 MODEL = Path("models/model.pt")
 REPORT = Path("reports/train.json")
+EARLIER_REPORTS = (Path("reports/prepare.json"), Path("reports/anchor_stats.json"))
 HISTORY = Path("plots/training.csv")
 CURVES = Path("plots/training.png")
 IMAGES_PER_STEP = "images_per_step"  # the text in a run's folder with what has been found to fit
@@ -271,9 +272,10 @@ def write_reports(history: list[dict[str, Any]], *, best: Mapping[str, Any], dig
 
 
 def log_outs(run: Run) -> None:
-    """What the run ends with goes to the tracker: data, parameters, curves and the model."""
+    """What the run ends with goes to the tracker: data, parameters, reports, curves and the model."""
     for name, path in SPLITS.items():
         log_split(run, name, path)
-    for artifact in (Path("params.yaml"), ANCHORS, REPORT, CURVES):
+    earlier = [path for path in EARLIER_REPORTS if path.is_file()]
+    for artifact in (Path("params.yaml"), ANCHORS, *earlier, REPORT, CURVES):
         run.log_artifact(artifact)
     run.log_model(MODEL, class_names=[category["name"] for category in read_json(SPLITS["train"])["categories"]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,10 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from pipeline import prepare
 from pipeline.anchor_stats.__main__ import main as anchor_stats
+from pipeline.params import load_params
+from retinanet.detector import build_network
+from retinanet.detector_file import describe_detector, save_detector
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -112,6 +117,21 @@ def project(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for name in ("DVC_ROOT", "PIPELINE_CONF", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
     return folder
+
+
+@pytest.fixture
+def untrained(project: Path) -> Path:
+    """The prepared project with a detector of random weights from run d1, epoch 3."""
+    sections = load_params().model_dump()
+    description = describe_detector(
+        **{name: sections[name] for name in ("model", "loss", "transforms")},
+        anchors=json.loads(Path("anchors.json").read_text()),
+        categories=json.loads(Path("data/prepared/train.json").read_text())["categories"],
+        run={"digest": "d1", "epoch": 3},
+    )
+    torch.manual_seed(0)
+    save_detector(Path("models/model.pt"), build_network(description).state_dict(), description)
+    return project
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from PIL import Image
 from pycocotools.coco import COCO
@@ -19,13 +18,10 @@ from pycocotools.cocoeval import COCOeval
 
 from pipeline.evaluate import run as stage
 from pipeline.evaluate.__main__ import main
-from pipeline.evaluate.run import CURVE, CURVE_PICTURE, DETECTIONS, MODEL, REPORT, SHEET
+from pipeline.evaluate.run import CURVE, CURVE_PICTURE, DETECTIONS, REPORT, SHEET
 from pipeline.identity import RUN_ID, RunFolder
-from pipeline.params import load_params
 from pipeline.results import read_results
 from pipeline.tracking import NoRun
-from retinanet.detector import build_network
-from retinanet.detector_file import describe_detector, save_detector
 
 OUTS = (REPORT, DETECTIONS, CURVE, CURVE_PICTURE, SHEET)
 COCO_NAMES = {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"}
@@ -58,23 +54,8 @@ class Told(NoRun):
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     run = Told()
-    monkeypatch.setattr(stage, "open_run", lambda **opening: (run.opened.update(opening), run)[1])
+    monkeypatch.setattr(stage, "join_run", lambda **opening: (run.opened.update(opening), run)[1])
     return run
-
-
-@pytest.fixture
-def untrained(project: Path) -> Path:
-    """The prepared project with a detector of random weights from run d1, epoch 3."""
-    sections = load_params().model_dump()
-    description = describe_detector(
-        **{name: sections[name] for name in ("model", "loss", "transforms")},
-        anchors=json.loads(Path("anchors.json").read_text()),
-        categories=json.loads(Path("data/prepared/train.json").read_text())["categories"],
-        run={"digest": "d1", "epoch": 3},
-    )
-    torch.manual_seed(0)
-    save_detector(MODEL, build_network(description).state_dict(), description)
-    return project
 
 
 def change(**sections: dict[str, Any]) -> None:
@@ -112,6 +93,30 @@ def test_tracker_is_told_under_the_name_of_the_split_in_the_run_of_the_training(
     judged = [(DETECTIONS, "judged/test"), (Path("data/prepared/test.json"), "judged/test")]
     assert told.artifacts == [(REPORT, None), (CURVE_PICTURE, None), (SHEET, None), *judged]
     assert told.pictures == [("detections", SHEET, 3)]
+
+
+@pytest.mark.usefixtures("untrained")
+def test_storage_that_does_not_answer_costs_a_warning(
+    told: Told, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(folder: RunFolder, name: str) -> str:
+        raise ValueError(f"{folder.url} cannot be used (Access Denied)")
+
+    monkeypatch.setattr(RunFolder, "read", refuse)
+    main([])
+    assert (told.opened["run_id"], told.opened["digest"]) == (None, "d1")
+    assert "d1 cannot be used (Access Denied); MLflow is asked for the run d1" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("untrained")
+def test_mlflow_that_refuses_is_told_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**opening: object) -> None:
+        raise ValueError("MLflow opens no run")
+
+    monkeypatch.setattr(stage, "join_run", refuse)
+    monkeypatch.setattr(stage, "detect", lambda *arguments: pytest.fail("detects"))
+    with pytest.raises(ValueError, match="MLflow opens no run"):
+        main([])
 
 
 @pytest.mark.usefixtures("untrained", "told")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -17,6 +18,7 @@ from pipeline.tracking.store import connect, find_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 EPOCHS = 3
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -85,6 +87,15 @@ def test_tags_say_on_what_it_ran(client: Any) -> None:
 
 def test_each_evaluated_epoch_has_one_sheet_of_the_same_pictures(client: Any) -> None:
     assert pictures(client, "val/detections") == {1: 1, 2: 1, 3: 1}
+
+
+def test_run_holds_the_artifacts_that_the_document_names(client: Any) -> None:
+    document = (REPOSITORY / "docs/tracking.md").read_text()
+    (row,) = (line for line in document.splitlines() if line.startswith("| Artifacts |"))
+    named = {name.rstrip("/") for name in re.findall(r"`([\w./]+)`", row)} - {"code/git.diff"}
+    held = {file.path for file in client.list_artifacts(only_run(client).info.run_id)}
+    assert len(named) > 8
+    assert named <= held
 
 
 def test_data_sets_tell_what_they_hold(client: Any) -> None:

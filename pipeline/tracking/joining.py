@@ -1,0 +1,67 @@
+"""Adding to the run of a training that has ended: found by its id or its digest, it keeps status, end and tags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from pipeline.tracking.lookup import active_run, newest_run
+from pipeline.tracking.run import Run
+from pipeline.tracking.store import Store, find_store
+from pipeline.tracking.verbs import Status
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+DIGEST = "run_digest"
+"""The tag of a training's run that names the experiment."""
+
+ENDED = ("FINISHED", "FAILED", "KILLED")
+
+
+def join_run(
+    *, run_id: str | None, digest: str, name: str, params: Mapping[str, object], tags: Mapping[str, str]
+) -> Run:
+    """Add to the run of a training; where the store has none, to a new run.
+
+    A store that does not answer is no error: the run is looked for by the first verb that reaches it.
+
+    Args:
+        run_id: of the run, where it is known.
+        digest: of the training; where the id is None or unknown to the store, the newest finished run with this
+            `run_digest` is taken.
+        name: of a new run.
+        params: as of `open_run`.
+        tags: of a new run, besides its `run_digest`.
+
+    Raises:
+        ValueError: if the store answers and will not have us (address, rights, a deleted experiment).
+    """
+    run = JoinedRun(find_store(), run_id=run_id, digest=digest, name=name, tags=tags)
+    run.try_to_open()
+    run.log_params(params)
+    return run
+
+
+class JoinedRun(Run):
+    """A run that another process has ended. What happens here changes neither its status nor its end."""
+
+    def __init__(self, store: Store, *, run_id: str | None, digest: str, name: str, tags: Mapping[str, str]) -> None:
+        """Nothing is sent yet: see `join_run`."""
+        super().__init__(store, run_id=run_id, name=name, tags={**tags, DIGEST: digest})
+        self._digest = digest
+        self._status: str | None = None  # of the run as it was found; None: it is new
+
+    def _continue(self, client: MlflowClient) -> str | None:
+        """The id of the training's run if the store has it."""
+        run = active_run(client, self.run_id) or newest_run(client, self._store, DIGEST, self._digest)
+        if run is None:
+            print(f"MLflow at {self._store.public_uri} has no run of training {self._digest}; a new one begins")
+            return None
+        self.run_id, self._experiment_id, self._status = run.info.run_id, run.info.experiment_id, run.info.status
+        return str(run.info.run_id)
+
+    def _end(self, client: MlflowClient, run_id: str, status: Status) -> None:
+        """End a new run, or one whose training could not say that it had finished; leave others as they are."""
+        if self._status is None or (status == "FINISHED" and self._status not in ENDED):
+            super()._end(client, run_id, status)
