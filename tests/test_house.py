@@ -45,7 +45,8 @@ DOORS = {
     "ray.train": {"pipeline.cluster"},
     "ray.tune": {"pipeline.sweep"},
     "mlflow": {"pipeline.tracking", "pipeline.serving"},
-    "yaml": {"pipeline.params", "pipeline.cluster"},
+    "ruamel": {"pipeline.params", "pipeline.sweep"},  # reads params.yaml and conf/; writes a sweep's winner
+    "yaml": set(),  # another reading of the same file than DVC's
     "dvc": set(),
     "dvclive": set(),
 }

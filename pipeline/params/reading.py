@@ -7,8 +7,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.reader import ReaderError
 
 from pipeline.params.section import Section
 
@@ -25,14 +28,34 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse_yaml(text: str, *, source: str) -> dict[str, Any]:
-    """The mapping that a YAML text holds; an error names its source."""
+    """The mapping that a YAML text holds, as DVC reads it: YAML 1.2, by the same parser.
+
+    Raises:
+        ValueError: naming source, line and column, for what is no YAML, a key that stands twice, or no mapping.
+    """
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{source} is not valid YAML: {error}") from None
+        content = YAML(typ="safe", pure=True).load(text)
+    except (YAMLError, ValueError) as error:  # ValueError: a value that its tag or form forbids, e.g. 2001-13-01
+        raise ValueError(explain_yaml(error, text, source=source)) from None
     if not isinstance(content, dict):
         raise ValueError(f"{source} holds {type(content).__name__}, expected a mapping of sections")
     return content
+
+
+def explain_yaml(error: Exception, text: str, *, source: str) -> str:
+    """One sentence for an error of the parser, with line and column where it knows them."""
+    where, reason = "", str(error).partition("\n")[0]
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        where = f" at line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}"
+        reason = ", ".join(part for part in (error.context, error.problem) if part)
+    if isinstance(error, DuplicateKeyError):  # its own words repeat both values
+        key = str(error.problem).partition(" with value ")[0].removeprefix("found duplicate key ")
+        reason = f"the key {key} stands there a second time; keep one of the two"
+    if isinstance(error, ReaderError):
+        before = text[: error.position]
+        where = f" at line {before.count(chr(10)) + 1}, column {len(before) - before.rfind(chr(10))}"
+        reason = f"the character {ord(text[error.position]):#04x} is not allowed"
+    return f"{source} is not valid YAML{where}: {reason}"
 
 
 def validate(section: type[SectionType], content: Mapping[str, Any], path: Path) -> SectionType:
@@ -90,25 +113,10 @@ def describe(section: type[BaseModel], details: Any) -> str:
         return f"{dotted} is not a parameter{nearest(keys[-1], known_keys(section, keys[:-1]), outer=outer)}"
     if details["type"] == "missing":
         return f"{dotted} is missing; every key of the shipped params.yaml must be there"
-    hint = f"; to YAML this is text, write {spell_number(value)}" if looks_like_number(value) else ""
+    hint = ""
     if details["type"] == "literal_error" and isinstance(value, str):
         hint = nearest(str(value), [str(choice) for choice in literal_choices(section, keys)])
     return f"{dotted} is {value!r}: {details['msg'][0].lower()}{details['msg'][1:]}{hint}"
-
-
-def looks_like_number(value: object) -> bool:
-    """True for text that Python, unlike YAML 1.1, reads as a number."""
-    try:
-        float(value)  # type: ignore[arg-type]  # whatever float refuses is no number
-    except (TypeError, ValueError):
-        return False
-    return isinstance(value, str)
-
-
-def spell_number(text: str) -> str:
-    """A number as YAML 1.1 reads it: 1e-3 as 0.001, 1e-5 as 1.0e-05."""
-    spelt = text if text.strip().isdigit() else repr(float(text))
-    return spelt if "e" not in spelt or "." in spelt else spelt.replace("e", ".0e")
 
 
 def nearest(word: str, valid: list[str], *, outer: str = "") -> str:

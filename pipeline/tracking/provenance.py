@@ -80,10 +80,13 @@ def git_tags(params: Mapping[str, object]) -> dict[str, str | None]:
     }
 
 
-def reproducing_command(commit: str, params: Mapping[str, object]) -> str:
-    """Check out the commit and run it, with the parameters that differ from the commit's own."""
+def reproducing_command(commit: str, params: Mapping[str, object]) -> str | None:
+    """Check out the commit and run it, with the parameters that differ from the commit's own; None if it cannot run."""
     committed = git("show", f"{commit}:./params.yaml")
-    held = flatten(parse_yaml(committed, source="params.yaml")) if committed else {}
+    try:
+        held = flatten(parse_yaml(committed, source="params.yaml")) if committed else {}
+    except ValueError:
+        return None
     texts = {key: json.dumps(value) for key, value in params.items()}
     settings = [f"{key}={text}" for key, text in texts.items() if key in held and json.dumps(held[key]) != text]
     if not settings:

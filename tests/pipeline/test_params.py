@@ -195,13 +195,6 @@ def test_wrong_choice_is_told_with_the_nearest(dotted: str, wrong: str, right: s
     assert told.endswith(f"; did you mean {right}?")
 
 
-@pytest.mark.parametrize(("text", "number"), [("1e-3", "0.001"), ("1e-5", "1.0e-05"), ("16", "16")])
-def test_number_that_yaml_takes_for_text_is_told_as_one_that_it_reads(text: str, number: str, tmp_path: Path) -> None:
-    assert isinstance(yaml.safe_load(number), int | float)
-    told = complaint_about(put(shipped(), "optim.lr", text), tmp_path)
-    assert told == f"optim.lr is '{text}': input should be a valid number; to YAML this is text, write {number}"
-
-
 TOGETHER: list[tuple[dict[str, object], str]] = [
     ({"data.test": None}, "evaluate.split is test, but data.test is null"),
     ({"anchors.scales_per_octave": None}, "anchors.sizes and anchors.scales_per_octave are both null"),
