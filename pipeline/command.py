@@ -14,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from pipeline.parent import stop_with_dvc
+
 # What the user can cause: a wrong parameter or file, a service that does not answer, a package that is not installed.
 USER_ERRORS = (ValueError, RuntimeError, OSError, ImportError, FloatingPointError, MemoryError)
 # Kinds of these that only code can cause.
@@ -29,11 +31,12 @@ NO_READER = 128 + 13  # and for SIGPIPE
 
 
 def run_command(name: str, main: Callable[[], object]) -> None:
-    """Run a command and end its process.
+    """Run a command and end its process; as a stage of DVC it stops with DVC.
 
     Exit status: 0; 1 after an error, with one sentence on stderr; 130 after Ctrl-C; 141 where nobody reads stdout any
     more (`| head`); 2 for wrong options, by argparse.
     """
+    stop_with_dvc(name)
     try:
         try:
             main()

@@ -17,13 +17,15 @@ class Stage:
     """`python -m pipeline.<arguments>` in a project."""
 
     def __init__(self, project: Path, environment: dict[str, str], *arguments: str) -> None:
-        module, *rest = arguments or ("train",)
-        command = [sys.executable, "-m", f"pipeline.{module}", *rest]
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        self.process = subprocess.Popen(command, cwd=project, env=environment, **pipes)
+        self.process = subprocess.Popen(self.command(*arguments), cwd=project, env=environment, **pipes)
         self.lines: list[str] = []
         self._coming: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
+
+    def command(self, *arguments: str) -> list[str]:
+        module, *rest = arguments or ("train",)
+        return [sys.executable, "-m", f"pipeline.{module}", *rest]
 
     def _read(self) -> None:
         assert self.process.stdout is not None

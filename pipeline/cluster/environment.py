@@ -15,12 +15,13 @@ QUIET = {
     "RAY_DEDUP_LOGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-# A worker keeps the memory that it was given: fresh pages for every large tensor cost 6 % of a step on a CPU.
+# A worker on CPUs keeps the memory that it was given: fresh pages for every large tensor cost 6 % of a step. With a GPU
+# the large tensors are in CUDA's memory, and kept pages of images of many sizes would only fragment the host's.
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34), "MALLOC_TOP_PAD_": str(2**26)}
 for _name, _value in QUIET.items():
     os.environ.setdefault(_name, _value)
 
 
-def worker_environment(cpus: int) -> dict[str, str]:
-    """Variables of a process that trains with so many threads."""
-    return QUIET | KEEP_MEMORY | {"OMP_NUM_THREADS": str(cpus)}
+def worker_environment(cpus: int, gpus: float = 0) -> dict[str, str]:
+    """Variables of a process that trains with so many threads, and so many GPUs."""
+    return QUIET | ({} if gpus else KEEP_MEMORY) | {"OMP_NUM_THREADS": str(cpus)}

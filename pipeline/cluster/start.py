@@ -13,8 +13,12 @@ from typing import Any
 
 import ray
 
+from pipeline.cluster.processors import count_cpus
 from pipeline.cluster.shipping import ship_code
 from pipeline.params.place import Place
+
+# Of a Ray on this machine, with what its workers print.
+LOGS = f"{os.environ.get('RAY_TMPDIR', '/tmp')}/ray/session_latest/logs"
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Resources:
             leave, and takes up new ones.
         hang_timeout_s: a worker that gives no sign of life for so long is taken for dead.
         has_nodes: they may be told in advance that they end.
+        verbose: what workers print and log is shown by this process.
     """
 
     workers: int | list[int]
@@ -36,6 +41,7 @@ class Resources:
     start_timeout_s: float
     hang_timeout_s: float = 600.0
     has_nodes: bool = False
+    verbose: bool = False
 
     @classmethod
     def of(cls, place: Place) -> Resources:
@@ -71,21 +77,18 @@ def start_ray(
         RuntimeError: when there is no Ray at that address, or none can be started.
     """
     address = address_of(address)
-    options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
+    level = "INFO" if resources.verbose else "ERROR"
+    options: dict[str, Any] = {"address": address, "log_to_driver": resources.verbose, "logging_level": level}
     if address == "local":
         # A machine with fewer cores than workers still trains, only slower.
-        cpus = max(os.cpu_count() or 1, resources.most * resources.cpus_per_worker)
+        cpus = max(count_cpus(), resources.most * resources.cpus_per_worker)
         options |= {"num_cpus": cpus, "include_dashboard": dashboard}
     shipped = {"env_vars": dict(environment)} if environment else {}
     if is_elsewhere(address):
         shipped |= ship_code()
     options["runtime_env"] = shipped
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    try:
-        ray.init(**options)
-    except Exception as error:  # it raises bare ones, too
-        reason = str(error).strip().partition("\n")[0]
-        raise RuntimeError(f"no Ray at {address!r} (RAY_ADDRESS, or address in conf/): {reason}") from error
+    logging.getLogger("ray").setLevel(level)
+    connect(options)
     try:
         if is_elsewhere(address):
             wait_for_nodes(resources)
@@ -93,6 +96,29 @@ def start_ray(
         yield
     finally:
         ray.shutdown()
+
+
+def connect(options: Mapping[str, Any]) -> None:
+    """Call ray.init; a Ray of this machine that does not come up in time, as on a busy one, gets a second chance.
+
+    Raises:
+        RuntimeError: with one sentence.
+    """
+    is_ours = options["address"] == "local"
+    try:
+        try:
+            ray.init(**options)
+        except Exception as error:  # it raises bare ones
+            if not is_ours or "timed out" not in str(error):
+                raise
+            ray.shutdown()
+            print("Ray did not start in time on this machine; trying once more", flush=True)
+            ray.init(**options)
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        if is_ours:
+            raise RuntimeError(f"Ray does not start on this machine ({reason}); its logs are in {LOGS}") from error
+        raise RuntimeError(f"no Ray at {options['address']!r} (RAY_ADDRESS, or address in conf/): {reason}") from error
 
 
 def address_of(address: str) -> str:

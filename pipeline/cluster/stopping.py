@@ -19,14 +19,17 @@ class StoppedError(RuntimeError):
 
 @contextmanager
 def hearing_signals() -> Iterator[threading.Event]:
-    """An event that is set by the first SIGTERM or Ctrl-C; the second one interrupts at once."""
+    """An event that is set by SIGTERM or Ctrl-C; a Ctrl-C after that interrupts at once.
+
+    A second SIGTERM changes nothing: systemd and Slurm send one to every process, and so does the loss of the parent.
+    """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked  # signals come to the main thread only
         return
 
     def hear(number: int, frame: FrameType | None) -> None:
-        if asked.is_set():
+        if asked.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         asked.set()
 

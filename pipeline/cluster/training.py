@@ -163,8 +163,8 @@ def run_trainer(
             failure_config=ray.train.FailureConfig(max_failures=resources.max_failures, controller_failure_limit=3),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             callbacks=[Forward(events)],
-            worker_runtime_env={"env_vars": worker_environment(resources.cpus_per_worker)},
-            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+            worker_runtime_env={"env_vars": worker_environment(resources.cpus_per_worker, resources.gpus_per_worker)},
+            logging_config=ray.train.LoggingConfig(log_level="INFO" if resources.verbose else "ERROR"),
         ),
     )
     with listening(events, on_event) as heard:

@@ -44,6 +44,8 @@ class Place(Section):
     "A worker that gives no sign of life for so long is taken for dead."
     trials_at_once: Count | None
     "Of a sweep; null: as many as the resources hold."
+    verbose: bool
+    "Workers' output is shown by the command that runs them; else only Ray's logs on their nodes have it."
 
     def check(self) -> list[str]:
         """NCCL talks between GPUs only, and a loader process forgets its pictures with every epoch."""

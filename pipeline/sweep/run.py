@@ -202,7 +202,7 @@ def run_trials(plan: Plan, parent: Run) -> None:
         place.address,
         resources,
         dashboard=place.most > 1,
-        environment=cluster.worker_environment(place.cpus_per_worker),
+        environment=cluster.worker_environment(place.cpus_per_worker, place.gpus_per_worker),
     ):
         parent.set_tags(cluster_tags(cluster.describe_cluster()))
         tune(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,16 +58,20 @@ def run(params: Params, place: Place) -> None:
     if not cluster.is_elsewhere(place.address):
         check_folder(config["data"]["root"])
     with lock_run(outer_root(project_root()) / "runs" / "locks", digest):
-        threading.Thread(target=import_ahead).start()
+        threading.Thread(target=import_ahead, daemon=True).start()
         with cluster.start_ray(place.address, cluster.Resources.of(place)):
             train(params, place, config, digest=digest, storage=storage)
 
 
 def import_ahead() -> None:
-    """What is needed once Ray is there: to import it takes 4 s, and for Ray to come up 5."""
-    import pandas  # noqa: F401  # Ray Train's
+    """Import what is needed once Ray is there: it takes 4 s, and Ray 5 to start.
 
-    import_mlflow()
+    A failure is silent here, in a thread; the main thread meets it again when it imports the same.
+    """
+    with suppress(Exception):
+        import pandas  # noqa: F401  # Ray Train's
+
+        import_mlflow()
 
 
 def digest_training(params: Params, place: Place) -> str:

@@ -1,0 +1,157 @@
+"""Laws of starting Ray: a second chance on a busy machine, CPUs as a container has them, workers' output on request."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from pipeline.cluster import Resources, start_ray, worker_environment
+from pipeline.cluster.processors import count_cpus, quotas
+from pipeline.params.place import load_place
+from pipeline.train.run import import_ahead
+
+ROOT = Path(__file__).parents[2]
+TIMED_OUT = "The current node timed out during startup. This could happen because\nand more"
+
+
+def resources(workers: int = 1, **more: Any) -> Resources:
+    return Resources(workers, 1, 0, backend="gloo", max_failures=0, start_timeout_s=1, **more)
+
+
+class Starts:
+    """Stands for ray.init: fails as the errors say, one after the other, then succeeds."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+        self.options: list[dict[str, Any]] = []
+
+    def __call__(self, **options: Any) -> None:
+        self.options.append(options)
+        if self.errors:
+            raise self.errors.pop(0)
+
+
+@pytest.fixture
+def starts(monkeypatch: pytest.MonkeyPatch) -> Starts:
+    begun = Starts()
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", begun)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8})
+    return begun
+
+
+def test_ray_of_this_machine_that_times_out_is_started_once_more(starts: Starts) -> None:
+    starts.errors = [Exception(TIMED_OUT)]
+    with start_ray("local", resources()):
+        assert len(starts.options) == 2
+
+
+def test_second_time_out_is_a_sentence_without_addresses(starts: Starts) -> None:
+    starts.errors = [Exception(TIMED_OUT), Exception(TIMED_OUT)]
+    with pytest.raises(RuntimeError) as caught, start_ray("local", resources()):
+        pytest.fail("it was let in")
+    told = str(caught.value)
+    assert told.startswith("Ray does not start on this machine (The current node timed out during startup.")
+    assert told.endswith("ray/session_latest/logs") and "address" not in told and "\n" not in told
+    assert len(starts.options) == 2
+
+
+@pytest.mark.parametrize(
+    ("address", "error"),
+    [("local", OSError("validate_socket_filename failed")), ("head:1", ConnectionError("timed out"))],
+)
+def test_failure_that_would_come_again_is_not_tried_again(address: str, error: Exception, starts: Starts) -> None:
+    starts.errors = [error]
+    with pytest.raises(RuntimeError), start_ray(address, resources()):
+        pytest.fail("it was let in")
+    assert len(starts.options) == 1
+
+
+# ---- CPUs ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("files", "own", "limits"),
+    [
+        ({}, "", []),
+        ({"cpu.max": "max 100000\n"}, "", []),
+        ({"cpu.max": "200000 100000\n"}, "", [2.0]),
+        ({"a/b/cpu.max": "150000 100000\n", "a/cpu.max": "50000 100000\n", "cpu.max": "max 100000"}, "a/b", [1.5, 0.5]),
+        ({"cpu/cpu.cfs_quota_us": "250000\n", "cpu/cpu.cfs_period_us": "100000\n"}, "", [2.5]),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, "", []),
+    ],
+)
+def test_quotas_of_both_versions_of_cgroups_are_read(
+    files: dict[str, str], own: str, limits: list[float], tmp_path: Path
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert list(quotas(tmp_path, own)) == limits
+
+
+def test_ray_gets_the_cpus_of_the_container_and_not_of_the_machine(
+    starts: Starts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)), raising=False)
+    monkeypatch.setattr("pipeline.cluster.processors.CGROUPS", tmp_path)
+    (tmp_path / "cpu.max").write_text("150000 100000\n")
+    with start_ray("local", resources()):
+        assert starts.options[-1]["num_cpus"] == count_cpus() == 2
+    with start_ray("local", resources(3)):
+        assert starts.options[-1]["num_cpus"] == 3  # fewer CPUs than workers: slower, but it trains
+    (tmp_path / "cpu.max").write_text("10000 100000\n")
+    assert count_cpus() == 1
+
+
+# ---- what workers get and say ----------------------------------------------------------------------------------------
+
+
+def test_only_workers_without_a_gpu_keep_the_memory_that_they_were_given() -> None:
+    kept = {name for name in worker_environment(1) if name.startswith("MALLOC_")}
+    assert kept == {"MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_"}
+    assert set(worker_environment(1)) - set(worker_environment(1, 0.5)) == kept
+
+
+def test_import_that_fails_ahead_is_left_to_the_main_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ImportError("a broken installation")
+
+    monkeypatch.setattr("pipeline.train.run.import_mlflow", fail)
+    import_ahead()
+
+
+def test_output_of_workers_is_shown_on_request_only(starts: Starts) -> None:
+    place = load_place(ROOT / "conf/local.yaml")
+    for verbose, level in ((False, "ERROR"), (True, "INFO")):
+        with start_ray("local", Resources.of(place.model_copy(update={"verbose": verbose}))):
+            options = starts.options[-1]
+            assert (options["log_to_driver"], options["logging_level"]) == (verbose, level)
+
+
+def say(config: dict[str, Any]) -> None:
+    """Runs in a worker."""
+    print("said by a worker", flush=True)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("shared_ray")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
+@pytest.mark.parametrize("verbose", [True, False])
+def test_print_of_a_worker_is_seen_once_where_verbose(
+    verbose: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from pipeline.cluster.training import run_trainer
+
+    asked = Resources(1, 1, 0, backend="gloo", max_failures=0, start_timeout_s=60, verbose=verbose)
+    with start_ray("local", asked):
+        run_trainer(say, {}, resources=asked, name="d1", storage=str(tmp_path), on_event=print)
+        time.sleep(3)  # Ray's monitor looks at the files now and then
+    shown = capfd.readouterr()
+    assert (shown.out + shown.err).count("said by a worker") == int(verbose)
