@@ -24,7 +24,7 @@ class Detector:
     """A network with its grid, its classes, its way to read a picture and its post-process.
 
     Attributes:
-        model: in evaluation mode.
+        model: on any device, in any memory layout and mode; detecting changes none of them.
         grid: of its anchors.
         class_names: K names.
         transforms: how pictures become its input.
@@ -32,9 +32,8 @@ class Detector:
         description: what the file says besides: parameters, classes, the run it came from.
     """
 
-    def __init__(self, model: nn.Module, description: dict[str, Any], device: torch.device | str = "cpu") -> None:
-        self.device = torch.device(device)
-        self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()  # the faster layout
+    def __init__(self, model: nn.Module, description: dict[str, Any]) -> None:
+        self.model = model
         self.description = description
         self.grid = Grid.from_dict(description["anchors"])
         self.class_names: list[str] = [category["name"] for category in description["categories"]]
@@ -51,7 +50,13 @@ class Detector:
         weights, description = load_detector(path)
         model = build_network(description)
         model.load_state_dict(weights)
-        return Detector(model, description, device)
+        model.to(device).to(memory_format=torch.channels_last)  # the faster layout
+        return Detector(model.eval(), description)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network's weights are."""
+        return next(self.model.parameters()).device
 
     def build_postprocess(self, **parameters: Any) -> Postprocess:
         """A post-process for this network; parameters as in section `postprocess`."""

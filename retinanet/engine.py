@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -222,16 +223,29 @@ def predict(
     std: list[float],
     device: torch.device,
 ) -> Iterator[tuple[int, Detections]]:
-    """Detect on batches, in float32 whatever training used.
+    """Detect on batches, in float32 whatever training used; the model is in its own mode again between batches.
 
     Yields:
         Image id and its detections in the original image's frame, on the CPU.
     """
-    model.eval()
     for batch in batches:
         images = normalise_images(batch.images.to(device), mean, std).contiguous(memory_format=memory_format(model))
-        found = postprocess(model(images), batch.image_sizes.to(device), padded_size(batch))
+        with evaluating(model):
+            predictions = model(images)
+        found = postprocess(predictions, batch.image_sizes.to(device), padded_size(batch))
         for i, detections in enumerate(found):
             factor_y, factor_x = (batch.original_sizes[i] / batch.image_sizes[i]).tolist()
             scaled = rescale_detections(detections, factor_y, factor_x)
             yield batch.image_ids[i], Detections(*(field.cpu() for field in scaled))
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode while the body runs; then each of its modules is in its own mode again."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -28,11 +28,27 @@ def construct_optimizer(
         {"params": [parameter for parameter in trainable if parameter.ndim <= 1], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
+    constructed: torch.optim.Optimizer
     if optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=True)
-    if optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, fused=True)
-    raise ValueError(f"optim.optimizer is {optimizer!r}, expected sgd or adamw")
+        constructed = torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=True)
+    elif optimizer == "adamw":
+        constructed = torch.optim.AdamW(groups, lr=lr, fused=True)
+    else:
+        raise ValueError(f"optim.optimizer is {optimizer!r}, expected sgd or adamw")
+    constructed.register_load_state_dict_post_hook(take_strides_of_parameters)
+    return constructed
+
+
+def take_strides_of_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Lay out the state of every parameter as the parameter itself.
+
+    A loaded state has the strides with which it was saved. Fused kernels on a CPU ignore strides: with others than the
+    weight's they would add a momentum to another weight.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def scale_lr(lr: float, lr_batch_size: int, batch_size: int) -> float:

@@ -32,7 +32,7 @@ def validate(learner: Learner, config: Mapping[str, Any], split: Split, worker: 
     Returns:
         The 12 COCO numbers, the same in every worker.
     """
-    detector = Detector(learner.judged, dict(config["description"]), worker.device)
+    detector = Detector(learner.judged, dict(config["description"]))
     batches = EvaluationBatches(split, detector.transforms, rank=worker.rank, num_workers=worker.num_workers)
     mine = {
         image_id: (d.boxes.numpy(), d.scores.numpy(), d.labels.numpy())

@@ -265,9 +265,13 @@ def test_the_detector_learns_its_pictures_by_heart(split: Split, small_world: Sm
     assert after[2][0] == before[2][0]
 
 
-def test_predict_puts_the_network_into_evaluation_and_keeps_no_graph(split: Split) -> None:
+def test_predict_evaluates_without_a_graph_and_leaves_the_network_in_its_mode(split: Split) -> None:
     learner = build_learner()
     learner.network.train()
+    learner.network.box_head.eval()
+    modes = [module.training for module in learner.network.modules()]
+    seen: list[bool] = []
+    learner.network.pyramid.register_forward_hook(lambda module, *_: seen.append(module.training))
     found = dict(
         predict(
             learner.network,
@@ -278,7 +282,8 @@ def test_predict_puts_the_network_into_evaluation_and_keeps_no_graph(split: Spli
             device=CPU,
         )
     )
-    assert not learner.network.training and torch.is_grad_enabled()
+    assert seen == [False] and torch.is_grad_enabled()
+    assert [module.training for module in learner.network.modules()] == modes
     assert list(found) == [record.image_id for record in split.records[:8]]
     for record in split.records[:8]:
         boxes = found[record.image_id].boxes
