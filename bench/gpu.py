@@ -41,6 +41,7 @@ from retinanet.dataset import Batch, move_batch
 from retinanet.learner import autocast, train_step
 from retinanet.model import RetinaNet
 from retinanet.postprocess import Postprocess
+from retinanet.precision import convolving_float32
 
 LAYOUTS = {"": torch.contiguous_format, ", channels_last": torch.channels_last}
 COLUMNS = [
@@ -285,7 +286,12 @@ def compare_detections(setting: Setting, count: int) -> list[str]:
 
 def main() -> None:
     """Measure, and print."""
-    setting = read_setting()
+    with convolving_float32():  # as ours does by itself, so that the others are not in TF32 beside it
+        measure(read_setting())
+
+
+def measure(setting: Setting) -> None:
+    """Every figure of a setting."""
     name = torch.cuda.get_device_name(setting.device) if setting.device.type == "cuda" else str(setting.device)
     print(f"{name}, torch {torch.__version__}, torchvision {torchvision.__version__}, {setting}\n", flush=True)
     rate, flops = matmul_rate(setting), count_flops(setting)

@@ -25,6 +25,7 @@ from retinanet.learner import (
 )
 from retinanet.model import normalise_images
 from retinanet.postprocess import Detections, Postprocess, rescale_detections
+from retinanet.precision import convolving_float32
 
 # Looking at a loss waits for a GPU, so it is done once in so many steps; on a CPU every step.
 STEPS_BETWEEN_LOOKS = 20
@@ -223,14 +224,14 @@ def predict(
     std: list[float],
     device: torch.device,
 ) -> Iterator[tuple[int, Detections]]:
-    """Detect on batches, in float32 whatever training used; the model is in its own mode again between batches.
+    """Detect on batches, in IEEE float32 whatever training used; the model is in its own mode again between batches.
 
     Yields:
         Image id and its detections in the original image's frame, on the CPU.
     """
     for batch in batches:
         images = normalise_images(batch.images.to(device), mean, std).contiguous(memory_format=memory_format(model))
-        with evaluating(model):
+        with evaluating(model), convolving_float32("ieee"):
             predictions = model(images)
         found = postprocess(predictions, batch.image_sizes.to(device), padded_size(batch))
         for i, detections in enumerate(found):

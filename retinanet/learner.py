@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from retinanet.criterion import Assignment, Criterion, Truths
 from retinanet.dataset import Batch, move_batch, split_batch
 from retinanet.model import normalise_images
+from retinanet.precision import Multiplied, convolving_float32
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -27,7 +28,7 @@ class Learner:
 
     Attributes:
         model: a RetinaNet, wrapped in DistributedDataParallel where there are several workers.
-        precision: fp32, bf16 or fp16 of the convolutions; losses are float32.
+        precision: fp32, tf32, bf16 or fp16 of the convolutions; losses are float32.
         images_per_step: a worker's images at once; None: all of its share.
         max_skipped: steps of the whole training that may be left out because their loss is not finite.
     """
@@ -119,7 +120,8 @@ def compute_gradients(learner: Learner, batch: Batch, halt: Halt = Halt()) -> St
     learner.optimizer.zero_grad(set_to_none=True)
     losses = torch.zeros(2, device=learner.device)
     for i, (part, assignment) in enumerate(zip(parts, assignments, strict=True)):
-        with synchronise_gradients(learner.model, i == len(parts) - 1):
+        last = i == len(parts) - 1
+        with synchronise_gradients(learner.model, last), convolving_float32(float32_of(learner.precision)):
             part_loss = part_losses(learner, part, assignment, total_mass)
             # DistributedDataParallel averages over the workers, but the parts of a loss add up.
             learner.scaler.scale(part_loss.sum() * num_workers()).backward()
@@ -176,10 +178,15 @@ def memory_format(model: nn.Module) -> torch.memory_format:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """Convolutions in half precision, or nothing for fp32."""
-    if precision == "fp32":
+    """Convolutions in half precision, or nothing for fp32 and tf32."""
+    if precision in ("fp32", "tf32"):
         return nullcontext()
     return torch.autocast(device.type, dtype=AUTOCAST[precision])
+
+
+def float32_of(precision: str) -> Multiplied:
+    """How float32 is convolved at a precision of training."""
+    return "tf32" if precision == "tf32" else "ieee"
 
 
 def synchronise_gradients(model: nn.Module, last: bool) -> AbstractContextManager[None]:

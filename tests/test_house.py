@@ -25,7 +25,7 @@ PACKAGES = ("retinanet", "pipeline")
 # A new room of the detector gets its place here.
 FLOORS = (
     {"boxes", "losses", "anchors", "predictions", "backbone", "transforms", "optim", "coco_match", "pictures"}
-    | {"detector_file", "hardware"},
+    | {"detector_file", "hardware", "precision"},
     {"splits", "overlaps", "matcher", "criterion", "postprocess", "model", "weights", "coco_tables", "coco_eval"},
     {"dataset", "learner", "engine", "detector"},
 )

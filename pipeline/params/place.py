@@ -22,7 +22,8 @@ class Place(Section):
     cpus_per_worker: Count
     "Also the threads of a worker."
     gpus_per_worker: NotNegative
-    precision: Literal["auto", "fp32", "bf16", "fp16"]
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"]
+    "Of the convolutions in training; evaluation is always fp32. auto: bf16 where it is native, else fp32."
     images_per_step: Count | None
     "Images that a worker holds at once; null: all of its share of a batch."
     loader_processes: CountOrZero
@@ -48,10 +49,12 @@ class Place(Section):
     "Workers' output is shown by the command that runs them; else only Ray's logs on their nodes have it."
 
     def check(self) -> list[str]:
-        """NCCL talks between GPUs only, and a loader process forgets its pictures with every epoch."""
+        """NCCL and TF32 need GPUs, and a loader process forgets its pictures with every epoch."""
         complaints = []
         if self.backend == "nccl" and self.gpus_per_worker == 0:
             complaints.append("backend is nccl, but gpus_per_worker is 0; use gloo")
+        if self.precision == "tf32" and self.gpus_per_worker == 0:
+            complaints.append("precision is tf32, which a GPU computes, but gpus_per_worker is 0; use fp32")
         if self.cache_images and self.loader_processes > 0:
             complaints.append(f"cache_images is true, which needs loader_processes 0, not {self.loader_processes}")
         if self.fewest > self.most:

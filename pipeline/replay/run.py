@@ -52,13 +52,13 @@ def read_kept(url: str) -> dict[str, Any]:
 
 
 def replay(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The losses of each image alone, at the precision of the training and in float32; on the CPU."""
+    """The losses of each image alone, at the precision of the training and in float32; on the CPU, without TF32."""
     network = build_network(kept["description"]).train()
     network.load_state_dict(kept["weights"])
     criterion = build_criterion(kept["description"], kept["params"])
     rows = []
     for part in split_batch(Batch(**kept["batch"]), 1):
-        for precision in dict.fromkeys((kept["precision"], "fp32")):
+        for precision in dict.fromkeys(("fp32" if kept["precision"] == "tf32" else kept["precision"], "fp32")):
             loss_cls, loss_box = losses_of(network, criterion, part, kept["params"]["transforms"], precision)
             losses = {"loss_cls": loss_cls, "loss_box": loss_box}
             rows.append({"image": part.image_ids[0], "boxes": len(part.boxes[0]), "precision": precision, **losses})

@@ -35,6 +35,7 @@ def test_conf_that_does_not_exist_is_told_with_those_that_do(monkeypatch: pytest
         ("workers", 0, "workers is 0: "),
         ("worker", 1, "worker is not a parameter; did you mean workers?"),
         ("precision", "fp8", "precision is 'fp8': .*did you mean fp"),
+        ("precision", "tf32", "precision is tf32, which a GPU computes, but gpus_per_worker is 0; use fp32"),
         ("backend", "nccl", "backend is nccl, but gpus_per_worker is 0; use gloo"),
         ("max_failures", -1, "max_failures is -1: "),
     ],
