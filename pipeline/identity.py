@@ -106,11 +106,14 @@ class RunFolder:
 
 
 @contextmanager
-def lock_run(folder: Path, digest: str) -> Iterator[None]:
+def lock_run(folder: Path, digest: str) -> Iterator[Path]:
     """Hold a run, so that an orphan of a killed `dvc repro` does not train beside its successor.
 
     Waits for the other process and says so; its work is not lost, because this one then resumes it. The system frees
-    the lock of a process that dies.
+    the lock of a process that dies. Processes on other machines are kept off by a lease (pipeline.lease).
+
+    Yields:
+        The file of the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     holder = folder / f"{digest}.pid"
@@ -125,6 +128,6 @@ def lock_run(folder: Path, digest: str) -> Iterator[None]:
             patience = SECONDS_BETWEEN_WORDS
     try:
         holder.write_text(f"{os.getpid()}\n")
-        yield
+        yield folder / f"{digest}.lock"
     finally:
         lock.release()

@@ -13,6 +13,7 @@ from typing import Any
 from pipeline import cluster
 from pipeline.identity import RUN_ID, digest_file, digest_run, lock_run
 from pipeline.inputs import publish_inputs
+from pipeline.lease import hold_lease
 from pipeline.outs import read_json
 from pipeline.params import Params, flatten, project_root
 from pipeline.params.paths import check_folder, outer_root, picture_root, storage_location
@@ -94,7 +95,8 @@ def check_space(base: Params, sweep: Sweep, place: Place) -> None:
 
 def run_sweep(plan: Plan, *, conf: Path, apply: bool) -> None:
     """Run the trials that are left, and report; a sweep that was killed goes on."""
-    with lock_run(outer_root(project_root()) / "runs" / "locks", plan.name):
+    locks = outer_root(project_root()) / "runs" / "locks"
+    with lock_run(locks, plan.name) as lock, hold_lease(storage_location(plan.place), plan.name, lock=lock):
         begun = plan.folder.read_json("sweep.json") or {"begun": time.time()}
         plan.folder.write_json("sweep.json", begun | describe(plan))
         run_id = plan.folder.read(RUN_ID)
