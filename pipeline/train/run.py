@@ -61,3 +61,228 @@ def run(params: Params, place: Place) -> None:
     locks = outer_root(project_root()) / "runs" / "locks"
     with lock_run(locks, digest) as lock, hold_lease(storage, digest, lock=lock):
         threading.Thread(target=import_ahead, daemon=True).start()
+        with cluster.start_ray(place.address, cluster.Resources.of(place)):
+            train(params, place, config, digest=digest, storage=storage)
+
+
+def import_ahead() -> None:
+    """Import what is needed once Ray is there: it takes 4 s, and Ray 5 to start.
+
+    A failure is silent here, in a thread; the main thread meets it again when it imports the same.
+    """
+    with suppress(Exception):
+        import pandas  # noqa: F401  # Ray Train's
+
+        import_mlflow()
+
+
+def digest_training(params: Params, place: Place) -> str:
+    """The name of a run: all that decides its result, and of the place only the precision."""
+    values = {**params.model_dump(include=SECTIONS), "precision": place.precision}
+    return digest_run(values, [*SPLITS.values(), ANCHORS, *weights_file(params), *CODE])
+
+
+def train(params: Params, place: Place, config: dict[str, Any], *, digest: str, storage: str) -> None:
+    """Train one run to its end, export its best detector, and record it."""
+    folder = RunFolder(storage, digest)
+    if place.resume == "never":
+        put_aside(folder)
+    flat = flatten(params.model_dump())
+    tags = provenance_tags(
+        params=flat,
+        data_hash=digest_file(SPLITS["train"]),
+        run_digest=digest,
+        ray_address=cluster.address_of(place.address),
+    )
+    flat |= {f"conf.{key}": value for key, value in place.model_dump().items()}
+    known = folder.read(RUN_ID)
+    with open_run(run_id=known, name=f"train {digest[:8]}", params=flat, tags=tags) as run:
+        workers = place.fewest if place.fewest == place.most else f"{place.fewest} to {place.most}"
+        print(f"run {digest}: {params.train.epochs} epochs on {workers} workers, {place.precision}", flush=True)
+        run.sample_machine()
+        log_code_changes(run)
+        watched = Watched(SPLITS["val"], root=config["data"]["root"], score_threshold=params.evaluate.picture_score)
+        listener = Listener(run, folder, Progress(params.train.epochs), watched, kept=known)
+        listener.keep_run_id()
+        if cluster.is_elsewhere(place.address):
+            config = publish_inputs(config, storage)
+        history, best_epoch = train_in_memory(config, place, folder, name=digest, storage=storage, listener=listener)
+        if len(history) < params.train.epochs:
+            raise RuntimeError(
+                f"the newest checkpoint holds {len(history)} of {params.train.epochs} epochs; later ones could not be "
+                f"written to {storage}: make room there, then run again to go on"
+            )
+        run.log_history(history)
+        listener.try_to_keep_run_id()
+        best = history[best_epoch - 1]
+        write_reports(history, best=best, digest=digest)
+        run.set_tags(write_note(best, epochs=len(history), digest=digest, reproduce=tags.get("reproduce")))
+        log_outs(run)
+    print(f"best epoch {best['epoch']}; compare the runs with: {run.url}", flush=True)
+
+
+def put_aside(folder: RunFolder) -> None:
+    """Give what a run has left another name, so that it begins afresh."""
+    aside = folder.put_aside()
+    if aside is not None:
+        print(f"resume is never in conf/: what this run had kept is now {aside}", flush=True)
+
+
+def train_in_memory(
+    config: dict[str, Any], place: Place, folder: RunFolder, *, name: str, storage: str, listener: Listener
+) -> tuple[list[dict[str, Any]], int]:
+    """Train; where a worker's images do not fit its memory, with half as many at once, which changes no result.
+
+    Returns:
+        The history, and the number of its best epoch.
+    """
+    from pipeline.cluster.training import train_on_ray  # Ray Train takes 2 s to be imported
+
+    known = folder.read(IMAGES_PER_STEP)
+    if known is not None and (place.images_per_step is None or int(known) < place.images_per_step):
+        config["place"] |= {"images_per_step": int(known)}
+    while True:
+        try:
+            return train_on_ray(
+                fit,
+                config,
+                resources=cluster.Resources.of(place),
+                name=name,
+                storage=storage,
+                on_event=listener,
+                export=export,
+            )
+        except torch.OutOfMemoryError as error:
+            images = halve_images(config, workers=place.fewest, error=error)
+            config["place"] |= {"images_per_step": images}
+            try:
+                folder.write(IMAGES_PER_STEP, str(images))
+            except ValueError as failure:  # the next run has to find the number again
+                print(f"warning: {failure}", flush=True)
+
+
+def halve_images(config: Mapping[str, Any], *, workers: int, error: BaseException) -> int:
+    """Half of the images that a worker has held at once.
+
+    Raises:
+        RuntimeError: when it was one image, or the norm must see them together.
+    """
+    share = -(-config["params"]["train"]["batch_size"] // workers)
+    held: int = min(config["place"]["images_per_step"] or share, share)
+    reason = str(error).partition("\n")[0]
+    if config["params"]["model"]["norm"] == "sync_batch":
+        raise RuntimeError(f"out of memory ({reason}); use more workers, or a smaller train.batch_size") from error
+    if held == 1:
+        raise RuntimeError(
+            f"one image does not fit a worker's memory ({reason}); lower transforms.long_side, or set recompute: true "
+            "in conf/"
+        ) from error
+    half = held // 2
+    print(
+        f"{held} images do not fit a worker's memory ({reason}); going on with {half} at once, which changes no result",
+        flush=True,
+    )
+    return half
+
+
+def worker_config(params: Params, place: Place, *, digest: str, run: str) -> dict[str, Any]:
+    """All that a worker needs, in plain values; paths are absolute because workers run elsewhere."""
+    content = read_json(SPLITS["train"])
+    sections = params.model_dump()
+    weights = [str(path) for path in weights_file(params)]
+    return {
+        "params": sections
+        | {"model": sections["model"] | {"weights": weights[0] if weights else params.model.weights}},
+        "place": place.model_dump(),
+        "description": describe_detector(
+            **{name: sections[name] for name in ("model", "loss", "transforms")},
+            anchors=read_json(ANCHORS),
+            categories=content["categories"],
+            run={"digest": digest},
+        ),
+        "data": {
+            **{name: str(path.resolve()) for name, path in SPLITS.items()},
+            "root": picture_root(content["info"]["root"], place),
+            "watched": choose_watched(read_json(SPLITS["val"])),
+            "run": run,
+            "cache_folder": f"{CACHE}/pictures",
+        },
+    }
+
+
+class Listener:
+    """Hears what the workers report: tells the person and the tracker.
+
+    Args:
+        kept: the id of the tracker's run that the folder holds.
+    """
+
+    def __init__(
+        self, run: Run, folder: RunFolder, progress: Progress, watched: Watched, *, kept: str | None = None
+    ) -> None:
+        self.run, self.folder, self.progress, self.watched, self.kept = run, folder, progress, watched, kept
+        self.has_warned = False
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """One event of the training; see pipeline.cluster.training."""
+        if event["kind"] == "step":
+            self.progress.step(event)
+        elif event["kind"] == "resume":
+            step = f", step {event['step']} of the next" if event["step"] else ""
+            print(f"going on from epoch {event['epoch']}{step}", flush=True)
+        elif event["kind"] == "warning":
+            print(f"warning: {event['text']}", flush=True)
+        elif event["kind"] == "cluster":
+            self.run.set_tags(cluster_tags(event))
+        elif event["kind"] == "detections":
+            self.watched.found = event["found"]
+        elif not event["is_partial"]:
+            self.progress.epoch(event["history"])
+            self.run.log_history(event["history"])
+            self.try_to_keep_run_id()
+            self.run.sample_machine()  # where the store was away it has stopped
+            self.watched.log(self.run, epoch=event["history"][-1]["epoch"])
+
+    def keep_run_id(self) -> None:
+        """A resumed training continues this run of the tracker; its id is known once the store has answered.
+
+        Raises:
+            ValueError: naming the storage, when it cannot be written.
+        """
+        if self.run.run_id not in (None, self.kept):
+            self.folder.write(RUN_ID, self.run.run_id)
+            self.kept = self.run.run_id
+
+    def try_to_keep_run_id(self) -> None:
+        """As `keep_run_id`, with one warning where the storage cannot be written: the next epoch tries again."""
+        try:
+            self.keep_run_id()
+        except ValueError as error:
+            if not self.has_warned:
+                print(f"warning: the id of the MLflow run is not kept: {error}", flush=True)
+            self.has_warned = True
+
+
+def export(checkpoint: Path) -> tuple[list[dict[str, Any]], int]:
+    """Put the best detector of a checkpoint's folder in place; the history, and the number of its epoch."""
+    _, description = load_detector(checkpoint / BEST)
+    write_whole(MODEL, lambda temporary: shutil.copyfile(checkpoint / BEST, temporary))
+    return read_json(checkpoint / ROWS), description["run"]["epoch"]
+
+
+def write_reports(history: list[dict[str, Any]], *, best: Mapping[str, Any], digest: str) -> None:
+    """The figures of the best epoch, and the curves of all."""
+    kept = {key: value for key, value in best.items() if key not in ("seconds", "images_per_s")}
+    write_json(REPORT, {"run": digest, "epochs": history[-1]["epoch"], "best": kept})
+    write_whole(HISTORY, lambda path: write_history_csv(history, path))
+    write_whole(CURVES, lambda path: plot_curves(history, path))
+
+
+def log_outs(run: Run) -> None:
+    """What the run ends with goes to the tracker: data, parameters, reports, curves and the model."""
+    for name, path in SPLITS.items():
+        log_split(run, name, path)
+    earlier = [path for path in EARLIER_REPORTS if path.is_file()]
+    for artifact in (Path("params.yaml"), ANCHORS, *earlier, REPORT, CURVES):
+        run.log_artifact(artifact)
+    run.log_model(MODEL, class_names=[category["name"] for category in read_json(SPLITS["train"])["categories"]])
