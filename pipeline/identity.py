@@ -18,6 +18,9 @@ from pipeline.outs import write_whole
 from pipeline.stores import complaint, retry
 
 SECONDS_BETWEEN_WORDS = 30
+CHECKPOINT = "checkpoint_"
+"""How the folders of checkpoints begin within that of a run."""
+
 RUN_ID = "mlflow_run_id"  # the text in a run's folder that says which run of the tracker is its own
 
 

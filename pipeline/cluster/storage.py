@@ -6,7 +6,6 @@ notes on it, so that neither a damaged checkpoint nor damaged notes cost more th
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 import time
@@ -19,10 +18,11 @@ import pyarrow.fs
 import ray
 import ray.train
 
+from pipeline.identity import CHECKPOINT, digest_file
+
 WriteCheckpoint = Callable[[Path], None]
 """Fills a folder."""
 
-PREFIX = "checkpoint_"
 DIGESTS = "sha256.json"
 NOTES = "checkpoint_manager_snapshot.json"  # Ray's, without which it refuses to begin
 COMPLAINTS = (OSError, ValueError)
@@ -48,7 +48,9 @@ class Checkpoints:
     def names(self) -> list[str]:
         """Names of the checkpoints, the newest last."""
         found = self.filesystem.get_file_info(pyarrow.fs.FileSelector(self.folder, allow_not_found=True))
-        return sorted(entry.base_name for entry in found if entry.base_name.startswith(PREFIX) and not entry.is_file)
+        return sorted(
+            entry.base_name for entry in found if entry.base_name.startswith(CHECKPOINT) and not entry.is_file
+        )
 
     def checkpoint(self, name: str) -> ray.train.Checkpoint:
         """The checkpoint of that name, as Ray knows it."""
@@ -118,12 +120,12 @@ def flaw_of_notes(content: bytes, names: Sequence[str]) -> str | None:
 
 def name_of(step: int) -> str:
     """A new name that sorts after all of earlier steps, and of earlier tries at this step."""
-    return f"{PREFIX}{step:09d}_{time.time_ns()}"
+    return f"{CHECKPOINT}{step:09d}_{time.time_ns()}"
 
 
 def seal(folder: Path) -> None:
     """Write down the digest of each file in a folder."""
-    digests = {path.name: digest(path) for path in sorted(folder.iterdir())}
+    digests = {path.name: digest_file(path) for path in sorted(folder.iterdir())}
     (folder / DIGESTS).write_text(json.dumps(digests, indent=1))
 
 
@@ -138,14 +140,8 @@ def check_whole(folder: Path) -> None:
     for name, expected in json.loads((folder / DIGESTS).read_text()).items():
         if not (folder / name).exists():
             raise ValueError(f"{name} is missing")
-        if digest(folder / name) != expected:
+        if digest_file(folder / name) != expected:
             raise ValueError(f"{name} is not what was written")
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_checkpoint(write: WriteCheckpoint, *, step: int) -> ray.train.Checkpoint:

@@ -38,7 +38,8 @@ class Place(Section):
     data_root: str | None
     checkpoint_every: Count | None
     "Optimiser steps between checkpoints within an epoch; null: only at its end."
-    resume: Literal["auto", "never"]
+    resume: Literal["auto", "always", "never"]
+    "From the last checkpoint: of the same run; also of one that other code began; or from the start."
     max_failures: Annotated[int, Field(ge=0)]
     start_timeout_s: Positive
     hang_timeout_s: Positive

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import cluster
+from pipeline.fingerprint import digest_code
 from pipeline.identity import RUN_ID, digest_file, digest_run, lock_run
 from pipeline.inputs import publish_inputs
 from pipeline.lease import hold_lease
@@ -20,6 +21,7 @@ from pipeline.params.paths import check_folder, outer_root, picture_root, storag
 from pipeline.params.place import Place
 from pipeline.params.sweep import Sweep, every_value, replaced
 from pipeline.sweep.listener import Listener
+from pipeline.sweep.predecessor import choose_sweep, note_code
 from pipeline.sweep.records import EXHAUSTED, SweepFolder
 from pipeline.sweep.refusal import Refusal
 from pipeline.sweep.report import Report, report
@@ -30,7 +32,7 @@ from pipeline.sweep.tuning import build_scheduler, tune
 from pipeline.tracking import Run, cluster_tags, log_code_changes, log_split, open_run, provenance_tags
 from pipeline.tracking.note import NOTE
 from pipeline.train.refusals import SPLITS, check_share, conflict, weights_file
-from pipeline.train.run import CODE, SECTIONS, worker_config
+from pipeline.train.run import SECTIONS, training_code, worker_config
 from pipeline.watched import Watched
 from retinanet.hardware import native_precision
 
@@ -75,8 +77,10 @@ def make_plan(params: Params, sweep: Sweep, place: Place) -> Plan:
         "sweep": sweep.model_dump(),
         "precision": place.precision,
     }
-    name = digest_run(values, [*SPLITS.values(), *weights_file(base), *CODE])
-    return Plan(base, sweep, place, name, SweepFolder(f"{storage_location(place)}/sweeps/{name}"))
+    experiment = digest_run(values, [*SPLITS.values(), *weights_file(base)])
+    sweeps, code = f"{storage_location(place)}/sweeps", training_code()
+    name = choose_sweep(sweeps, f"{experiment}-{digest_code(code)}", code, goes_on=place.resume == "always")
+    return Plan(base, sweep, place, name, SweepFolder(f"{sweeps}/{name}"))
 
 
 def check_space(base: Params, sweep: Sweep, place: Place) -> None:
@@ -98,7 +102,7 @@ def run_sweep(plan: Plan, *, conf: Path, apply: bool) -> None:
     locks = outer_root(project_root()) / "runs" / "locks"
     with lock_run(locks, plan.name) as lock, hold_lease(storage_location(plan.place), plan.name, lock=lock):
         begun = plan.folder.read_json("sweep.json") or {"begun": time.time()}
-        plan.folder.write_json("sweep.json", begun | describe(plan))
+        plan.folder.write_json("sweep.json", note_code(begun, training_code()) | describe(plan))
         run_id = plan.folder.read(RUN_ID)
         with open_parent(plan, None if run_id is None else run_id.decode()) as parent:
             if parent.run_id is not None:

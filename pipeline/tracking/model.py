@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import io
 import tempfile
@@ -14,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
+
+from pipeline.identity import digest_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -53,7 +54,7 @@ def log_model(
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model
 
-    run, digest = client.get_run(run_id), digest_of(path)
+    run, digest = client.get_run(run_id), digest_file(path)
     for held in models_of(client, run):
         if held.tags.get(DIGEST) == digest:
             return str(held.model_id)
@@ -80,12 +81,6 @@ def models_of(client: MlflowClient, run: Run) -> list[LoggedModel]:
     found = [client.get_logged_model(output.model_id) for output in (run.outputs.model_outputs if run.outputs else [])]
     ready = [model for model in found if str(model.status) == "READY"]
     return sorted(ready, key=lambda model: model.creation_timestamp)
-
-
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_model(

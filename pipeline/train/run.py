@@ -6,6 +6,7 @@ import shutil
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 
 from pipeline import cluster
 from pipeline.curves import plot_curves, write_history_csv
+from pipeline.fingerprint import describe_code, digest_code
 from pipeline.fit import BEST, ROWS, fit
 from pipeline.identity import RUN_ID, RunFolder, digest_file, digest_run, lock_run
 from pipeline.inputs import CACHE, publish_inputs
@@ -21,6 +23,7 @@ from pipeline.outs import read_json, write_json, write_whole
 from pipeline.params import Params, flatten, project_root
 from pipeline.params.paths import check_folder, outer_root, picture_root, storage_location
 from pipeline.params.place import Place
+from pipeline.predecessor import begin_run
 from pipeline.progress import Progress
 from pipeline.tracking import (
     Run,
@@ -34,7 +37,7 @@ from pipeline.tracking import (
 )
 from pipeline.train.refusals import ANCHORS, SPLITS, weights_file
 from pipeline.watched import Watched, choose_watched
-from retinanet.detector_file import describe_detector, load_detector
+from retinanet.detector_file import describe_detector, load_detector, save_detector
 from retinanet.hardware import native_precision
 
 MODEL = Path("models/model.pt")
@@ -44,7 +47,7 @@ HISTORY = Path("plots/training.csv")
 CURVES = Path("plots/training.png")
 IMAGES_PER_STEP = "images_per_step"  # the text in a run's folder with what has been found to fit
 HOUSE = Path(__file__).resolve().parents[2]
-# What computes the result: changed code must not go on with what other code began, nor pass for its result.
+# What computes the result: other code must not go on unasked with what this one began, nor pass for its result.
 CODE = (*sorted(HOUSE.glob("retinanet/**/*.py")), *sorted(HOUSE.glob("pipeline/fit/*.py")))
 SECTIONS = {"seed", "transforms", "matcher", "loss", "model", "optim", "train"}  # those of this stage in dvc.yaml
 
@@ -77,9 +80,19 @@ def import_ahead() -> None:
 
 
 def digest_training(params: Params, place: Place) -> str:
-    """The name of a run: all that decides its result, and of the place only the precision."""
+    """The name of a run: all that decides its result, and of the place only the precision.
+
+    Returns:
+        <digest of parameters, precision and data>-<digest of the code>.
+    """
     values = {**params.model_dump(include=SECTIONS), "precision": place.precision}
-    return digest_run(values, [*SPLITS.values(), ANCHORS, *weights_file(params), *CODE])
+    experiment = digest_run(values, [*SPLITS.values(), ANCHORS, *weights_file(params)])
+    return f"{experiment}-{digest_code(training_code())}"
+
+
+def training_code() -> dict[str, str]:
+    """What trains: see pipeline.fingerprint.describe_code."""
+    return describe_code(CODE, root=HOUSE)
 
 
 def train(params: Params, place: Place, config: dict[str, Any], *, digest: str, storage: str) -> None:
@@ -87,6 +100,7 @@ def train(params: Params, place: Place, config: dict[str, Any], *, digest: str, 
     folder = RunFolder(storage, digest)
     if place.resume == "never":
         put_aside(folder)
+    origin = begin_run(storage, digest, training_code(), goes_on=place.resume == "always")
     flat = flatten(params.model_dump())
     tags = provenance_tags(
         params=flat,
@@ -94,6 +108,7 @@ def train(params: Params, place: Place, config: dict[str, Any], *, digest: str, 
         run_digest=digest,
         ray_address=cluster.address_of(place.address),
     )
+    tags |= origin
     flat |= {f"conf.{key}": value for key, value in place.model_dump().items()}
     known = folder.read(RUN_ID)
     with open_run(run_id=known, name=f"train {digest[:8]}", params=flat, tags=tags) as run:
@@ -150,7 +165,7 @@ def train_in_memory(
                 name=name,
                 storage=storage,
                 on_event=listener,
-                export=export,
+                export=partial(export, digest=name),
             )
         except torch.OutOfMemoryError as error:
             images = halve_images(config, workers=place.fewest, error=error)
@@ -263,10 +278,18 @@ class Listener:
             self.has_warned = True
 
 
-def export(checkpoint: Path) -> tuple[list[dict[str, Any]], int]:
-    """Put the best detector of a checkpoint's folder in place; the history, and the number of its epoch."""
-    _, description = load_detector(checkpoint / BEST)
-    write_whole(MODEL, lambda temporary: shutil.copyfile(checkpoint / BEST, temporary))
+def export(checkpoint: Path, *, digest: str) -> tuple[list[dict[str, Any]], int]:
+    """Put the best detector of a checkpoint's folder in place; the history, and the number of its epoch.
+
+    Args:
+        digest: the name of this run; the detector of a run that this one went on from bears another.
+    """
+    weights, description = load_detector(checkpoint / BEST)
+    if description["run"]["digest"] == digest:
+        write_whole(MODEL, lambda temporary: shutil.copyfile(checkpoint / BEST, temporary))
+    else:
+        own = {**description, "run": {**description["run"], "digest": digest}}
+        write_whole(MODEL, lambda temporary: save_detector(temporary, weights, own))
     return read_json(checkpoint / ROWS), description["run"]["epoch"]
 
 

@@ -12,7 +12,9 @@ import yaml
 
 from pipeline import cluster
 from pipeline.cluster import training
+from pipeline.fit import BEST, ROWS
 from pipeline.identity import RUN_ID, RunFolder
+from pipeline.outs import write_json
 from pipeline.params import Params, load_params
 from pipeline.params.place import Place, load_place
 from pipeline.progress import Progress
@@ -22,13 +24,16 @@ from pipeline.train.__main__ import main
 from pipeline.train.refusals import check_share, weights_file
 from pipeline.train.run import (
     CODE,
+    MODEL,
     Listener,
     digest_training,
+    export,
     train_in_memory,
     worker_config,
     write_reports,
 )
 from pipeline.watched import Watched
+from retinanet.detector_file import load_detector, save_detector
 
 # ---- before any work -------------------------------------------------------------------------------------------------
 
@@ -153,14 +158,50 @@ def test_changed_data_makes_another_run(name: str) -> None:
     assert digest_training(*here()) != before
 
 
-def test_changed_code_makes_another_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def own_code(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a copy of the code that computes the result, which names the run."""
+    for path in CODE:
+        copy = project / path.relative_to(stage.HOUSE)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    monkeypatch.setattr(stage, "CODE", tuple(project / path.relative_to(stage.HOUSE) for path in CODE))
+    monkeypatch.setattr(stage, "HOUSE", project)
+    return project
+
+
+def test_changed_code_makes_another_run_of_the_same_experiment(own_code: Path) -> None:
     """Else DVC would run the stage for a mended loss, and get the model of the old one."""
     assert {"sigmoid.py", "engine.py", "work.py"} <= {path.name for path in CODE}
     before = digest_training(*here())
-    mended = project / "losses.py"
-    mended.write_text("# mended")
-    monkeypatch.setattr(stage, "CODE", tuple(mended if path.name == "sigmoid.py" else path for path in CODE))
-    assert digest_training(*here()) != before
+    with (own_code / "retinanet/losses/sigmoid.py").open("a") as file:
+        file.write("MENDED = True\n")
+    after = digest_training(*here())
+    assert after != before
+    assert after.partition("-")[0] == before.partition("-")[0]
+
+
+@pytest.mark.usefixtures("own_code")
+def test_comment_in_any_file_of_the_code_makes_no_other_run() -> None:
+    before = digest_training(*here())
+    for path in stage.CODE:
+        with path.open("a") as file:
+            file.write("# a thought\n")
+    assert digest_training(*here()) == before
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+@pytest.mark.usefixtures("project")
+def test_exported_detector_bears_the_name_of_the_run_that_exports_it(tmp_path: Path, is_own: bool) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    weights = {"weight": torch.ones(2)}
+    save_detector(checkpoint / BEST, weights, {"run": {"digest": "own" if is_own else "other", "epoch": 2}})
+    write_json(checkpoint / ROWS, [{"epoch": 1}, {"epoch": 2}])
+    assert export(checkpoint, digest="own") == ([{"epoch": 1}, {"epoch": 2}], 2)
+    found, description = load_detector(MODEL)
+    assert description["run"] == {"digest": "own", "epoch": 2}
+    assert torch.equal(found["weight"], weights["weight"])
+    assert (MODEL.read_bytes() == (checkpoint / BEST).read_bytes()) == is_own
 
 
 def test_backbone_from_a_file_is_found_by_workers_elsewhere_and_is_part_of_the_run(project: Path) -> None:

@@ -1,0 +1,76 @@
+"""The code that computes a result, by what Python makes of it: comments, docstrings and spacing are no part of it."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+PYTHON, TORCH = "python", "torch"
+
+
+def describe_code(paths: Iterable[Path], *, root: Path) -> dict[str, str]:
+    """The versions of Python and torch, and for each file its digest.
+
+    Python counts by major and minor version: its grammar, and so the syntax tree, changes with those. torch counts by
+    its whole version, because a patch release may change a kernel's rounding, but without the build's own suffix
+    (+cpu, +cu128): a run may move from one kind of machine to another.
+
+    Returns:
+        {"python": "3.11", "torch": "2.15.0", "retinanet/boxes.py": 16 hexadecimal digits, ..}; files by their path
+        from `root`.
+
+    Raises:
+        ValueError: naming the file and the line, when a file is not Python.
+    """
+    versions = {PYTHON: f"{sys.version_info.major}.{sys.version_info.minor}", TORCH: torch_version()}
+    return versions | {path.relative_to(root).as_posix(): digest_source(path) for path in paths}
+
+
+def torch_version() -> str:
+    """The version of torch without the build's suffix; torch itself is not imported, which takes 2 s."""
+    return version(TORCH).partition("+")[0]
+
+
+def digest_source(path: Path) -> str:
+    """16 hexadecimal digits of the syntax tree of a file, without docstrings.
+
+    Raises:
+        ValueError: naming the file and the line, when it is not Python.
+    """
+    try:
+        tree = ast.parse(path.read_bytes(), filename=str(path))
+    except SyntaxError as error:
+        raise ValueError(f"{path}:{error.lineno} is not Python ({error.msg}); correct it, then run again") from None
+    for node in ast.walk(tree):
+        for field, statements in ast.iter_fields(node):
+            if isinstance(statements, list):
+                setattr(node, field, [each for each in statements if not is_text(each)])
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+
+
+def is_text(node: object) -> bool:
+    """True for a statement that is only a string: a docstring, or one under an attribute; neither computes anything."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def digest_code(code: Mapping[str, str]) -> str:
+    """8 hexadecimal digits of what describe_code returns."""
+    return hashlib.sha256(json.dumps(dict(code), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def spell_changes(before: Mapping[str, str], after: Mapping[str, str]) -> str:
+    """What differs between two codes: versions with both values, files by name; e.g. "torch 2.11.0 -> 2.12.0"."""
+    versions = [
+        f"{name} {before.get(name)} -> {after.get(name)}"
+        for name in (PYTHON, TORCH)
+        if before.get(name) != after.get(name)
+    ]
+    names = sorted((before.keys() | after.keys()) - {PYTHON, TORCH})
+    words = {(True, False): " (removed)", (False, True): " (new)", (True, True): ""}
+    files = [name + words[name in before, name in after] for name in names if before.get(name) != after.get(name)]
+    return ", ".join(versions + files)

@@ -1,0 +1,50 @@
+"""A sweep that goes on although other code began it, where conf/ says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.fingerprint import spell_changes
+from pipeline.predecessor import names_like
+from pipeline.sweep.records import SweepFolder
+
+
+def choose_sweep(sweeps: str, name: str, code: Mapping[str, str], *, goes_on: bool) -> str:
+    """The sweep of that name; with `goes_on`, where there is none, the newest one of the same parameters and data.
+
+    Says which it takes, and which it leaves alone.
+
+    Args:
+        sweeps: folder or URL of all sweeps.
+        code: as of pipeline.fingerprint.describe_code.
+    """
+    if SweepFolder(f"{sweeps}/{name}").read("sweep.json") is not None:
+        return name
+    plans = {other: SweepFolder(f"{sweeps}/{other}").read_json("sweep.json") for other in names_like(sweeps, name)}
+    begun = {other: plan for other, plan in plans.items() if plan is not None}
+    if not begun:
+        return name
+    newest = max(begun, key=lambda other: begun[other]["begun"])
+    changes = spell_changes(begun[newest].get("code", {}), code)
+    if goes_on:
+        print(f"sweep {newest} has the same parameters and data: it goes on (resume is always in conf/)", flush=True)
+        return newest
+    print(
+        f"sweep {name} begins at its first trial: sweep {newest} has the same parameters and data, but its code "
+        f"differs ({changes}); to go on with it, stop this and set resume: always in conf/",
+        flush=True,
+    )
+    return name
+
+
+def note_code(plan: Mapping[str, Any], code: Mapping[str, str]) -> dict[str, Any]:
+    """What sweep.json holds, with the code that goes on with it; warns where that is not the code of all trials."""
+    first = plan.get("code", dict(code))
+    changes = spell_changes(first, code)
+    all_changes = sorted({*plan.get("other_code", []), *([changes] if changes else [])})
+    if all_changes:
+        print(
+            f"warning: the trials of this sweep are not all of one code; changed: {'; '.join(all_changes)}", flush=True
+        )
+    return {**plan, "code": first, "other_code": all_changes}
