@@ -90,16 +90,7 @@ def evaluate_detections(
         max_detections: most detections per image and class; AP and the AR of sizes use the largest, and the other
             recalls bear its numbers (AR1, AR10, AR100).
     """
-    packed = pack_detections(detections)
-    _check_detections(truth, packed)
-    found = Found(
-        images=np.repeat(_places(truth, packed.image_ids), packed.counts),
-        labels=packed.labels,
-        boxes=_box_xyxy_to_xywh(packed.boxes),
-        scores=packed.scores.astype(np.float64),
-    )
-    limits = sorted(max_detections)
-    truths = _read_truths(truth)
+    truths, found, limits = read_truths(truth), read_detections(truth, detections), sorted(max_detections)
     matches = match(truths, found, num_images=len(truth["images"]), area_ranges=AREA_RANGES, most=limits[-1])
     by_id = sorted(range(len(truth["categories"])), key=lambda label: truth["categories"][label]["id"])
     tables = accumulate(truths, found, matches, area_ranges=AREA_RANGES, labels=by_id, limits=limits)
@@ -135,7 +126,7 @@ def match_results(
     Returns:
         One for each category of the truth, in its order.
     """
-    truths, found, num_images = _read_truths(truth), _read_results(truth, results), len(truth["images"])
+    truths, found, num_images = read_truths(truth), _read_results(truth, results), len(truth["images"])
     matches = match(truths, found, num_images=num_images, area_ranges=AREA_RANGES[:1], most=max_detections)
     labels = found.labels[matches.chosen]
     listed = np.argsort([image["id"] for image in truth["images"]]).astype(np.int64)  # by the order of ids
@@ -223,7 +214,16 @@ def _labels(truth: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> NDAr
     return np.array([label_of.get(row["category_id"], -1) for row in rows], dtype=np.int64)
 
 
-def _read_truths(truth: Mapping[str, Any]) -> Truths:
+def read_detections(truth: Mapping[str, Any], detections: Mapping[int, ImageDetections]) -> Found:
+    """Detections as arrays, checked against the truth; see evaluate_detections."""
+    packed = pack_detections(detections)
+    _check_detections(truth, packed)
+    images = np.repeat(_places(truth, packed.image_ids), packed.counts)
+    return Found(images, packed.labels, _box_xyxy_to_xywh(packed.boxes), packed.scores.astype(np.float64))
+
+
+def read_truths(truth: Mapping[str, Any]) -> Truths:
+    """The annotations of a prepared COCO dictionary as arrays."""
     rows = truth["annotations"]
     truths = Truths(
         images=_places(truth, (row["image_id"] for row in rows)),
@@ -279,19 +279,19 @@ def _box_xyxy_to_xywh(boxes: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def _overall_metrics(tables: Tables, limits: Sequence[int]) -> dict[str, float | None]:
     precision, recall = tables.precision, tables.recall
-    metrics = {"AP": _mean(precision[..., 0])}
-    metrics |= {f"AP{100 * iou:.0f}": _mean(precision[_iou_index(iou), ..., 0]) for iou in CURVE_IOUS}
-    metrics |= {f"AP{area}": _mean(precision[..., index]) for index, area in SIZES}
-    metrics |= {f"AR{most}": _mean(recall[:, :, 0, index]) for index, most in enumerate(limits)}
-    return metrics | {f"AR{area}": _mean(recall[:, :, index, -1]) for index, area in SIZES}
+    metrics = {"AP": mean_known(precision[..., 0])}
+    metrics |= {f"AP{100 * iou:.0f}": mean_known(precision[_iou_index(iou), ..., 0]) for iou in CURVE_IOUS}
+    metrics |= {f"AP{area}": mean_known(precision[..., index]) for index, area in SIZES}
+    metrics |= {f"AR{most}": mean_known(recall[:, :, 0, index]) for index, most in enumerate(limits)}
+    return metrics | {f"AR{area}": mean_known(recall[:, :, index, -1]) for index, area in SIZES}
 
 
 def _class_metrics(tables: Tables, class_names: list[str]) -> dict[str, float | None]:
     precision = tables.precision[..., 0]  # [T, R, K]
     metrics = {}
     for k, name in enumerate(class_names):
-        metrics[f"per_class.{name}.AP"] = _mean(precision[:, :, k])
-        metrics[f"per_class.{name}.AP50"] = _mean(precision[_iou_index(0.5), :, k])
+        metrics[f"per_class.{name}.AP"] = mean_known(precision[:, :, k])
+        metrics[f"per_class.{name}.AP50"] = mean_known(precision[_iou_index(0.5), :, k])
     return metrics
 
 
@@ -311,7 +311,7 @@ def _iou_index(iou: float) -> int:
     return int(np.abs(IOUS - iou).argmin())
 
 
-def _mean(values: NDArray[np.float64]) -> float | None:
-    # -1 marks a class without any truth (of this size).
+def mean_known(values: NDArray[np.float64]) -> float | None:
+    """Mean without the -1 that marks a class without any truth (of this size); None where there is nothing else."""
     known = values[values > -1]
     return float(known.mean()) if known.size else None

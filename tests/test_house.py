@@ -26,7 +26,8 @@ PACKAGES = ("retinanet", "pipeline")
 FLOORS = (
     {"boxes", "losses", "anchors", "predictions", "backbone", "transforms", "optim", "coco_match", "pictures"}
     | {"detector_file", "hardware", "precision"},
-    {"splits", "overlaps", "matcher", "criterion", "postprocess", "model", "weights", "coco_tables", "coco_eval"},
+    {"splits", "overlaps", "matcher", "criterion", "postprocess", "model", "weights", "coco_tables", "coco_eval"}
+    | {"coco_thresholds"},
     {"dataset", "learner", "engine", "detector"},
 )
 STAGES = ("prepare", "anchor_stats", "train", "evaluate")

@@ -20,14 +20,14 @@ CONSTRAINT = re.compile(r"^\s*(\S+)\s*(<=|>=|<|>)\s*(\S+)\s*$")
 ELSEWHERE = {
     "data": "is read by prepare, which a sweep does not run; vary it with `dvc exp run --queue -S`",
     "evaluate": "changes no training",
-    "postprocess": "costs no training: put it in sweep.postprocess, which searches it on stored predictions",
+    "postprocess": "costs no training: put it in sweep.postprocess, which searches it on the predictions of each trial",
     "sweep": "is the sweep itself",
     "seed": "is varied by sweep.seeds",
 }
 
 
 class Thresholds(Section):
-    """What is tried on the stored predictions of a trial, without training."""
+    """What is tried on the predictions of a trial, without training."""
 
     nms_iou: Annotated[list[Fraction], Field(min_length=1)]
     score_threshold: Annotated[list[Fraction], Field(min_length=1)]

@@ -20,7 +20,7 @@ workers of conf/ (PIPELINE_CONF names the file, conf/sweep.yaml by default).
 
 reads    params.yaml, data/prepared/{train,val}.json (`dvc repro anchor_stats` makes them), the pictures
 writes   reports/sweep.csv, plots/sweep_*.png; MLflow: a parent run with a run for each trial
-keeps    records, checkpoints and predictions in <storage of conf/>/sweeps/<digest>
+keeps    records, checkpoints and the best detector of each trial in <storage of conf/>/sweeps/<digest>
 
 run      begin, or go on where it was killed (also: no command)
 resume   go on; an error where there is nothing to go on with

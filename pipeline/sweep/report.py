@@ -31,7 +31,7 @@ class Setting(NamedTuple):
     Attributes:
         scores: the best AP on val of each seed that has one.
         epochs: trained, by the seed that went furthest.
-        thresholds: the best of the stored predictions of its best seed, None where it has none.
+        thresholds: the best for the detector of its best seed, None where it has none.
     """
 
     number: int

@@ -188,7 +188,7 @@ def key_of(config: Mapping[str, Any]) -> str:
 
 
 def write_thresholds(config: Mapping[str, Any], folder: SweepFolder) -> None:
-    """Keep the candidates of the trial's best detector on the validation split, and what thresholds make of them."""
+    """Keep what thresholds make of the trial's best detector on the validation split."""
     thresholds, postprocess = config["thresholds"], config["params"]["postprocess"]
     own = f"trials/{key_of(config)}"
     weights = folder.read(f"{own}/detector.pt")
@@ -199,7 +199,6 @@ def write_thresholds(config: Mapping[str, Any], folder: SweepFolder) -> None:
         detector = Detector.load(path, "cuda" if config["place"]["gpus_per_worker"] else "cpu")
     _, split = _SPLITS.get(repr(config["data"])) or load_splits(config)
     candidates = find_candidates(detector, split, postprocess=postprocess, lowest=min(thresholds.score_threshold))
-    folder.write(f"{own}/candidates.npz", candidates.pack())
     content = read_json(fetch(config["data"]["val"]))
     rows = search_thresholds(candidates, content, thresholds, max_detections=postprocess["max_detections"])
     folder.write_json(f"{own}/thresholds.json", rows)
