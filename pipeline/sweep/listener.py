@@ -20,7 +20,10 @@ OpenRun = Callable[[Mapping[str, Any], str | None], Run]
 
 
 class Listener(ray.tune.Callback):  # type: ignore[misc]  # ray has no types
-    """Hears every trial; Ray keeps it with its state, without the open runs.
+    """Hears every trial; Ray keeps it with its state, without the open runs and the records.
+
+    Records are read from the storage once, and then kept here. One that the storage does not take is written with the
+    next ones, so that a storage that is away for a while ends neither a trial nor the sweep.
 
     Args:
         trials: in all, at most.
@@ -32,14 +35,17 @@ class Listener(ray.tune.Callback):  # type: ignore[misc]  # ray has no types
     def __init__(self, folder: SweepFolder, *, trials: int, epochs: int, open_run: OpenRun, watched: Watched) -> None:
         self.folder, self.trials, self.epochs, self.open_run, self.watched = folder, trials, epochs, open_run, watched
         self.runs: dict[str, Run] = {}
+        self.records: dict[str, dict[str, Any]] = {}
+        self.unwritten: set[str] = set()
         self.begun = time.time()
         self.ended_before = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "runs": {}}
+        return {**self.__dict__, "runs": {}, "records": {}, "unwritten": set()}
 
     def setup(self, **info: Any) -> None:
         """A sweep begins or goes on."""
+        self.records = {record["key"]: record for record in self.folder.records()}
         self.begun = time.time()
         self.ended_before = self.count_ended()
 
@@ -100,13 +106,14 @@ class Listener(ray.tune.Callback):  # type: ignore[misc]  # ray has no types
         for run in self.runs.values():
             run.finish("KILLED")
         self.runs = {}
+        self.write_records()
 
     def own(self, trial: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """What is known of a trial, and its configuration under its own name.
 
         PBT gives a bad trial all of a better one's configuration, number and key too; the trial's name in Ray stays.
         """
-        past = self.folder.record(str(trial)) or {}
+        past = self.records.get(str(trial), {})
         known = past or trial.config
         return past, {**trial.config, "key": str(trial), "number": known["number"], "seed": known["seed"]}
 
@@ -134,12 +141,24 @@ class Listener(ray.tune.Callback):  # type: ignore[misc]  # ray has no types
         settings = settings_of(configuration)
         if record.get("settings", settings) != settings:
             print(f"{title(configuration)} has taken over a better trial: {spell(settings)}", flush=True)
-        content = {**record, **own, "settings": settings}
-        self.folder.write_json(f"trials/{configuration['key']}.json", as_json(content))
+        self.records[own["key"]] = {**record, **own, "settings": settings}
+        self.unwritten.add(own["key"])
+        self.write_records()
+
+    def write_records(self) -> None:
+        """Write what the storage does not have yet; what it does not take is told, and stays for the next time."""
+        for key in sorted(self.unwritten):
+            try:
+                self.folder.write_json(f"trials/{key}.json", as_json(self.records[key]))
+            except ValueError as error:
+                left = f"{len(self.unwritten)} record(s) of trials are written when it answers"
+                print(f"warning: {error}; the sweep goes on, {left}", flush=True)
+                return
+            self.unwritten.remove(key)
 
     def count_ended(self) -> int:
         """Trials that need no more work."""
-        return sum(record["state"] in ENDED for record in self.folder.records())
+        return sum(record["state"] in ENDED for record in self.records.values())
 
     def progress(self) -> str:
         """How much is done, and how long the rest may take at the pace so far."""

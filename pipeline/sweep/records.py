@@ -13,7 +13,7 @@ from typing import Any
 
 import fsspec
 
-import pipeline.stores  # noqa: F401  # registers s3:// and gs://
+from pipeline.stores import explained, retry  # registers s3:// and gs://
 
 RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
 ENDED = (FINISHED, STOPPED, FAILED)
@@ -49,20 +49,38 @@ class SweepFolder:
         return f"{self.url}/{name}"
 
     def read(self, name: str) -> bytes | None:
-        """A file's content, None where there is none."""
-        try:
+        """A file's content, None where there is none.
+
+        Raises:
+            ValueError: naming the storage, when it does not answer.
+        """
+
+        def load() -> bytes:
             with fsspec.open(self.path(name), "rb") as file:
                 content: bytes = file.read()
+            return content
+
+        try:
+            with explained(self.url):
+                return retry(load)
         except FileNotFoundError:
             return None
-        return content
 
     def write(self, name: str, content: bytes) -> None:
-        """Keep a file, whole or not at all."""
-        system, path = fsspec.url_to_fs(self.path(name))
-        system.makedirs(path.rpartition("/")[0], exist_ok=True)
-        with system.transaction, system.open(path, "wb") as file:
-            file.write(content)
+        """Keep a file, whole or not at all.
+
+        Raises:
+            ValueError: naming the storage, when it does not take it.
+        """
+
+        def store() -> None:
+            system, path = fsspec.url_to_fs(self.path(name))
+            system.makedirs(path.rpartition("/")[0], exist_ok=True)
+            with system.transaction, system.open(path, "wb") as file:
+                file.write(content)
+
+        with explained(self.url):
+            retry(store)
 
     def read_json(self, name: str) -> Any:
         """The content of a JSON file, None where there is none."""
@@ -80,8 +98,7 @@ class SweepFolder:
 
     def records(self) -> list[dict[str, Any]]:
         """The records of all trials, in the order in which they were first tried."""
-        system, path = fsspec.url_to_fs(self.path("trials"))
-        names = [name.rpartition("/")[2] for name in system.glob(f"{path}/*.json")] if system.exists(path) else []
+        names = [url.rpartition("/")[2] for url in entries(self.path("trials")) if url.endswith(".json")]
         found = [self.read_json(f"trials/{name}") for name in names]
         return sorted((record for record in found if record), key=lambda record: (record["number"], record["seed"]))
 
@@ -92,9 +109,25 @@ def newest_sweep(storage: str) -> SweepFolder:
     Raises:
         ValueError: when there is none.
     """
-    system, path = fsspec.url_to_fs(f"{storage.rstrip('/')}/sweeps")
-    names = [name.rpartition("/")[0] for name in system.glob(f"{path}/*/sweep.json")] if system.exists(path) else []
-    folders = [SweepFolder(system.unstrip_protocol(name)) for name in names]
-    if not folders:
+    folders = [SweepFolder(url) for url in entries(f"{storage.rstrip('/')}/sweeps")]
+    begun = {folder: plan["begun"] for folder in folders if (plan := folder.read_json("sweep.json")) is not None}
+    if not begun:
         raise ValueError(f"there is no sweep in {storage}; `python -m pipeline.sweep run` begins one")
-    return max(folders, key=lambda folder: folder.read_json("sweep.json")["begun"])
+    return max(begun, key=begun.__getitem__)
+
+
+def entries(folder: str) -> list[str]:
+    """The URLs of what lies in a folder; none where there is no such folder.
+
+    Not by fsspec's glob or exists, which take a storage that does not answer for an empty one.
+
+    Raises:
+        ValueError: naming the folder, when the storage does not answer.
+    """
+    try:
+        with explained(folder):
+            system, path = fsspec.url_to_fs(folder)
+            names = retry(lambda: system.ls(path, detail=False))
+    except FileNotFoundError:
+        return []
+    return [system.unstrip_protocol(name) for name in names]
