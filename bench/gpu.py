@@ -145,7 +145,7 @@ def build_torchvision_trainer(setting: Setting, layout: torch.memory_format, com
         contender = contender._replace(maps=alone)
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=1e-6, momentum=0.9, weight_decay=1e-4, fused=True)
-    targets = [{"boxes": boxes, "labels": labels} for boxes, labels in zip(batch.boxes, batch.labels, strict=True)]
+    targets = [{"boxes": boxes, "labels": labels} for boxes, labels in batch.truths()]
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)

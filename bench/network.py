@@ -98,8 +98,9 @@ def made_up_batch(shape: tuple[int, int, int, int]) -> Batch:
     sizes = torch.tensor([[height, width]] * count)
     return Batch(
         images=torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8),
-        boxes=list(torch.cat([corners, corners + sides], dim=2)),
-        labels=list(torch.randint(0, NUM_CLASSES, (count, OBJECTS), generator=generator)),
+        boxes=torch.cat([corners, corners + sides], dim=2).flatten(0, 1),
+        labels=torch.randint(0, NUM_CLASSES, (count * OBJECTS,), generator=generator),
+        counts=[OBJECTS] * count,
         image_sizes=sizes,
         original_sizes=sizes,
         image_ids=list(range(count)),

@@ -6,7 +6,8 @@ step holds, how each is augmented and to what size the whole global batch is pad
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -14,28 +15,34 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from retinanet.splits import Split
+from retinanet.splits import Record, Split
 from retinanet.transforms import Transforms, seeded
 
 
 class Batch(NamedTuple):
-    """Images with their truths.
+    """Images with their truths, those of all images in one tensor: each tensor is a copy to a GPU, and a descriptor.
 
     Attributes:
         images: [N, 3, H, W] uint8 RGB, padded.
-        boxes: N tensors [M, 4] float32 px in the network's frame.
-        labels: N tensors [M] int64.
+        boxes: [sum of M, 4] float32 px in the network's frame, image after image.
+        labels: [sum of M] int64.
+        counts: N times M, the truths of each image.
         image_sizes: [N, 2] height and width without padding, px.
         original_sizes: [N, 2] of the pictures, px.
         image_ids: N ids of the file.
     """
 
     images: Tensor
-    boxes: list[Tensor]
-    labels: list[Tensor]
+    boxes: Tensor
+    labels: Tensor
+    counts: list[int]
     image_sizes: Tensor
     original_sizes: Tensor
     image_ids: list[int]
+
+    def truths(self) -> list[tuple[Tensor, Tensor]]:
+        """Boxes [M, 4] and labels [M] of each image, as views."""
+        return list(zip(self.boxes.split(self.counts), self.labels.split(self.counts), strict=True))
 
 
 def global_batches(num_images: int, batch_size: int, *, seed: int, epoch: int) -> list[list[int]]:
@@ -90,14 +97,8 @@ class TrainingBatches(Dataset[Batch]):
         canvas = self.transforms.padded_size(sizes)
         mine = range(self.rank, len(indices), self.num_workers)
         loaded = [self.transforms.apply(self.split.picture(indices[i]), records[i].boxes, drawn[i]) for i in mine]
-        return Batch(
-            images=self.transforms.pad([image for image, _ in loaded], canvas),
-            boxes=[boxes for _, boxes in loaded],
-            labels=[records[i].labels for i in mine],
-            image_sizes=torch.tensor([sizes[i] for i in mine]),
-            original_sizes=torch.tensor([records[i].size for i in mine]),
-            image_ids=[records[i].image_id for i in mine],
-        )
+        images = self.transforms.pad([image for image, _ in loaded], canvas)
+        return pack(images, [boxes for _, boxes in loaded], [records[i] for i in mine], [sizes[i] for i in mine])
 
 
 class EvaluationBatches(Dataset[Batch]):
@@ -128,29 +129,50 @@ class EvaluationBatches(Dataset[Batch]):
             for index, record in zip(indices, records, strict=True)
         ]
         sizes = [self.transforms.resized_size(record.size, unchanged) for record in records]
-        return Batch(
-            images=self.transforms.pad([image for image, _ in loaded], self.transforms.padded_size(sizes)),
-            boxes=[boxes for _, boxes in loaded],
-            labels=[record.labels for record in records],
-            image_sizes=torch.tensor(sizes),
-            original_sizes=torch.tensor([record.size for record in records]),
-            image_ids=[record.image_id for record in records],
-        )
+        images = self.transforms.pad([image for image, _ in loaded], self.transforms.padded_size(sizes))
+        return pack(images, [boxes for _, boxes in loaded], records, sizes)
+
+
+def pack(images: Tensor, boxes: Sequence[Tensor], records: Sequence[Record], sizes: Sequence[tuple[int, int]]) -> Batch:
+    """A batch of images [N, 3, H, W] with the boxes [M, 4] of each in the network's frame, and its size there, px.
+
+    It holds no tensor of the records: one that a loader process sends stays in shared memory, with a descriptor, for as
+    long as it lives there.
+    """
+    return Batch(
+        images=images,
+        boxes=torch.cat(list(boxes)),
+        labels=torch.cat([record.labels for record in records]),
+        counts=[len(record.labels) for record in records],
+        image_sizes=torch.tensor(sizes),
+        original_sizes=torch.tensor([record.size for record in records]),
+        image_ids=[record.image_id for record in records],
+    )
 
 
 def split_batch(batch: Batch, num_images: int | None) -> Iterator[Batch]:
     """Cut a batch into parts of at most num_images, for accumulation; None: one part."""
     total = len(batch.image_ids)
     size = total if num_images is None else num_images
+    first_truths = [0, *accumulate(batch.counts)]
     for start in range(0, total, size):
-        rows = slice(start, start + size)
-        yield Batch._make(field[rows] for field in batch)
+        rows = slice(start, min(start + size, total))
+        truths = slice(first_truths[rows.start], first_truths[rows.stop])
+        yield Batch(
+            batch.images[rows],
+            batch.boxes[truths],
+            batch.labels[truths],
+            batch.counts[rows],
+            batch.image_sizes[rows],
+            batch.original_sizes[rows],
+            batch.image_ids[rows],
+        )
 
 
 def move_batch(batch: Batch, device: torch.device | str) -> Batch:
-    """The batch on a device; sizes and ids stay where they are."""
+    """The batch on a device, in three copies; sizes, counts and ids stay where they are."""
     return batch._replace(
         images=batch.images.to(device, non_blocking=True),
-        boxes=[boxes.to(device, non_blocking=True) for boxes in batch.boxes],
-        labels=[labels.to(device, non_blocking=True) for labels in batch.labels],
+        boxes=batch.boxes.to(device, non_blocking=True),
+        labels=batch.labels.to(device, non_blocking=True),
     )

@@ -101,8 +101,9 @@ class Detector:
         size = (resized.shape[1], resized.shape[2])
         return Batch(
             images=self.transforms.pad([resized], self.transforms.padded_size([size])),
-            boxes=[torch.zeros(0, 4)],
-            labels=[torch.zeros(0, dtype=torch.int64)],
+            boxes=torch.zeros(0, 4),
+            labels=torch.zeros(0, dtype=torch.int64),
+            counts=[0],
             image_sizes=torch.tensor([size]),
             original_sizes=torch.tensor([original]),
             image_ids=[0],

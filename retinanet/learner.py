@@ -151,7 +151,7 @@ def skip_step(learner: Learner) -> None:
 
 def assign(criterion: Criterion, batch: Batch) -> Assignment:
     """Match the anchors of a batch with its truths."""
-    truths = [Truths(boxes, labels) for boxes, labels in zip(batch.boxes, batch.labels, strict=True)]
+    truths = [Truths(boxes, labels) for boxes, labels in batch.truths()]
     return criterion.assign(truths, padded_size(batch))
 
 

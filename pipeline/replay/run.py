@@ -48,6 +48,8 @@ def read_kept(url: str) -> dict[str, Any]:
         raise ValueError(f"{url} cannot be read; {sentence}") from error
     if not isinstance(content, dict) or not content.keys() >= KEYS:
         raise ValueError(f"{url} is no step that train has kept; {sentence}")
+    if set(content["batch"]) != set(Batch._fields):
+        raise ValueError(f"{url} was kept by another version of this code; check out the commit that trained")
     return content
 
 
@@ -61,7 +63,7 @@ def replay(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
         for precision in dict.fromkeys(("fp32" if kept["precision"] == "tf32" else kept["precision"], "fp32")):
             loss_cls, loss_box = losses_of(network, criterion, part, kept["params"]["transforms"], precision)
             losses = {"loss_cls": loss_cls, "loss_box": loss_box}
-            rows.append({"image": part.image_ids[0], "boxes": len(part.boxes[0]), "precision": precision, **losses})
+            rows.append({"image": part.image_ids[0], "boxes": part.counts[0], "precision": precision, **losses})
     return rows
 
 

@@ -15,7 +15,7 @@ from pipeline.fit.work import load_splits
 from pipeline.params import load_params
 from pipeline.params.place import load_place
 from pipeline.replay.__main__ import main
-from pipeline.replay.run import read_kept, replay
+from pipeline.replay.run import KEYS, read_kept, replay
 from pipeline.train.run import worker_config
 from retinanet.engine import LossNotFiniteError
 from tests.alone import alone
@@ -64,3 +64,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     torch.save({"learner": {}}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match="is no step that train has kept"):
         read_kept(str(tmp_path / "other.pt"))
+    older = dict.fromkeys(KEYS) | {"batch": {"images": torch.zeros(1, 3, 8, 8), "boxes": [torch.zeros(0, 4)]}}
+    torch.save(older, tmp_path / "older.pt")
+    with pytest.raises(ValueError, match="was kept by another version of this code"):
+        read_kept(str(tmp_path / "older.pt"))

@@ -1,19 +1,23 @@
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
+from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader
 
 from retinanet.dataset import Batch, EvaluationBatches, TrainingBatches, global_batches, move_batch, split_batch
 from retinanet.splits import Split, load_split
 from retinanet.transforms import Transforms
-from tests.small_world import SmallWorld
+from tests.small_world import SmallWorld, annotation
 
 TRANSFORMS = Transforms(short_side=[48, 64, 100], long_side=128, vertical_flip=0.5, brightness=0.3, hue=0.1)
 
@@ -24,8 +28,10 @@ def training_batches(split: Split, rank: int = 0, num_workers: int = 1, **option
 
 
 def assert_same_image(first: Batch, row: int, second: Batch, other_row: int) -> None:
-    for field in ("images", "boxes", "labels", "image_sizes", "original_sizes"):
+    for field in ("images", "image_sizes", "original_sizes"):
         assert torch.equal(getattr(first, field)[row], getattr(second, field)[other_row]), field
+    for value, other in zip(first.truths()[row], second.truths()[other_row], strict=True):
+        assert torch.equal(value, other)
 
 
 # ---- the steps of an epoch ----
@@ -111,12 +117,13 @@ def test_a_training_batch_says_what_it_is(small_world: SmallWorld) -> None:
     assert batch.images.dtype == torch.uint8 and batch.images.shape[2] % 32 == 0 and batch.images.shape[3] % 32 == 0
     for row, image_id in enumerate(batch.image_ids):
         assert tuple(batch.original_sizes[row].tolist()) == records[image_id].size
-        assert torch.equal(batch.labels[row], records[image_id].labels)
+        boxes, labels = batch.truths()[row]
+        assert torch.equal(labels, records[image_id].labels) and batch.counts[row] == len(labels)
         height, width = batch.image_sizes[row].tolist()
-        assert batch.boxes[row].shape == records[image_id].boxes.shape
-        assert bool((batch.boxes[row] <= torch.tensor([width, height] * 2) + 1e-4).all())
+        assert boxes.shape == records[image_id].boxes.shape
+        assert bool((boxes <= torch.tensor([width, height] * 2) + 1e-4).all())
         factor = height * width / (records[image_id].size[0] * records[image_id].size[1])
-        areas = [(b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]) for b in (batch.boxes[row], records[image_id].boxes)]
+        areas = [(b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]) for b in (boxes, records[image_id].boxes)]
         assert torch.allclose(areas[0], areas[1] * factor)
 
 
@@ -158,7 +165,7 @@ def test_evaluation_resizes_to_the_largest_short_side_and_no_more(small_world: S
     # 64 x 64 to 100; 64 x 80 times 100 / 64 is 100 x 125; 80 x 64 is 125 x 100. Padded to 4 * 32.
     assert batch.image_sizes.tolist() == [[100, 100], [100, 125], [125, 100]]
     assert batch.images.shape == (3, 3, 128, 128)
-    assert torch.allclose(batch.boxes[1], split.records[1].boxes * torch.tensor([1.5625]))
+    assert torch.allclose(batch.truths()[1][0], split.records[1].boxes * torch.tensor([1.5625]))
     assert batch.original_sizes.tolist() == [[64, 64], [64, 80], [80, 64]]
 
 
@@ -187,5 +194,48 @@ def test_the_parts_of_a_batch_are_the_batch(small_world: SmallWorld, num_images:
 def test_moving_a_batch_to_a_device_keeps_all_of_it(small_world: SmallWorld) -> None:
     batch = training_batches(load_split(small_world.train), batch_size=2)[0]
     moved = move_batch(batch, "meta")
-    assert moved.images.device.type == moved.boxes[0].device.type == moved.labels[1].device.type == "meta"
-    assert moved.image_ids == batch.image_ids and torch.equal(moved.image_sizes, batch.image_sizes)
+    assert moved.images.device.type == moved.boxes.device.type == moved.labels.device.type == "meta"
+    assert (moved.image_ids, moved.counts) == (batch.image_ids, batch.counts)
+    assert torch.equal(moved.image_sizes, batch.image_sizes)
+
+
+class Copies(TorchFunctionMode):
+    """Counts the tensors that are moved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.Tensor.to
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("batch_size", [1, 9])
+def test_a_batch_of_any_size_is_moved_in_three_copies(small_world: SmallWorld, batch_size: int) -> None:
+    batch = training_batches(load_split(small_world.train), batch_size=batch_size)[0]
+    with Copies() as copies:
+        move_batch(batch, "meta")
+    assert copies.count == 3
+
+
+# ---- loader processes ----
+
+
+def test_loader_processes_keep_no_descriptor_of_the_images_that_they_have_sent(tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    names = [{"id": i, "file_name": "a.png", "width": 32, "height": 32} for i in range(300)]
+    content = {
+        "info": {"root": str(tmp_path)},
+        "categories": [{"id": 1, "name": "a"}],
+        "images": names,
+        "annotations": [annotation(i + 1, i, 1, [2, 2, 9, 9]) for i in range(300)],
+    }
+    batches = TrainingBatches(Split(content), Transforms(short_side=32, long_side=32), batch_size=4, seed=1, epoch=0)
+    steps = iter(DataLoader(batches, batch_size=None, num_workers=1))
+    processes = [os.getpid(), steps._workers[0].pid]  # type: ignore[attr-defined]
+    open_after = [[len(os.listdir(f"/proc/{process}/fd")) for process in processes] for _ in steps]
+    assert len(open_after) == 75
+    # At most 2 batches of 4 tensors are read ahead; each tensor takes a descriptor until it has arrived.
+    first, rest = open_after[5], open_after[6:]
+    assert all(abs(count - before) <= 12 for counts in rest for count, before in zip(counts, first, strict=True))

@@ -52,8 +52,9 @@ def made_up_batch(num_images: int, boxes: list[list[float]], generator: torch.Ge
     sizes = torch.tensor([[64, 64]] * num_images)
     return Batch(
         images=torch.randint(0, 256, (num_images, 3, 64, 64), generator=generator, dtype=torch.uint8),
-        boxes=[torch.tensor(boxes).reshape(-1, 4) for _ in range(num_images)],
-        labels=[torch.zeros(len(boxes), dtype=torch.int64) for _ in range(num_images)],
+        boxes=torch.tensor(boxes * num_images).reshape(-1, 4),
+        labels=torch.zeros(len(boxes) * num_images, dtype=torch.int64),
+        counts=[len(boxes)] * num_images,
         image_sizes=sizes,
         original_sizes=sizes,
         image_ids=list(range(7, 7 + num_images)),
