@@ -24,13 +24,13 @@ PACKAGES = ("retinanet", "pipeline")
 
 # A new room of the detector gets its place here.
 FLOORS = (
-    {"boxes", "losses", "anchors", "predictions", "backbone", "transforms", "optim", "coco_match", "pixels"}
+    {"boxes", "losses", "anchors", "predictions", "backbone", "transforms", "optim", "coco_match", "pictures"}
     | {"detector_file", "hardware", "precision"},
     {"splits", "overlaps", "matcher", "criterion", "postprocess", "model", "weights", "coco_tables", "coco_eval"}
-    | {"coco_thresholds", "pictures"},
+    | {"coco_thresholds"},
     {"dataset", "learner", "engine", "detector"},
 )
-STAGES = ("prepare", "anchor_stats", "train", "evaluate")
+STAGES = ("manifest", "prepare", "anchor_stats", "train", "evaluate")
 COMMANDS = (
     "compare",
     "sweep",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
+from typing import Any
 from urllib.parse import unquote
 
 from fsspec import AbstractFileSystem
@@ -11,7 +13,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.params.paths import picture_root
-from pipeline.stores import MISSING, explained  # registers s3:// and gs://
+from pipeline.stores import MISSING, explained, retry  # registers s3:// and gs://
 
 __all__ = ["MISSING", "THREADS", "Root", "check_stays_inside", "join"]
 
@@ -39,7 +41,7 @@ class Root:
         location = self._locate(path, named_by=named_by)
         # No permission, or a server that does not answer, is not the data set's fault and must not drop a picture.
         with explained(self.url):
-            data: bytes = self._system.cat_file(location)
+            data: bytes = retry(lambda: self._system.cat_file(location))
         return data
 
     def has_file(self, path: str, *, named_by: str) -> bool:
@@ -50,6 +52,41 @@ class Root:
                 return bool(self._system.info(location)["type"] == "file")
         except MISSING:
             return False
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self._system, LocalFileSystem)
+
+    @property
+    def protocol(self) -> str:
+        """How a URL of this file system begins, e.g. s3."""
+        return str(self.url.partition("://")[0]) if not self.is_local else "file"
+
+    def exists(self) -> bool:
+        return bool(self._system.exists(self._base))
+
+    def info(self, path: str, *, named_by: str) -> dict[str, Any]:
+        """What the file system says of a file: name, size, type and whatever else it knows."""
+        location = self._locate(path, named_by=named_by)
+        with explained(self.url):
+            found: dict[str, Any] = retry(lambda: self._system.info(location))
+        return found
+
+    def entries(self, folder: str, *, named_by: str) -> list[tuple[str, dict[str, Any]]]:
+        """Names in a folder, each with what `info` says; none where there is no such folder.
+
+        Links of a local folder are followed, and left out where they lead nowhere.
+        """
+        inner = [part for part in folder.split("/") if part not in ("", ".")]
+        location = self._locate("/".join(inner), named_by=named_by).rstrip("/")
+        try:
+            with explained(self.url):
+                found = retry(lambda: self._system.ls(location, detail=True))
+        except MISSING:
+            return []
+        infos = [info for info in found if info["name"].rstrip("/") != location]
+        entries = [(info["name"].rstrip("/").rpartition("/")[2], info) for info in infos]
+        return [(name, _followed(info)) for name, info in entries if _leads(info)] if self.is_local else entries
 
     def shown(self, path: str) -> str:
         """The path as a person would type it."""
@@ -70,6 +107,16 @@ class Root:
                 f"{named_by} names {path!r}, a link to {target}, outside the data set's root {self.url}; "
                 "copy or hard-link the file, or set data.root to a folder that holds both"
             )
+
+
+def _leads(info: dict[str, Any]) -> bool:
+    return os.path.exists(info["name"])
+
+
+def _followed(info: dict[str, Any]) -> dict[str, Any]:
+    """A local file's info under the name of what it links to."""
+    name = os.path.realpath(info["name"])
+    return {**info, "name": name, "type": "directory" if os.path.isdir(name) else "file"}
 
 
 def check_stays_inside(path: str, *, named_by: str) -> None:

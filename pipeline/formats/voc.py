@@ -40,7 +40,7 @@ def read_voc(root: Root, files: SplitFiles, *, split: str) -> RawSplit:
     """Read a split; images and boxes are numbered from 1 in the order of the list."""
     listed = _read_list(root, files.annotations, split=split)
     stems = list(dict.fromkeys(listed))
-    read = partial(_read_page, root, _annotations_folder(files.annotations), files.images, list_file=files.annotations)
+    read = partial(_read_page, root, annotations_folder(files.annotations), files.images, list_file=files.annotations)
     with ThreadPoolExecutor(THREADS) as pool:
         pages = list(pool.map(read, stems))
     boxes = _number_boxes(pages)
@@ -74,7 +74,7 @@ def _repeated(listed: list[str], *, file: str, split: str) -> list[Finding]:
     return [Finding(split, file, stem, "picture", "", "", "stands twice in the list") for stem in repeats]
 
 
-def _annotations_folder(list_path: str) -> str:
+def annotations_folder(list_path: str) -> str:
     """`Annotations` beside the folder ImageSets of the list; beside the list itself where there is no ImageSets."""
     parts = PurePosixPath(list_path).parts
     depth = parts.index("ImageSets") if "ImageSets" in parts else len(parts) - 1

@@ -1,0 +1,106 @@
+"""Stage manifest: what the data set's files are now -> data/manifest.json, on which prepare depends.
+
+DVC runs it every time, and prepare only when the manifest has changed. So DVC itself never looks at data.root, which
+may be a URL of a kind that it does not know.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline.command import run_command
+from pipeline.formats import SplitFiles
+from pipeline.formats.digests import Digests
+from pipeline.formats.root import Root
+from pipeline.formats.sources import describe, is_listed, read_from
+from pipeline.outs import write_json
+from pipeline.params import load_params
+from pipeline.params.experiment import Data
+
+MANIFEST = Path("data/manifest.json")
+DIGESTS = Path("data/digests.json")
+
+DESCRIPTION = """\
+Look whether the files under data.root have changed, without reading those that have not: annotation files and folders
+of pictures, by their digests where they are local, else by the size and the time or tag that their server gives.
+
+reads    params.yaml (data) and the files under data.root
+writes   data/manifest.json, on which prepare depends
+         data/digests.json: digests of local files, so that a file is read once
+"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the stage in the folder of params.yaml."""
+    parser = argparse.ArgumentParser(
+        "python -m pipeline.manifest", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args(arguments)
+    data = load_params().data
+    if data.format == "shapes":
+        write_json(MANIFEST, {"root": None, "sources": {}})
+        return print("shapes are drawn; there are no files to look at")
+    before = json.loads(MANIFEST.read_text(encoding="utf-8")) if MANIFEST.exists() else {}
+    content = look(data, before)
+    if content != before:
+        write_json(MANIFEST, content)
+    print(summary(data.root, content, before))
+
+
+def look(data: Data, before: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of the data set as it is now.
+
+    A folder that is not on this machine keeps the manifest that git holds: what was prepared from it still stands, and
+    so may be pulled and trained on where the raw data are not.
+
+    Raises:
+        ValueError: when there is no such folder, or a server does not answer.
+    """
+    files = {
+        name: SplitFiles(place.annotations or "", place.images or "")
+        for name in ("train", "val", "test")
+        if (place := getattr(data, name)) is not None
+    }
+    root = Root(data.root)
+    if root.is_local and not root.exists():
+        return keep(data, before, files)
+    digests = Digests(DIGESTS)
+    sources = describe(root, data.format, files, digests)
+    if root.is_local:
+        digests.keep()
+    return {"root": data.root, "sources": sources}
+
+
+def keep(data: Data, before: dict[str, Any], files: dict[str, SplitFiles]) -> dict[str, Any]:
+    """The manifest of before, if it is of the same sources."""
+    annotations, folders = read_from(data.format, files)
+    asked = {source.path for source in annotations} | {f"{source.path.rstrip('/')}/" for source in folders}
+    if before.get("root") != data.root or set(before.get("sources", {})) != asked:
+        raise ValueError(
+            f"data.root: there is no folder {data.root} here; write the folder or URL of the data set, or fetch what "
+            f"DVC keeps with `dvc pull {data.root}`"
+        )
+    return before
+
+
+def summary(url: str, content: dict[str, Any], before: dict[str, Any]) -> str:
+    """One line on what has changed, and one on what is not looked at."""
+    root, sources, old = Root(url), content["sources"], before.get("sources", {})
+    if root.is_local and not root.exists():
+        return f"{url} is not on this machine; {MANIFEST} stands as it was"
+    changed = sorted(path for path in sources if sources[path] != old.get(path))
+    files = sum(entry.get("files", 1) for entry in sources.values())
+    line = f"{url}: {files} files, " + (f"changed: {', '.join(changed)}" if changed else "none has changed")
+    if is_listed(root):
+        return line
+    return (
+        f"{line}; {root.protocol} lists no folders, so only annotation files are looked at: where a picture has "
+        "changed under its name, run `dvc repro -f prepare`"
+    )
+
+
+if __name__ == "__main__":
+    run_command("manifest", main)
