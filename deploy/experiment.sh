@@ -36,7 +36,8 @@ if [ -n "${GIT_TOKEN:-}" ]; then
 fi
 
 folder="$(mktemp -d)"
-trap 'rm -rf "$folder"' EXIT
+# The clone goes, and with it the tracebacks that a command has written into a file.
+trap 'cat "$folder"/clone/runs/logs/*.log >&2 2>/dev/null || true; rm -rf "$folder"' EXIT
 git clone --quiet "$REPOSITORY" "$folder/clone"
 cd "$folder/clone"
 revision="${REVISION:-main}"
@@ -46,11 +47,30 @@ echo "experiment: $revision is $commit"
 python -m dvc remote default >/dev/null 2>&1 ||
     fail "no default DVC remote at $commit, so the model would be lost with this node; dvc remote add --default"
 
+# Run DVC, and hand SIGTERM on (`ray job stop`, `docker stop`) as Ctrl-C: DVC would end at once, but leaves Ctrl-C to the
+# stage, which keeps a checkpoint; the clone must be there until then.
+run_dvc() {
+    local dvc status=0
+    set -m # a process group of its own
+    python -m dvc "$@" &
+    dvc=$!
+    set +m
+    trap 'kill -INT -- "-$dvc" 2>/dev/null || true' TERM INT
+    wait "$dvc" || status=$?
+    # A signal has ended the wait, but not DVC.
+    while kill -0 "$dvc" 2>/dev/null; do
+        status=0
+        wait "$dvc" || status=$?
+    done
+    trap - TERM INT
+    return "$status"
+}
+
 # Data that only prepare needs may be missing here: without a change it does not run.
 if [ "$#" -gt 0 ]; then
-    python -m dvc exp run --pull --allow-missing "$@"
+    run_dvc exp run --pull --allow-missing "$@"
 else
-    python -m dvc repro --pull --allow-missing
+    run_dvc repro --pull --allow-missing
 fi
 
 # Files first: the branch never names what is not there.

@@ -218,19 +218,19 @@ def test_the_files_and_modules_that_commands_name_are_there() -> None:
 
 
 def run_script(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """The script as a job runs it, with these variables and none of this machine's."""
+    """The script as a job runs it."""
+    environment = variables_of_a_job(folder, **variables)
+    return subprocess.run(
+        ["bash", str(SCRIPT), *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def variables_of_a_job(folder: Path, **variables: str) -> dict[str, str]:
+    """These variables, and none of this machine's."""
     who = {f"GIT_{role}_{key}": "a@b" for role in ("AUTHOR", "COMMITTER") for key in ("NAME", "EMAIL")}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {
-        "PATH": path,
-        "HOME": str(folder),
-        "TMPDIR": str(folder),
-        "DVC_NO_ANALYTICS": "1",
-        **who,
-        **variables,
-    }
-    command = ["bash", str(SCRIPT), *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    own = {"PATH": path, "HOME": str(folder), "TMPDIR": str(folder), "DVC_NO_ANALYTICS": "1"}
+    return {**own, **who, **variables}
 
 
 @pytest.mark.parametrize(
