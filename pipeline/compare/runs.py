@@ -16,7 +16,7 @@ from pipeline.outs import read_json
 from pipeline.params import flatten
 from pipeline.params.reading import parse_yaml
 from pipeline.results import JUDGED, read_results
-from pipeline.tracking.provenance import CODE
+from pipeline.tracking.provenance import SOURCES
 from pipeline.tracking.reading import MIN_PREFIX, RunReader, StoredRun
 from pipeline.tracking.records import as_param
 
@@ -137,7 +137,11 @@ class FileRun:
         """As its files say; where it ran is asked of MLflow."""
         with self._file("data/prepared/train.json") as train:
             train_data = digest_file(train)
-        changes = revisions.git("status", "--porcelain", "--", *CODE) if self._is_workspace else ""
+        changes = (
+            revisions.git("status", "--porcelain", "--untracked-files=all", "--", *SOURCES)
+            if self._is_workspace
+            else ""
+        )
         params = {key: as_param(value) for key, value in flatten(self._params()).items()}
         return Origin(params, self._place(), train_data=train_data, commit=self._commit, changes=changes or None)
 

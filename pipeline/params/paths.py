@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from urllib.parse import unquote
 
+from pipeline.params.credentials import credentials_complaint
 from pipeline.params.place import Place
 
 FILE_SCHEME = re.compile(r"^(?:file|local):(?://)?")
@@ -54,8 +55,11 @@ def resolve(location: str, base: Path, *, name: str) -> str:
         name: the parameter that holds it, for the error.
 
     Raises:
-        ValueError: naming the parameter, when no folder can be meant.
+        ValueError: naming the parameter, when no folder can be meant, or the URL holds credentials.
     """
+    complaint = credentials_complaint(location, name=name)
+    if complaint is not None:
+        raise ValueError(complaint)
     scheme = FILE_SCHEME.match(location)
     path = unquote(location[scheme.end() :]) if scheme else location
     if scheme and not path.startswith("/"):

@@ -13,6 +13,7 @@ from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.reader import ReaderError
 
+from pipeline.params.credentials import credentials_in
 from pipeline.params.section import Section
 
 SectionType = TypeVar("SectionType", bound=Section)
@@ -60,6 +61,9 @@ def explain_yaml(error: Exception, text: str, *, source: str) -> str:
 
 def validate(section: type[SectionType], content: Mapping[str, Any], path: Path) -> SectionType:
     """Check a mapping against its section and freeze it; every complaint in one ValueError."""
+    secrets = list(credentials_in(content))  # first, because the other complaints repeat values
+    if secrets:
+        raise ValueError(f"{path}: " + "\n  ".join(secrets))
     try:
         checked = section.model_validate(content)
     except ValidationError as error:

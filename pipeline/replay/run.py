@@ -39,8 +39,9 @@ def read_kept(url: str) -> dict[str, Any]:
         ValueError: when there is no such file, or it is another.
     """
     sentence = "the message of train names the file"
+    location = resolve(url, Path.cwd(), name="the file")
     try:
-        with fsspec.open(resolve(url, Path.cwd(), name="the file"), "rb") as file:
+        with fsspec.open(location, "rb") as file:
             content = torch.load(io.BytesIO(file.read()), weights_only=True)
     except FileNotFoundError:
         raise ValueError(f"{url} does not exist; {sentence}") from None

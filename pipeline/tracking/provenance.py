@@ -9,7 +9,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,18 @@ PACKAGES = ("torch", "torchvision", "ray", "mlflow", "dvc")
 CODE = ("retinanet", "pipeline", "dvc.yaml", "requirements.txt")
 """What makes a result besides params.yaml and the data, which have their own tags."""
 
+SOURCES = (
+    *(f":(glob){package}/**/*.{ending}" for package in ("retinanet", "pipeline") for ending in ("py", "yaml")),
+    "dvc.yaml",
+    "requirements.txt",
+)
+"""Its files as pathspecs of git. Nothing else that lies beside them (.env, keys, data) leaves this machine."""
+
 MAX_DIFF = 2**20
 """Characters of the diff that goes with a run."""
+
+MAX_FILE = 2**18
+"""Bytes of a file in it; source is smaller."""
 
 
 def provenance_tags(
@@ -69,7 +79,7 @@ def git_tags(params: Mapping[str, object]) -> dict[str, str | None]:
     if not commit:
         return {}
     branch = git("rev-parse", "--abbrev-ref", "HEAD")
-    changes = git("status", "--porcelain", "--", *CODE)
+    changes = git("status", "--porcelain", "--untracked-files=all", "--", *SOURCES)
     return {
         "mlflow.source.git.commit": commit,  # MLflow shows it as the run's version
         "git.commit": commit,
@@ -102,14 +112,45 @@ def log_code_changes(run: Run | NoRun) -> None:
 
 
 def git_diff() -> str:
-    """How the code differs from the commit, new files included; empty where it does not, or without git."""
-    new_files = (git("ls-files", "--others", "--exclude-standard", "--", *CODE) or "").splitlines()
-    diffs = [git_output("diff", "HEAD", "--", *CODE)]
-    diffs += [git_output("diff", "--no-index", "--", os.devnull, path, also=1) for path in new_files]
+    """How the sources differ from the commit, new files included; empty where they do not, or without git.
+
+    What is too large for a source file is named at the end instead.
+    """
+    changed = paths_of("diff", "--name-only", "--relative", "-z", "HEAD", "--", *SOURCES)
+    new = paths_of("ls-files", "--others", "--exclude-standard", "-z", "--", *SOURCES)
+    sizes = {path: size_of(path) for path in [*changed, *new]}
+    diffs = [git_output("diff", "HEAD", "--", *small)] if (small := within(changed, sizes)) else []
+    diffs += [diff_of_new(path) for path in within(new, sizes)]
+    diffs += [f"[left out: {path}, {size} bytes]\n" for path, size in sizes.items() if size > MAX_FILE]
     text = "".join(diff for diff in diffs if diff)
     if len(text) <= MAX_DIFF:
         return text
     return f"{text[:MAX_DIFF]}\n[cut here: {len(text) - MAX_DIFF} of {len(text)} characters are missing]\n"
+
+
+def diff_of_new(path: str) -> str | None:
+    """The difference that adds a file, with its path from the root of the repository, as `git apply` reads it."""
+    below = git("rev-parse", "--show-prefix") or ""
+    prefixes = (f"--src-prefix=a/{below}", f"--dst-prefix=b/{below}")
+    return git_output("diff", "--no-index", *prefixes, "--", os.devnull, path, also=1)
+
+
+def paths_of(*arguments: str) -> list[str]:
+    """The paths that a command of git prints, each ended by a zero byte."""
+    return [path for path in (git_output(*arguments) or "").split("\0") if path]
+
+
+def size_of(path: str) -> int:
+    """Bytes of a file of the project; 0 where it was deleted."""
+    try:
+        return (project_root() / path).lstat().st_size
+    except OSError:
+        return 0
+
+
+def within(paths: Sequence[str], sizes: Mapping[str, int]) -> list[str]:
+    """Those of the paths whose files are not too large."""
+    return [path for path in paths if sizes[path] <= MAX_FILE]
 
 
 def git(*arguments: str) -> str | None:

@@ -57,7 +57,8 @@ class Store:
 
 def without_password(text: str) -> str:
     """The text with user and password taken out of all addresses in it."""
-    return re.sub(r"(?<=://)[^/\s]*@", "", text)
+    # A password may hold a slash: then what looks like the port is no number.
+    return re.sub(r"(?<=://)(?:[^/\s]*|[^/\s@]*:(?!\d+/)\S*)@", "", text)
 
 
 def find_store() -> Store:

@@ -90,3 +90,62 @@ def test_without_git_there_are_no_git_tags(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("PATH", str(tmp_path))
     tags = tags_of({"loss.gamma": 2.0})
     assert not [key for key in tags if "git" in key or key == "reproduce"]
+
+
+def test_diff_and_changes_take_sources_only(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keys and data that lie beside the code stay on this machine, tracked or not."""
+    outside = tmp_path_factory.mktemp("outside") / "credentials"
+    outside.write_text("SECRET")
+    (repository / "pipeline/tracked.pem").write_text("before")
+    git("add", ".")
+    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "second")
+    (repository / "retinanet/new").mkdir(parents=True)
+    for name in ("pipeline/.env", "pipeline/tracked.pem", "pipeline/key.pem", "retinanet/new/notes.txt", "x.py"):
+        (repository / name).write_text("SECRET\n")
+    assert git_diff() == ""
+    assert tags_of({})["git.dirty"] == "false"
+    (repository / "pipeline/link.py").symlink_to(outside)  # git takes the link, not what it leads to
+    for name in ("pipeline/new.py", "pipeline/conf.yaml", "retinanet/new/part.py"):
+        (repository / name).write_text("source = 1\n")
+    assert git_diff().count("+source = 1") == 3
+    assert {line.split()[-1] for line in tags_of({})["git.changes"].splitlines()} == {
+        *("pipeline/conf.yaml", "pipeline/link.py", "pipeline/new.py", "retinanet/new/part.py"),
+    }
+    assert "SECRET" not in git_diff()
+
+
+@pytest.mark.parametrize("name", ["pipeline/train.py", "pipeline/new.py"])
+def test_file_too_large_for_source_is_named_and_the_rest_still_applies(
+    name: str, repository: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (repository / name).write_text("x" * 1001)
+    (repository / "pipeline/small.py").write_text("small = 1\n")
+    monkeypatch.setattr(provenance, "MAX_FILE", 1000)
+    diff = git_diff()
+    assert "xxx" not in diff
+    assert diff.endswith(f"[left out: {name}, 1001 bytes]\n")
+    patch = tmp_path_factory.mktemp("patch") / "git.diff"
+    patch.write_text(diff)
+    (repository / "pipeline/small.py").unlink()
+    assert git("apply", str(patch)) is not None
+    assert (repository / "pipeline/small.py").read_text() == "small = 1\n"
+
+
+def test_diff_of_a_project_below_the_root_applies_there(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = repository / "cells"
+    (project / "pipeline").mkdir(parents=True)
+    (project / "params.yaml").write_text("seed: 1\n")
+    (project / "pipeline/caf\u00e9.py").write_text("old = 1\n")
+    git("add", ".")
+    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "second")
+    monkeypatch.chdir(project)
+    (project / "pipeline/caf\u00e9.py").write_text("changed = 1\n")
+    (project / "pipeline/new.py").write_text("new = 1\n")
+    patch = tmp_path_factory.mktemp("patch") / "git.diff"
+    patch.write_text(git_diff())
+    git("stash", "--include-untracked", "--quiet")
+    assert git("apply", str(patch)) is not None
+    assert (project / "pipeline/caf\u00e9.py").read_text() == "changed = 1\n"
+    assert (project / "pipeline/new.py").read_text() == "new = 1\n"

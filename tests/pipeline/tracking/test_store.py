@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.tracking.store import Store, find_store
+from pipeline.tracking.store import Store, find_store, without_password
 
 PROJECT = Path(__file__).resolve().parents[3]
 
@@ -74,3 +74,18 @@ def test_store_that_mlflow_no_longer_supports_is_told_before_any_work(
 def test_address_of_the_store_says_what_a_browser_can_open() -> None:
     assert Store("http://h", "e", None).is_server
     assert not Store("sqlite:////a/mlflow.db", "e", None).is_server
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://me:secret@host:5000/mlflow", "http://host:5000/mlflow"),
+        ("no answer of https://me:se/cret@host/a at all", "no answer of https://host/a at all"),
+        ("postgresql://me:secret@host/db", "postgresql://host/db"),
+        ("http://host:5000/users/a@b", "http://host:5000/users/a@b"),
+        ("http://host/a and me@home", "http://host/a and me@home"),
+        ("sqlite:////a/me:b@c.db", "sqlite:////a/me:b@c.db"),
+    ],
+)
+def test_password_is_cut_from_an_address_and_nothing_else_is(text: str, shown: str) -> None:
+    assert without_password(text) == shown
