@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from pipeline.cluster.environment import worker_environment  # first: it sets what Ray reads when it is imported
 from pipeline.cluster.start import Resources, address_of, describe_cluster, is_elsewhere, start_ray
-from pipeline.cluster.stopping import StoppedError
+from pipeline.stop import StoppedError
 
 __all__ = [
     "Resources",

@@ -13,10 +13,6 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 
-class StoppedError(RuntimeError):
-    """The training was told to stop, and did, with a checkpoint."""
-
-
 @contextmanager
 def hearing_signals() -> Iterator[threading.Event]:
     """An event that is set by SIGTERM or Ctrl-C; a Ctrl-C after that interrupts at once.

@@ -22,8 +22,9 @@ from torch import OutOfMemoryError
 
 from pipeline.cluster.environment import worker_environment
 from pipeline.cluster.start import Resources, describe_cluster
-from pipeline.cluster.stopping import StoppedError, hearing_signals, run_until_asked
+from pipeline.cluster.stopping import hearing_signals, run_until_asked
 from pipeline.cluster.storage import Checkpoints
+from pipeline.stop import StoppedError
 
 # The user's mistake, and a training that diverges: their sentence says it all.
 COMPLAINTS = (ValueError, FloatingPointError)

@@ -11,6 +11,7 @@ import torch
 
 from pipeline.cluster.worker import Worker
 from pipeline.fit.batches import Batches
+from pipeline.stores import complaint, retry
 from retinanet.engine import LossNotFiniteError
 from retinanet.learner import Learner
 
@@ -20,10 +21,12 @@ def explain_loss(
 ) -> str:
     """A sentence with step, losses and images; the batch, and the weights that met it, go into a file beside the run.
 
-    On a GPU losses are looked at every few steps, so the weights may be those of some steps later.
+    The file's name holds the run's digest, in a sweep the trial's key, because the trials share a folder. On a GPU
+    losses are looked at every few steps, so the weights may be those of some steps later.
     """
     batch = batches.of_epoch(error.epoch)[error.step]
-    url = f"{config['data']['run']}/not_finite_epoch{error.epoch + 1}_step{error.step + 1}_worker{worker.rank}.pt"
+    step = f"epoch{error.epoch + 1}_step{error.step + 1}_worker{worker.rank}"
+    url = f"{config['data']['run']}/not_finite_{config['description']['run']['digest']}_{step}.pt"
     content = {
         "batch": batch._asdict(),
         "weights": {key: value.cpu() for key, value in learner.network.state_dict().items()},
@@ -34,9 +37,16 @@ def explain_loss(
     }
     memory = io.BytesIO()
     torch.save(content, memory)
+    advice = "lower optim.lr, set optim.clip_grad_norm, or let train.on_nan skip such steps"
+    sentence = f"{error}, images {batch.image_ids}; {advice}"
+    try:
+        retry(lambda: write(url, memory.getvalue()))
+    except OSError as failure:  # the loss is the news, not the storage
+        return f"{sentence}. The batch is not kept: {complaint(url, failure)}"
+    return f"{sentence}. Look at it again with: python -m pipeline.replay {url}"
+
+
+def write(url: str, content: bytes) -> None:
+    """Write a file, and the folder where it lies."""
     with fsspec.open(url, "wb", auto_mkdir=True) as file:
-        file.write(memory.getvalue())
-    return (
-        f"{error}, images {batch.image_ids}; lower optim.lr, set optim.clip_grad_norm, or let train.on_nan skip such "
-        f"steps. Look at it again with: python -m pipeline.replay {url}"
-    )
+        file.write(content)

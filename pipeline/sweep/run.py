@@ -22,7 +22,7 @@ from pipeline.params.place import Place
 from pipeline.params.sweep import Sweep, every_value, replaced
 from pipeline.sweep.listener import Listener
 from pipeline.sweep.predecessor import choose_sweep, note_code
-from pipeline.sweep.records import EXHAUSTED, SweepFolder
+from pipeline.sweep.records import ENDED, EXHAUSTED, SweepFolder
 from pipeline.sweep.refusal import Refusal
 from pipeline.sweep.report import Report, report
 from pipeline.sweep.sampler import Sampler
@@ -114,6 +114,14 @@ def run_sweep(plan: Plan, *, conf: Path, apply: bool) -> None:
                 log_split(parent, split, path)
             run_trials(plan, parent)
             log_report(parent, report(plan.folder, conf=conf, apply=apply))
+            parent.finish("FINISHED" if is_whole(plan) else "KILLED")
+
+
+def is_whole(plan: Plan) -> bool:
+    """Whether every trial has ended; if not, somebody has stopped the sweep."""
+    states = [record["state"] for record in plan.folder.records()]
+    trials = len(states) if plan.folder.read(EXHAUSTED) is not None else plan.sweep.trials * plan.sweep.seeds
+    return sum(state in ENDED for state in states) >= trials
 
 
 def describe(plan: Plan) -> dict[str, Any]:

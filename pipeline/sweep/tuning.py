@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -85,7 +88,21 @@ def tune(
                 checkpoint_config=ray.tune.CheckpointConfig(num_to_keep=None if clones else 1),
             ),
         )
-    tuner.fit()
+    with interrupted_by_sigterm():
+        tuner.fit()
+
+
+@contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends a sweep as Ctrl-C does: Ray Tune hears that one, keeps its state and ends its trials."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals come to the main thread only
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def drawn_space(sampler: Sampler, trials: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from pipeline.stop import StoppedError
 from pipeline.tracking.lookup import active_run
 from pipeline.tracking.model import Picture, log_model
 from pipeline.tracking.outbox import Outbox, Send, is_refusal, reason
@@ -67,6 +68,7 @@ class Run:
         self._last_epoch: int | None = None  # None: ask the store
         self._outbox = Outbox(self.open, address=store.public_uri)
         self._sampler = Sampler(store.uri)
+        self._is_finished = False
 
     @property
     def url(self) -> str:
@@ -257,7 +259,10 @@ class Run:
         self._sampler.keep(self.run_id)
 
     def finish(self, status: Status = "FINISHED") -> None:
-        """Send what waits and close the run; what cannot be sent even now is told and given up."""
+        """Send what waits and close the run, once; what cannot be sent even now is told and given up."""
+        if self._is_finished:
+            return
+        self._is_finished = True
         self._sampler.finish()
         lost = self._outbox.put_last("end of the run", lambda client, run_id: self._end(client, run_id, status))
         if lost:
@@ -278,4 +283,5 @@ class Run:
         if kind is None:
             self.finish("FINISHED")
         else:
-            self.finish("FAILED" if issubclass(kind, Exception) else "KILLED")
+            failed = issubclass(kind, Exception) and not issubclass(kind, StoppedError)
+            self.finish("FAILED" if failed else "KILLED")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,29 +17,36 @@ from pipeline.params import load_params
 from pipeline.params.place import load_place
 from pipeline.replay.__main__ import main
 from pipeline.replay.run import KEYS, read_kept, replay
+from pipeline.sweep.records import configure
+from pipeline.sweep.trial import trial_config
 from pipeline.train.run import worker_config
 from retinanet.engine import LossNotFiniteError
 from tests.alone import alone
+from tests.flaky import FlakyStore, full_disk
 
 
 @pytest.fixture
 def kept(project: Path) -> tuple[str, Path]:
     """The sentence of a training whose second step was not finite, and the file that it names."""
-    config = worker_config(load_params(), load_place(), digest="d1", run=str(project / "runs/d1"))
+    sentence = explain(worker_config(load_params(), load_place(), digest="d1", run=str(project / "runs/d1")))
+    return sentence, Path(sentence.rpartition(" ")[2])
+
+
+def explain(config: dict[str, Any]) -> str:
+    """The sentence of a training whose second step is not finite."""
     worker = alone()
     batches = Batches(config, load_splits(config)[0], worker)
     learner = build_learner(config, worker, total_steps=9)
     with torch.no_grad():
         learner.network.box_head.output.bias.fill_(math.nan)
     error = LossNotFiniteError(learner, epoch=0, step=1, losses=[0.5, math.nan], since=0)
-    sentence = mishaps.explain_loss(error, batches, learner, config, worker)
-    return sentence, Path(sentence.rpartition(" ")[2])
+    return mishaps.explain_loss(error, batches, learner, config, worker)
 
 
 def test_sentence_names_step_losses_images_and_a_file(kept: tuple[str, Path]) -> None:
     sentence, path = kept
     assert sentence.startswith("loss is not finite at step 1: loss_cls 0.5, loss_box nan, images [")
-    assert path.name == "not_finite_epoch1_step2_worker0.pt"
+    assert path.name == "not_finite_d1_epoch1_step2_worker0.pt"
     assert len(read_kept(str(path))["batch"]["image_ids"]) == 8
 
 
@@ -53,6 +61,26 @@ def test_kept_step_shows_which_image_and_what_was_broken_before(
     main([str(path)])
     told = capsys.readouterr().out
     assert "1 weights were not finite before it: box_head.output.bias" in told
+
+
+def test_trials_of_a_sweep_that_fail_at_the_same_step_keep_a_file_each(project: Path) -> None:
+    """Their folder is that of the sweep."""
+    params = load_params()
+    worker = worker_config(params, load_place(), digest="s1", run=str(project / "runs/sweeps/s1"))
+    base = {"params": params.model_dump(exclude={"sweep"}), "worker": worker}
+    configurations = [configure({"loss.gamma": gamma}, seed=1, number=0) for gamma in (1.0, 2.5)]
+    sentences = [explain(trial_config(configuration, base)) for configuration in configurations]
+    kept = [read_kept(sentence.rpartition(" ")[2]) for sentence in sentences]
+    assert [step["params"]["loss"]["gamma"] for step in kept] == [1.0, 2.5]
+
+
+def test_storage_that_takes_no_file_does_not_hide_the_loss(project: Path) -> None:
+    FlakyStore.reset(every=1, error=full_disk())
+    config = worker_config(load_params(), load_place(), digest="d1", run="flaky://runs/d1")
+    sentence = explain(config)
+    assert sentence.startswith("loss is not finite at step 1: loss_cls 0.5, loss_box nan, images [")
+    assert "The batch is not kept: flaky://runs/d1/not_finite_d1" in sentence
+    assert "(No space left on device)" in sentence
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

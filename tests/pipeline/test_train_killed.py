@@ -121,6 +121,7 @@ def test_told_to_stop_it_keeps_a_checkpoint_and_goes_on_from_that_step(
     assert first.lines[-1] == "train: stopped with a checkpoint; run again to go on"
     assert not [line for line in first.lines if "Traceback" in line]
     assert not (project / "models/model.pt").exists()
+    assert query(project, "select status from runs") == [("KILLED",)]
     reached = state_of(project)["course"]
     lines = ends_well(Stage(project, environment))
     resumed = f"going on from epoch {reached['epoch']}"

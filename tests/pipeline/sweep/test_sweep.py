@@ -153,13 +153,17 @@ def test_an_interrupted_sweep_keeps_its_results_and_says_how_to_go_on(
 ) -> None:
     running = begin(variables, "sweep")
     running.wait_for("trial 0 seed 1 finished")
-    running.process.send_signal(signal.SIGINT)
+    running.process.send_signal(signal.SIGTERM)  # goes the way of Ctrl-C
     lines = ends_well(running)
     assert any("resume` goes on" in line for line in lines)
     assert (sweep_project / "reports/sweep.csv").exists()
-    assert ("RUNNING",) not in query(sweep_project, "select status from runs")
+    parent = "select status from runs join tags using (run_uuid) where tags.key = 'kind' and tags.value = 'sweep'"
+    assert query(sweep_project, parent) == [("KILLED",)]
+    states = query(sweep_project, "select status from runs")
+    assert {("FINISHED",), ("KILLED",)} == set(states)
     ends_well(begin(variables, "sweep", "resume"))
     assert [record["state"] for record in records_of(sweep_project).values()] == ["finished"] * 4
+    assert query(sweep_project, parent) == [("FINISHED",)]
     assert_children_are_whole(sweep_project, trials=4, epochs=3)
 
 

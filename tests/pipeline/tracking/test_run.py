@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.stop import StoppedError
 from pipeline.tracking import NoRun, Run
 from pipeline.tracking.records import clean_name
 
@@ -59,8 +60,20 @@ def test_block_that_fails_leaves_a_failed_run(tracker: Any) -> None:
         _ = 1 / 0
     with pytest.raises(KeyboardInterrupt), tracker.begin() as killed:
         raise KeyboardInterrupt
+    with pytest.raises(StoppedError), tracker.begin() as stopped:
+        raise StoppedError("stopped with a checkpoint")
+    assert tracker.client().get_run(tracker.id_of(stopped)).info.status == "KILLED"
     assert tracker.client().get_run(tracker.id_of(failed)).info.status == "FAILED"
     assert tracker.client().get_run(tracker.id_of(killed)).info.status == "KILLED"
+
+
+def test_status_that_was_given_stays_at_the_end_of_the_block(tracker: Any) -> None:
+    with tracker.begin() as run:
+        run.finish("KILLED")
+    assert tracker.client().get_run(tracker.id_of(run)).info.status == "KILLED"
+    again = tracker.begin(run_id=run.run_id)
+    again.finish()
+    assert tracker.client().get_run(tracker.id_of(run)).info.status == "FINISHED"
 
 
 def test_run_leaves_no_active_run_behind(tracker: Any) -> None:
