@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from retinanet.coco_eval import match_detections
+from retinanet.pixels import to_rgb
 
 TILE = 320  # px, the longer side of a picture on the sheet
 GAP = 12  # px between tiles
@@ -108,7 +109,7 @@ def _judge(picture: SheetPicture, score_threshold: float) -> list[Mark]:
 def _draw_tile(picture: SheetPicture, marks: Sequence[Mark]) -> Image.Image:
     scale = TILE / max(picture.image.size)
     size = (max(round(picture.image.width * scale), 1), max(round(picture.image.height * scale), 1))
-    canvas = picture.image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    canvas = to_rgb(picture.image).resize(size, Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(canvas)
     scaled = [mark._replace(box=[side * scale for side in mark.box]) for mark in marks]
     for mark in sorted(scaled, key=lambda mark: ("found", "right", "wrong", "missed").index(mark.kind)):

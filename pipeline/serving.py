@@ -10,8 +10,8 @@ input, from 0), x1 y1 x2 y2 (px in that image), score, label (from 0) and class_
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,9 +19,9 @@ import pandas as pd
 import torch
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
-from PIL import Image, ImageOps
 
 from retinanet.detector import Detector
+from retinanet.pixels import decode_rgb
 
 if TYPE_CHECKING:
     from retinanet.postprocess import Detections
@@ -59,8 +59,7 @@ def read_image(picture: object) -> np.ndarray[Any, Any]:
         return picture
     if not isinstance(picture, bytes | str):
         raise ValueError(f"an image is a {type(picture).__name__}, expected a path, the bytes of a file, or an array")
-    with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as image:
-        return np.array(ImageOps.exif_transpose(image).convert("RGB"))  # upright, as in training
+    return decode_rgb(picture if isinstance(picture, bytes) else Path(picture).read_bytes())
 
 
 def as_table(place: int, detections: Detections, *, class_names: Sequence[str]) -> pd.DataFrame:

@@ -7,15 +7,14 @@ side (channels_last): resizing reads it so, and in any other layout takes three 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from pathlib import Path
 
 import fsspec
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
+
+from retinanet.pixels import decode_rgb
 
 
 def read_picture(location: str, *, cache_folder: str | None = None, sha256: str = "") -> Tensor:
@@ -38,10 +37,7 @@ def read_picture(location: str, *, cache_folder: str | None = None, sha256: str 
 
 def decode(content: bytes) -> Tensor:
     """[3, H, W] uint8 RGB, upright, of what a file holds."""
-    image: Image.Image = Image.open(io.BytesIO(content))
-    ImageOps.exif_transpose(image, in_place=True)  # otherwise it copies what stands upright too
-    rgb = image if image.mode == "RGB" else image.convert("RGB")
-    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
+    return torch.from_numpy(decode_rgb(content)).permute(2, 0, 1)
 
 
 def read_bytes(location: str, *, cache_folder: str | None = None, sha256: str = "") -> bytes:

@@ -24,10 +24,10 @@ PACKAGES = ("retinanet", "pipeline")
 
 # A new room of the detector gets its place here.
 FLOORS = (
-    {"boxes", "losses", "anchors", "predictions", "backbone", "transforms", "optim", "coco_match", "pictures"}
+    {"boxes", "losses", "anchors", "predictions", "backbone", "transforms", "optim", "coco_match", "pixels"}
     | {"detector_file", "hardware", "precision"},
     {"splits", "overlaps", "matcher", "criterion", "postprocess", "model", "weights", "coco_tables", "coco_eval"}
-    | {"coco_thresholds"},
+    | {"coco_thresholds", "pictures"},
     {"dataset", "learner", "engine", "detector"},
 )
 STAGES = ("manifest", "prepare", "anchor_stats", "train", "evaluate")

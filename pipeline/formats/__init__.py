@@ -40,5 +40,5 @@ def read_splits(
     place = Root(root)
     raw = {split: READERS[name](place, paths, split=split) for split, paths in files.items()}
     categories, notes = choose_classes({split: found.categories for split, found in raw.items()}, classes)
-    notes += [f"{split}: {note}" for split, found in raw.items() for note in found.notes]
-    return {split: check_split(place, found, categories, split=split) for split, found in raw.items()}, notes
+    splits = {split: check_split(place, found, categories, split=split) for split, found in raw.items()}
+    return splits, [*notes, *(f"{name}: {note}" for name, split in splits.items() for note in split.notes)]

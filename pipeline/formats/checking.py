@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.formats.boxes import clip, find_fault
-from pipeline.formats.pictures import Picture, inspect_pictures
+from pipeline.formats.pictures import Picture, inspect_pictures, notes_on_pictures
 from pipeline.formats.records import (
     CocoAnnotation,
     CocoCategory,
@@ -52,6 +52,7 @@ def check_split(root: Root, raw: RawSplit, categories: list[CocoCategory], *, sp
         clipped=[_finding(split, box, images[box.image_id], "cut at the picture's edge") for box in cut],
         resized=[image.resized(split) for image in images.values() if image.is_there and image.claims_another_size],
         not_chosen=Counter(box.category for box in raw.boxes if box.category and box.category not in ids),
+        notes=[*raw.notes, *notes_on_pictures(pictures)],
     )
 
 

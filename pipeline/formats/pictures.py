@@ -1,22 +1,24 @@
-"""Opens every picture of a split once: is it there, does it decode, how large is it, what is its digest?"""
+"""Opens every picture of a split once: is it there, does it decode, how large is it, what is its digest?
+
+A picture that is damaged is dropped. One that decodes to pixels of which nobody knows the range stops the stage: such
+pictures come by the data set, and a conversion saves them.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import io
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
-from PIL import Image
 from tqdm import tqdm
 
 from pipeline.formats.records import RawImage
 from pipeline.formats.root import MISSING, THREADS, Root
+from retinanet.pixels import PixelFormatError, measure
 
-# EXIF: a camera held upright stores the picture lying, under one of these orientations.
-ORIENTATION_TAG = 0x0112
-LYING = (5, 6, 7, 8)
+# Of 65535; pictures of 12 bits in 16 stay below it.
+DARK = 2**12
 
 
 class Picture(NamedTuple):
@@ -26,13 +28,38 @@ class Picture(NamedTuple):
     """width, height in px as the picture is seen, EXIF orientation applied"""
     sha256: str
     fault: str | None = None
+    refusal: str | None = None
+    """what its pixels are, where they cannot be scaled to 0..255"""
+    brightest: int | None = None
+    """the largest value of a grey picture of 16 bits"""
 
 
 def inspect_pictures(root: Root, images: list[RawImage], *, split: str) -> list[Picture]:
-    """One answer per image, in the same order."""
+    """One answer per image, in the same order.
+
+    Raises:
+        ValueError: when pictures decode, but to pixels that cannot be scaled; it names the first.
+    """
     with ThreadPoolExecutor(THREADS) as pool:
         answers = pool.map(partial(_inspect, root), images)
-        return list(tqdm(answers, desc=f"pictures of {split}", total=len(images), unit="img", disable=None))
+        pictures = list(tqdm(answers, desc=f"pictures of {split}", total=len(images), unit="img", disable=None))
+    refused = [(image, picture) for image, picture in zip(images, pictures, strict=True) if picture.refusal is not None]
+    if refused:
+        image, picture = refused[0]
+        others = f"; the same holds for {len(refused) - 1} more of {split}" if len(refused) > 1 else ""
+        raise ValueError(f"{root.shown(image.path)} cannot be read: {picture.refusal}{others}")
+    return pictures
+
+
+def notes_on_pictures(pictures: list[Picture]) -> list[str]:
+    """A sentence where all 16-bit pictures are so dark that they seem to hold fewer bits."""
+    brightest = [picture.brightest for picture in pictures if picture.brightest is not None]
+    if not brightest or max(brightest) >= DARK:
+        return []
+    return [
+        f"its {len(brightest)} pictures of 16 bits have no value above {max(brightest)} of 65535 and come out almost "
+        "black; where they hold 12 bits or fewer, scale them to the whole range first"
+    ]
 
 
 def _inspect(root: Root, image: RawImage) -> Picture:
@@ -41,18 +68,9 @@ def _inspect(root: Root, image: RawImage) -> Picture:
     except MISSING:
         return Picture((0, 0), "", "picture is missing")
     try:
-        size = _decode(data)
+        size, brightest = measure(data)
+    except PixelFormatError as error:
+        return Picture((0, 0), "", refusal=str(error))
     except Exception as error:  # noqa: BLE001 - each of Pillow's formats raises what its own parser raises
         return Picture((0, 0), "", f"picture cannot be read ({error or type(error).__name__})")
-    return Picture(size, hashlib.sha256(data).hexdigest())
-
-
-def _decode(data: bytes) -> tuple[int, int]:
-    """Width and height of a picture that decodes to its end; opening alone does not notice a truncated file."""
-    with Image.open(io.BytesIO(data)) as picture:
-        width, height = picture.size
-        lies = picture.getexif().get(ORIENTATION_TAG) in LYING
-        # A JPEG may be decoded at an eighth of its size, which reads every byte but is several times faster.
-        picture.draft(None, (max(1, width // 8), max(1, height // 8)))
-        picture.load()
-    return (height, width) if lies else (width, height)
+    return Picture(size, hashlib.sha256(data).hexdigest(), brightest=brightest)

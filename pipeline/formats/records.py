@@ -145,6 +145,8 @@ class Split:
     """kept with the picture's true size, where the annotation gave another"""
     not_chosen: Counter[str] = field(default_factory=Counter)
     """boxes of each class that `data.classes` leaves out"""
+    notes: list[str] = field(default_factory=list)
+    """sentences on the split as a whole"""
 
 
 def box_text(box: Box) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -203,8 +202,10 @@ class Run:
         def send(client: MlflowClient, run_id: str) -> None:
             from PIL import Image
 
-            with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
-                client.log_image(run_id, image.convert("RGB"), key=key, step=step)
+            from retinanet.pixels import decode_rgb
+
+            image = Image.fromarray(decode_rgb(file if isinstance(file, bytes) else file.read_bytes()))
+            client.log_image(run_id, image, key=key, step=step)
 
         self._put(f"picture {key} at step {step}", send)
 
