@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from pipeline.params import Params, flatten
 from pipeline.params.sweep import Sweep
 from pipeline.sweep.space import Settings, broken_constraint, params_with, spell
 from retinanet.anchors import build_grid
-from retinanet.splits import read_records
+from retinanet.splits import Record, read_records
 from retinanet.transforms import Transforms
 
 IMAGES = 100  # spread evenly over the training split; enough to see that most truths are lost
@@ -35,6 +36,7 @@ class Refusal:
     sweep: Sweep
     train: Path
     _covered: dict[str, float] = field(default_factory=dict)
+    _records: list[Record] | None = None
 
     def __call__(self, settings: Settings) -> str | None:
         """The reason, None where the setting may be tried."""
@@ -59,8 +61,16 @@ class Refusal:
         sections: dict[str, dict[str, Any]] = params.model_dump(include=set(COVERING))
         key = repr(sections)
         if key not in self._covered:
-            self._covered[key] = share_covered(sections, self.train)
+            self._covered[key] = share_covered(sections, self.records())
         return self._covered[key]
+
+    def records(self) -> list[Record]:
+        """Some of the training images, spread evenly; the file, for COCO of 450 MB, is read once."""
+        if self._records is None:
+            found = read_records(read_json(self.train))
+            chosen = np.linspace(0, len(found) - 1, min(IMAGES, len(found))).round().astype(int).tolist()
+            self._records = [found[i] for i in chosen]
+        return self._records
 
 
 def told(settings: Settings, reason: str) -> str:
@@ -69,12 +79,10 @@ def told(settings: Settings, reason: str) -> str:
     return reason
 
 
-def share_covered(sections: dict[str, dict[str, Any]], train: Path) -> float:
-    """As the stage anchor_stats computes it, on some of the images; 1 where there is no truth."""
-    records = read_records(read_json(train))
-    chosen = np.linspace(0, len(records) - 1, min(IMAGES, len(records))).round().astype(int).tolist()
+def share_covered(sections: dict[str, dict[str, Any]], records: Sequence[Record]) -> float:
+    """As the stage anchor_stats computes it; 1 where there is no truth."""
     grid = build_grid(**sections["anchors"])
-    scaled = at_training_scale([records[i] for i in chosen], Transforms(**sections["transforms"]))
+    scaled = at_training_scale(records, Transforms(**sections["transforms"]))
     owned = [cover(boxes, grid, size, **sections["matcher"])[1] for _, boxes, size in scaled]
     counts = torch.cat(owned)
     return float((counts > 0).double().mean()) if counts.numel() else 1.0
