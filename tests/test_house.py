@@ -37,6 +37,7 @@ COMMANDS = (
     "predict",
     "export",
     "replay",
+    "clean",
 )  # every other room of the pipeline is a door or a help to these
 
 DETECTOR_LIBRARIES = {"torch", "torchvision", "numpy", "PIL", "fsspec"}

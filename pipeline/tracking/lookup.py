@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.tracking.outbox import in_short
@@ -62,3 +63,16 @@ def active_run(client: MlflowClient, run_id: str | None) -> MlflowRun | None:
             raise
         return None
     return run if run.info.lifecycle_stage == "active" else None
+
+
+def active_runs(run_ids: Sequence[str]) -> set[str] | None:
+    """Those of these runs that the store has and nobody has deleted; None, with a warning, where it does not answer."""
+    from mlflow.exceptions import MlflowException
+
+    store = find_store()
+    try:
+        client = connect(store)
+        return {run_id for run_id in run_ids if active_run(client, run_id) is not None}
+    except (MlflowException, OSError) as error:
+        print(f"warning: {store.public_uri} does not answer: {in_short(error)}", file=sys.stderr, flush=True)
+        return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from pipeline import cluster
 from pipeline.curves import plot_curves, write_history_csv
 from pipeline.fingerprint import describe_code, digest_code
+from pipeline.finished import ENDED, export_finished, is_finished
 from pipeline.fit import BEST, ROWS, fit
 from pipeline.identity import RUN_ID, RunFolder, digest_file, digest_run, lock_run
 from pipeline.inputs import CACHE, publish_inputs
@@ -64,7 +65,8 @@ def run(params: Params, place: Place) -> None:
     locks = outer_root(project_root()) / "runs" / "locks"
     with lock_run(locks, digest) as lock, hold_lease(storage, digest, lock=lock):
         threading.Thread(target=import_ahead, daemon=True).start()
-        with cluster.start_ray(place.address, cluster.Resources.of(place)):
+        ended = place.resume != "never" and is_finished(RunFolder(storage, digest))
+        with nullcontext() if ended else cluster.start_ray(place.address, cluster.Resources.of(place)):
             train(params, place, config, digest=digest, storage=storage)
 
 
@@ -119,9 +121,12 @@ def train(params: Params, place: Place, config: dict[str, Any], *, digest: str, 
         watched = Watched(SPLITS["val"], root=config["data"]["root"], score_threshold=params.evaluate.picture_score)
         listener = Listener(run, folder, Progress(params.train.epochs), watched, kept=known)
         listener.keep_run_id()
-        if cluster.is_elsewhere(place.address):
-            config = publish_inputs(config, storage)
-        history, best_epoch = train_in_memory(config, place, folder, name=digest, storage=storage, listener=listener)
+        found = export_finished(folder, partial(export, digest=digest))
+        if found is None:
+            if cluster.is_elsewhere(place.address):
+                config = publish_inputs(config, storage)
+            found = train_in_memory(config, place, folder, name=digest, storage=storage, listener=listener)
+        history, best_epoch = found
         if len(history) < params.train.epochs:
             raise RuntimeError(
                 f"the newest checkpoint holds {len(history)} of {params.train.epochs} epochs; later ones could not be "
@@ -131,6 +136,7 @@ def train(params: Params, place: Place, config: dict[str, Any], *, digest: str, 
         listener.try_to_keep_run_id()
         best = history[best_epoch - 1]
         write_reports(history, best=best, digest=digest)
+        folder.write(ENDED, str(len(history)))
         run.set_tags(write_note(best, epochs=len(history), digest=digest, reproduce=tags.get("reproduce")))
         log_outs(run)
     print(f"best epoch {best['epoch']}; compare the runs with: {run.url}", flush=True)

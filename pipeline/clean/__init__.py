@@ -1,0 +1,1 @@
+"""What runs have left in the storage, who needs it, and its removal: `python -m pipeline.clean --help`."""

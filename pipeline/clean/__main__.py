@@ -1,0 +1,42 @@
+"""The command clean."""
+
+from __future__ import annotations
+
+import argparse
+
+from pipeline.command import run_command
+from pipeline.params.paths import storage_location
+from pipeline.params.place import load_place
+
+DESCRIPTION = """\
+List what runs have left in the storage of conf/, with size, age and who needs it, and say what would be removed.
+Nothing is removed without --delete.
+
+needed   a run that is being trained; the run of models/model.pt; the run in reports/train.json of the working tree, and
+         of each branch, tag, stash and DVC experiment; a run whose MLflow run is not deleted
+removed  finished runs that nobody needs; of finished runs that somebody needs, what only resuming would need (the best
+         detector and the history stay, so `dvc repro` brings their outputs back); inputs of clusters that are not those
+         of the present data
+kept     unfinished runs, unless --unfinished; all that is not known
+"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command in the folder of params.yaml."""
+    parser = argparse.ArgumentParser(
+        "python -m pipeline.clean", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--delete", action="store_true", help="remove what the list marks")
+    parser.add_argument("--dry-run", action="store_true", help="only list (the default)")
+    parser.add_argument("--unfinished", action="store_true", help="also unfinished runs and sweeps that nobody needs")
+    options = parser.parse_args(arguments)
+    if options.delete and options.dry_run:
+        raise ValueError("--delete and --dry-run are both given; choose one")
+    storage = storage_location(load_place())
+    from pipeline.clean.run import run  # Ray and MLflow are not needed before
+
+    run(storage, delete=options.delete, unfinished=options.unfinished)
+
+
+if __name__ == "__main__":
+    run_command("clean", main)

@@ -1,0 +1,129 @@
+"""Command clean: the list, and with --delete the removal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import fsspec
+from filelock import FileLock, Timeout
+
+from pipeline.clean.listing import INPUT, KEEP, REMOVING, RUN, STRIP, Entry, in_use, list_entries, lock_path
+from pipeline.clean.needs import find_needs
+from pipeline.cluster.storage import NOTES
+from pipeline.finished import is_finished, keep_finished
+from pipeline.identity import RunFolder
+from pipeline.predecessor import checkpoints_of
+from pipeline.stores import complaint
+
+
+def run(storage: str, *, delete: bool, unfinished: bool) -> None:
+    """List what lies in a storage; with `delete`, remove what the list marks.
+
+    Raises:
+        ValueError: naming the storage, when it does not answer.
+    """
+    storage = storage.rstrip("/")
+    try:
+        entries = list_entries(storage, find_needs(), unfinished=unfinished)
+        print(table(storage, entries), flush=True)
+        marked = [entry for entry in entries if entry.action != KEEP]
+        if not delete:
+            print("nothing was removed; --delete does it" if marked else "there is nothing to remove", flush=True)
+            return
+        freed = sum(carry_out(storage, entry) for entry in marked)
+    except OSError as error:
+        raise ValueError(complaint(storage, error)) from error
+    print(f"removed {spell_size(freed)}", flush=True)
+
+
+def carry_out(storage: str, entry: Entry) -> int:
+    """Remove an entry, or strip it; the bytes that this has freed. A run that has begun meanwhile is left alone."""
+    if entry.kind in ("run", "sweep"):
+        path = lock_path(entry.name.rpartition("/")[2])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if in_use(storage, entry.name):
+            print(f"{entry.name} is in training now; it is left as it is", flush=True)
+            return 0
+        try:
+            with FileLock(path).acquire(timeout=0):
+                return act(storage, entry)
+        except Timeout:
+            print(f"{entry.name} is in training now; it is left as it is", flush=True)
+            return 0
+    return act(storage, entry)
+
+
+def act(storage: str, entry: Entry) -> int:
+    """See carry_out."""
+    try:
+        if entry.action == STRIP:
+            strip(storage, entry.name)
+        else:
+            remove(storage, entry.name)
+    except ValueError as error:
+        print(f"warning: {error}", flush=True)
+        return 0
+    print(f"{entry.action}: {entry.name}", flush=True)
+    return entry.frees
+
+
+def strip(storage: str, name: str) -> None:
+    """Leave of a finished run what its outputs are made of, and its texts.
+
+    Raises:
+        ValueError: when that cannot be kept; nothing is removed then.
+    """
+    folder = RunFolder(storage, name)
+    if not is_finished(folder):
+        keep_finished(storage, name)
+    system, path = fsspec.url_to_fs(folder.url)
+    for checkpoint in checkpoints_of(folder):
+        system.rm(checkpoint, recursive=True)
+    if system.exists(f"{path}/{NOTES}"):  # Ray would look for the checkpoints that it names
+        system.rm_file(f"{path}/{NOTES}")
+
+
+def remove(storage: str, name: str) -> None:
+    """Remove a run, a sweep, an input or the rest of one; a folder of this machine is renamed first.
+
+    Raises:
+        ValueError: when the name is none of these: such a thing is never removed.
+    """
+    last = name.rpartition("/")[2]
+    pattern = INPUT if name.startswith("inputs/") else RUN
+    if name not in (last, f"sweeps/{last}", f"inputs/{last}") or not pattern.fullmatch(last.removesuffix(REMOVING)):
+        raise ValueError(f"{storage}/{name} is not the name of a run, a sweep or an input; it is left as it is")
+    system, path = fsspec.url_to_fs(f"{storage}/{name}")
+    if "file" in system.protocol and not last.endswith(REMOVING):
+        system.mv(path, f"{path}{REMOVING}", recursive=True)
+        path = f"{path}{REMOVING}"
+    system.rm(path, recursive=True)
+
+
+def table(storage: str, entries: Sequence[Entry]) -> str:
+    """All entries, the largest first, and the totals."""
+    rows = [("what", "name", "size", "age", "action", "frees", "needed by")]
+    for entry in sorted(entries, key=lambda entry: -entry.size):
+        age = f"{max(time.time() - entry.modified, 0) / 86400:.0f} d"
+        frees = spell_size(entry.frees) if entry.action != KEEP else ""
+        why = ", ".join(entry.why) or "nobody"
+        rows.append((entry.kind, entry.name, spell_size(entry.size), age, entry.action, frees, why))
+    widths = [max(len(row[column]) for row in rows) for column in range(6)]
+    lines = [
+        "  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)), row[6]]) for row in rows
+    ]
+    total, freed = (
+        (spell_size(sum(amounts)) for amounts in zip(*((e.size, e.frees) for e in entries), strict=True))
+        if (entries)
+        else ("0 B", "0 B")
+    )
+    return "\n".join([*lines, f"{storage}: {total}, of which {freed} can be freed"])
+
+
+def spell_size(size: int) -> str:
+    """Bytes for people."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} B"
