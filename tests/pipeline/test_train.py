@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import yaml
 
 from pipeline import cluster
 from pipeline.cluster import training
+from pipeline.cluster.storage import seal
+from pipeline.finished import keep_finished
 from pipeline.fit import BEST, ROWS
 from pipeline.identity import RUN_ID, RunFolder
 from pipeline.outs import write_json
@@ -232,6 +236,27 @@ def test_paths_that_workers_get_do_not_depend_on_where_they_run(project: Path) -
     assert data["root"] == str(project / "data/prepared/images")
     change("conf/local.yaml", data_root="s3://bucket/pictures")
     assert worker_config(*here(), digest="d1", run="runs/d1")["data"]["root"] == "s3://bucket/pictures"
+
+
+def test_run_of_which_only_its_outputs_were_kept_gives_them_again_without_ray(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params, place = here()
+    digest, storage = digest_training(params, place), str(project / "runs")
+    checkpoint = project / "runs" / digest / "checkpoint_000000009_1"
+    save_detector(checkpoint / BEST, {"weight": torch.ones(2)}, {"run": {"digest": digest, "epoch": 2}})
+    row = {"step": 3, "loss": 1.0, "loss_cls": 0.5, "loss_box": 0.5, "lr": 0.1, "images_per_s": 1.0, "seconds": 1.0}
+    rows = [row | {"epoch": epoch, "AP": 0.5, "AP50": 0.5} for epoch in range(1, params.train.epochs + 1)]
+    write_json(checkpoint / ROWS, rows)
+    seal(checkpoint)
+    keep_finished(storage, digest)
+    shutil.rmtree(checkpoint)
+    monkeypatch.setattr(cluster, "start_ray", lambda *arguments, **options: pytest.fail("Ray starts"))
+    monkeypatch.setattr(stage, "open_run", lambda **options: nullcontext(NoRun()))
+    stage.run(params, place)
+    assert MODEL.read_bytes() == (project / "runs" / digest / "finished" / BEST).read_bytes()
+    report = json.loads(Path("reports/train.json").read_text())
+    assert (report["run"], report["epochs"], report["best"]["epoch"]) == (digest, params.train.epochs, 2)
 
 
 # ---- what it keeps and writes ----------------------------------------------------------------------------------------
