@@ -124,7 +124,7 @@ def _draw_tile(picture: SheetPicture, marks: Sequence[Mark]) -> Image.Image:
 
 def _colour(mark: Mark) -> str:
     special = {"wrong": WRONG, "missed": MISSED, "found": TRUTH}
-    return special.get(mark.kind) or CLASS_COLOURS[mark.label % len(CLASS_COLOURS)]
+    return special.get(mark.kind, CLASS_COLOURS[mark.label % len(CLASS_COLOURS)])
 
 
 def _draw_box(draw: ImageDraw.ImageDraw, mark: Mark) -> None:
@@ -139,7 +139,7 @@ def _draw_box(draw: ImageDraw.ImageDraw, mark: Mark) -> None:
 def _draw_line(
     draw: ImageDraw.ImageDraw, start: Pixel, end: Pixel, *, colour: str, width: int, dash: float | None
 ) -> None:
-    pieces = max(round(math.dist(start, end) / dash), 1) if dash else 1
+    pieces = max(round(math.dist(start, end) / dash), 1) if dash is not None else 1
     for piece in range(0, pieces, 2):
         ends = [piece / pieces, (piece + 1) / pieces]
         points = [(start[0] + t * (end[0] - start[0]), start[1] + t * (end[1] - start[1])) for t in ends]

@@ -179,7 +179,7 @@ class Leg:
         """Whether all workers pause now, before the next step: every worker comes to the same answer."""
         if not self.losses:
             return False
-        if checkpoint_every and self.learner.schedule.last_epoch % checkpoint_every == 0:
+        if checkpoint_every is not None and self.learner.schedule.last_epoch % checkpoint_every == 0:
             return True
         looks = self.learner.device.type == "cpu" or len(self.losses) % STEPS_BETWEEN_LOOKS == 0
         return looks and self.asked is not None and bool(self.asked.any())

@@ -67,7 +67,7 @@ def match_anchors(
     if low_quality not in LOW_QUALITY:
         raise ValueError(f"low_quality is {low_quality!r}, expected one of {', '.join(LOW_QUALITY)}")
     slots = _Slots(truths, grid, image_size)
-    claims, best_iou = slots.enter_best(background_iou or foreground_iou)
+    claims, best_iou = slots.enter_best(background_iou if background_iou > 0 else foreground_iou)
     if low_quality == "truth":
         slots.claim_for_truths(claims)
     elif low_quality == "anchor":

@@ -74,7 +74,8 @@ def changes_text(changes: Mapping[str, Any]) -> str:
 def change_lines(changes: Mapping[str, Change]) -> list[str]:
     """name: A -> B."""
     none = ["  the same"]
-    return [f"  {name}: {old or 'not there'} -> {new or 'not there'}" for name, (old, new) in changes.items()] or none
+    texts = {name: ["not there" if text is None else text for text in pair] for name, pair in changes.items()}
+    return [f"  {name}: {old} -> {new}" for name, (old, new) in texts.items()] or none
 
 
 def indented(text: str) -> str:

@@ -54,7 +54,8 @@ def fetch(name: str, commit: str, path: Path) -> Path:
     if done.returncode == 0:
         path.write_bytes(done.stdout)
         return path
-    root = git("rev-parse", "--show-toplevel") or "."
+    root = git("rev-parse", "--show-toplevel")
+    root = "." if root is None else root
     got = _dvc(
         "get", root, (git("rev-parse", "--show-prefix") or "") + name, "--rev", commit, "--out", str(path), "--quiet"
     )

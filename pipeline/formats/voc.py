@@ -124,7 +124,8 @@ def _find_picture(root: Root, folder: str, stem: str, page: Element, *, file: st
     """The XML's <filename> where that picture exists, else the list's name with a usual suffix."""
     named = (page.findtext("filename") or "").strip()
     candidates = ([named] if named else []) + [stem + suffix for suffix in SUFFIXES]
-    return _first_existing(root, folder, candidates, file=file) or join(folder, named or f"{stem}.jpg")
+    found = _first_existing(root, folder, candidates, file=file)
+    return join(folder, named or f"{stem}.jpg") if found is None else found
 
 
 def _first_existing(root: Root, folder: str, names: Iterable[str], *, file: str) -> str | None:

@@ -29,7 +29,7 @@ def distribution(kind: str, values: Sequence[Any]) -> BaseDistribution:
         return CategoricalDistribution([encode(value) for value in values])
     low, high, step = values[0], values[1], values[2] if kind == "quniform" else None
     if all(isinstance(value, int) for value in values):
-        return IntDistribution(low, high, log=kind == "loguniform", step=step or 1)
+        return IntDistribution(low, high, log=kind == "loguniform", step=1 if step is None else step)
     return FloatDistribution(low, high, log=kind == "loguniform", step=step)
 
 

@@ -64,6 +64,7 @@ def tune(
     if ray.tune.Tuner.can_restore(path):
         tuner = ray.tune.Tuner.restore(path, runnable, param_space=space, resume_unfinished=True, restart_errored=False)
     else:
+        at_once = most_at_once(resources) if trials_at_once is None else trials_at_once
         tuner = ray.tune.Tuner(
             runnable,
             param_space=space,
@@ -74,7 +75,7 @@ def tune(
                 search_alg=None if clones else sampler,
                 scheduler=scheduler,
                 # PBT compares trials at equal epochs, so all take turns on what there is.
-                max_concurrent_trials=None if clones else trials_at_once or most_at_once(resources),
+                max_concurrent_trials=None if clones else at_once,
                 reuse_actors=not wide,
                 trial_name_creator=name_of,
                 trial_dirname_creator=name_of,

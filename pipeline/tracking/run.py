@@ -93,7 +93,9 @@ class Run:
         if self._experiment_id is not None and self.run_id is not None:
             client.get_run(self.run_id)
             return client, self.run_id
-        run_id = self._continue(client) or self._begin(client)
+        run_id = self._continue(client)
+        if run_id is None:
+            run_id = self._begin(client)
         return client, run_id
 
     def _continue(self, client: MlflowClient) -> str | None:

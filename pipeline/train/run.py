@@ -189,7 +189,8 @@ def halve_images(config: Mapping[str, Any], *, workers: int, error: BaseExceptio
         RuntimeError: when it was one image, or the norm must see them together.
     """
     share = -(-config["params"]["train"]["batch_size"] // workers)
-    held: int = min(config["place"]["images_per_step"] or share, share)
+    asked = config["place"]["images_per_step"]
+    held: int = share if asked is None else min(asked, share)
     reason = str(error).partition("\n")[0]
     if config["params"]["model"]["norm"] == "sync_batch":
         raise RuntimeError(f"out of memory ({reason}); use more workers, or a smaller train.batch_size") from error
