@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 # EXIF: a camera held upright stores the picture lying, under one of these orientations.
 ORIENTATION_TAG = 0x0112
@@ -41,7 +41,7 @@ def decode_rgb(content: bytes) -> NDArray[np.uint8]:
     Raises:
         PixelFormatError: for pixels of 32 bits.
     """
-    image: Image.Image = Image.open(io.BytesIO(content))
+    image = open_picture(content)
     ImageOps.exif_transpose(image, in_place=True)  # otherwise it copies what stands upright too
     return np.array(to_rgb(image))
 
@@ -52,7 +52,7 @@ def measure(content: bytes) -> Measure:
     Raises:
         PixelFormatError: as decode_rgb.
     """
-    with Image.open(io.BytesIO(content)) as image:
+    with open_picture(content) as image:
         width, height = image.size
         # A JPEG may be decoded at an eighth of its size, which reads every byte but is several times faster.
         image.draft(None, (max(1, width // 8), max(1, height // 8)))
@@ -61,6 +61,18 @@ def measure(content: bytes) -> Measure:
         lies = image.getexif().get(ORIENTATION_TAG) in LYING
         brightest = int(np.asarray(image).max()) if has_16_bits(image) else None
     return Measure((height, width) if lies else (width, height), brightest)
+
+
+def open_picture(content: bytes) -> Image.Image:
+    """The picture of a file, not decoded yet.
+
+    Raises:
+        UnidentifiedImageError: always with the same words; Pillow's own name an address in memory.
+    """
+    try:
+        return Image.open(io.BytesIO(content))
+    except UnidentifiedImageError:
+        raise UnidentifiedImageError(f"none of Pillow's picture formats, {len(content)} bytes") from None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -49,7 +49,7 @@ class Root:
         location = self._locate(path, named_by=named_by)
         try:
             with explained(self.url):
-                return bool(self._system.info(location)["type"] == "file")
+                return bool(retry(lambda: self._system.info(location))["type"] == "file")
         except MISSING:
             return False
 

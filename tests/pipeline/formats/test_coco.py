@@ -134,6 +134,19 @@ def test_picture_that_does_not_decode_drops_its_image_and_boxes(source: Any, kin
     assert finding.reason.endswith("its 1 boxes go with it")
 
 
+@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n", b"GIF89a"])
+def test_report_of_a_broken_picture_is_the_same_each_time(source: Any, content: bytes) -> None:
+    source.write("images/b.png", content)
+    file = source.coco([source.image(1), source.image(2, "b.png")], [])
+    reports, kept = [], []
+    for _ in range(3):
+        kept.append(split := source.read_coco(file))  # kept, so that no address is used again
+        reports.append(json.dumps(summarise({"train": split})))
+        kept.append(bytearray(10_000))
+    assert len(set(reports)) == 1
+    assert " at 0x" not in reports[0]
+
+
 def test_truncated_jpeg_is_noticed(source: Any) -> None:
     buffer = io.BytesIO()
     Image.effect_noise((200, 200), 80).save(buffer, format="JPEG")

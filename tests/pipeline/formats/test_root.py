@@ -6,9 +6,12 @@ from typing import Any
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
+from pipeline import stores
 from pipeline.formats import SplitFiles, read_splits
-from pipeline.formats.root import check_stays_inside
+from pipeline.formats.root import Root, check_stays_inside
+from tests.flaky import SLOW_DOWN
 
 
 @pytest.mark.parametrize(
@@ -71,3 +74,23 @@ def test_root_may_be_a_url(source: Any, name: str) -> None:
     store.rm("/cells", recursive=True)
     assert splits["train"].coco["info"]["root"] == "memory://cells"
     assert [kept["bbox"] for kept in splits["train"].coco["annotations"]] == [[1.0, 2.0, 3.0, 4.0]]
+
+
+@pytest.mark.parametrize("question", ["read", "has_file", "info"])
+def test_question_that_a_store_refuses_for_the_moment_is_repeated(
+    monkeypatch: pytest.MonkeyPatch, question: str
+) -> None:
+    fsspec.filesystem("memory").pipe_file("/refusing/a", b"content")
+    name = {"read": "cat_file", "has_file": "info", "info": "info"}[question]
+    answer, refusals, pauses = getattr(MemoryFileSystem, name), [SLOW_DOWN, SLOW_DOWN], []
+
+    def refuse_twice(*arguments: Any, **options: Any) -> Any:
+        if refusals:
+            raise OSError(refusals.pop())
+        return answer(*arguments, **options)
+
+    root = Root("memory://refusing")
+    monkeypatch.setattr(MemoryFileSystem, name, refuse_twice)
+    monkeypatch.setattr(stores.time, "sleep", pauses.append)
+    assert getattr(root, question)("a", named_by="a test")
+    assert len(pauses) == 2
