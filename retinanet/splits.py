@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,11 @@ class Split:
         content: what data/prepared/*.json holds.
         root: folder or URL of the pictures; None: the file's own.
         cache_folder: where pictures of a URL are kept on this node's disk.
-        keep_decoded: pictures stay in memory once read.
+        keep_bytes: the first pictures of the file that fit into so many bytes stay in memory once decoded.
+
+    Attributes:
+        num_kept: how many these are.
+        kept_bytes: what they take.
     """
 
     def __init__(
@@ -49,13 +55,16 @@ class Split:
         *,
         root: str | None = None,
         cache_folder: str | None = None,
-        keep_decoded: bool = False,
+        keep_bytes: int = 0,
     ) -> None:
         self.class_names = [category["name"] for category in content["categories"]]
         self.records = read_records(content)
         self.root = str(content["info"]["root"]) if root is None else root
         self._cache_folder = cache_folder
-        self._decoded: dict[int, Tensor] | None = {} if keep_decoded else None
+        taken = [0, *accumulate(3 * height * width for height, width in (record.size for record in self.records))]
+        self.num_kept = bisect_right(taken, keep_bytes) - 1
+        self.kept_bytes = taken[self.num_kept]
+        self._decoded: dict[int, Tensor] = {}
 
     def picture(self, index: int) -> Tensor:
         """[3, H, W] uint8 RGB of one record.
@@ -63,7 +72,7 @@ class Split:
         Raises:
             ValueError: naming the file, when it cannot be read or has another size than its record.
         """
-        if self._decoded is not None and index in self._decoded:
+        if index in self._decoded:
             return self._decoded[index]
         record = self.records[index]
         location = f"{self.root.rstrip('/')}/{record.path}"
@@ -73,7 +82,7 @@ class Split:
                 f"{location} is {tuple(image.shape[1:])} px (height, width), its record says {record.size}; "
                 "run prepare again"
             )
-        if self._decoded is not None:
+        if index < self.num_kept:
             self._decoded[index] = image
         return image
 

@@ -30,6 +30,7 @@ class Worker:
         report: in every worker, at the same time: say how far the training is (metrics with the key step) and, from
             the first worker, keep a checkpoint.
         last_checkpoint: the folder of the newest checkpoint of this run, None where there is none.
+        workers_here: of this training on this node.
         wants_pause: asked at every step by every worker: whether to keep a checkpoint now, and whether to stop then.
     """
 
@@ -40,6 +41,7 @@ class Worker:
     report: Callable[[dict[str, Any], WriteCheckpoint | None], None]
     last_checkpoint: Callable[[], AbstractContextManager[Path | None]]
     wants_pause: Callable[[], tuple[bool, bool]] = lambda: (False, False)
+    workers_here: int = 1
 
 
 def worker(config: Mapping[str, Any]) -> Worker:
@@ -52,6 +54,7 @@ def worker(config: Mapping[str, Any]) -> Worker:
     return Worker(
         rank=context.get_world_rank(),
         num_workers=context.get_world_size(),
+        workers_here=context.get_local_world_size(),
         device=ray.train.torch.get_device(),
         tell=tell,
         report=lambda metrics, write: report(metrics, write, tell),

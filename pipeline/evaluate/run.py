@@ -40,7 +40,7 @@ def run(params: Params, place: Place) -> None:
     content = read_json(Path(f"data/prepared/{params.evaluate.split}.json"))
     root = picture_root(content["info"]["root"], place)
     check_folder(root)
-    split = Split(content, root=root, keep_decoded=False)
+    split = Split(content, root=root)
 
     # MLflow may refuse, and says so before the work.
     with open_training(detector.description["run"]["digest"], params, place) as run:

@@ -21,6 +21,11 @@ def fit(config: dict[str, Any]) -> None:
             root of the pictures), all plain values.
     """
     from pipeline.cluster.worker import worker
-    from pipeline.fit.work import load_splits, train_worker
+    from pipeline.fit.memory import picture_budget
+    from pipeline.fit.work import load_splits, tell_memory, train_worker
 
-    train_worker(config, worker(config), *load_splits(config))
+    own = worker(config)
+    keep_bytes = picture_budget(config, own)
+    splits = load_splits(config, keep_bytes=keep_bytes)
+    tell_memory(own, keep_bytes, *splits)
+    train_worker(config, own, *splits)

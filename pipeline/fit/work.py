@@ -19,16 +19,22 @@ from retinanet.learner import Halt, Learner
 from retinanet.splits import Split, load_split
 
 
-def load_splits(config: Mapping[str, Any]) -> tuple[Split, Split]:
-    """The training and the validation split."""
+def load_splits(config: Mapping[str, Any], *, keep_bytes: int = 0) -> tuple[Split, Split]:
+    """The training and the validation split; decoded pictures stay in so much memory, those for training first."""
     data = config["data"]
-    options = {
-        "root": data["root"],
-        "cache_folder": data["cache_folder"],
-        "keep_decoded": config["place"]["cache_images"],
-    }
+    options = {"root": data["root"], "cache_folder": data["cache_folder"]}
     check_pictures(data["root"])
-    return load_split(fetch(data["train"]), **options), load_split(fetch(data["val"]), **options)
+    train = load_split(fetch(data["train"]), keep_bytes=keep_bytes, **options)
+    return train, load_split(fetch(data["val"]), keep_bytes=keep_bytes - train.kept_bytes, **options)
+
+
+def tell_memory(worker: Worker, keep_bytes: int, *splits: Split) -> None:
+    """Tell the driver how many pictures each worker keeps in memory, where it may keep any."""
+    if worker.rank != 0 or keep_bytes == 0:
+        return
+    kept, pictures = sum(split.num_kept for split in splits), sum(len(split.records) for split in splits)
+    budget = f"{keep_bytes / 1e9:.1f} GB budget for each worker"
+    worker.tell({"kind": "memory", "text": f"keeping {kept} of {pictures} decoded pictures in memory ({budget})"})
 
 
 def train_worker(config: Mapping[str, Any], worker: Worker, train_split: Split, val_split: Split) -> None:

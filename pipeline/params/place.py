@@ -28,6 +28,7 @@ class Place(Section):
     "Images that a worker holds at once; null: all of its share of a batch."
     loader_processes: CountOrZero
     cache_images: bool
+    "Decoded pictures stay in the workers' memory, as many as fit half of what the node has left."
     channels_last: bool
     recompute: bool
     "Activations are computed again in the backward pass instead of being kept."

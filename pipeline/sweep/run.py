@@ -197,7 +197,8 @@ def run_trials(plan: Plan, parent: Run) -> None:
         worker = publish_inputs(worker, storage_location(place))
     base: dict[str, Any] = {
         "params": params.model_dump(exclude={"sweep"}),
-        "worker": worker | {"thresholds": sweep.postprocess},
+        "worker": worker
+        | {"thresholds": sweep.postprocess, "trials_at_once": place.trials_at_once or sweep.trials * sweep.seeds},
         "folder": plan.folder.url,
         "resources": {name: getattr(resources, name) for name in cluster.Resources.__dataclass_fields__},
     }

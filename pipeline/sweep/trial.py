@@ -16,6 +16,7 @@ from pipeline.cluster.storage import Checkpoints, WriteCheckpoint
 from pipeline.cluster.training import run_trainer
 from pipeline.cluster.worker import Worker
 from pipeline.fit import BEST, ROWS, fit
+from pipeline.fit.memory import picture_budget
 from pipeline.fit.work import load_splits, train_worker
 from pipeline.inputs import fetch
 from pipeline.outs import read_json
@@ -75,10 +76,6 @@ def trial_config(configuration: Mapping[str, Any], base: Mapping[str, Any]) -> d
 
 def train_here(config: Mapping[str, Any], folder: SweepFolder) -> None:
     """Train in this process: Ray Tune's trial is the worker."""
-    data = repr(config["data"])
-    if data not in _SPLITS:
-        _SPLITS.clear()
-        _SPLITS[data] = load_splits(config)
     watched = LastFound()
     worker = Worker(
         rank=0,
@@ -88,6 +85,10 @@ def train_here(config: Mapping[str, Any], folder: SweepFolder) -> None:
         report=lambda metrics, write: report_epoch(metrics, write, config, folder, watched),
         last_checkpoint=last_checkpoint,
     )
+    data = repr(config["data"])
+    if data not in _SPLITS:
+        _SPLITS.clear()
+        _SPLITS[data] = load_splits(config, keep_bytes=picture_budget(config, worker))
     train_worker(config, worker, *_SPLITS[data])
 
 

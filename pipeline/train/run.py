@@ -252,6 +252,8 @@ class Listener:
         elif event["kind"] == "resume":
             step = f", step {event['step']} of the next" if event["step"] else ""
             print(f"going on from epoch {event['epoch']}{step}", flush=True)
+        elif event["kind"] == "memory":
+            print(event["text"], flush=True)
         elif event["kind"] == "warning":
             print(f"warning: {event['text']}", flush=True)
         elif event["kind"] == "cluster":

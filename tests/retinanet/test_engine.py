@@ -40,7 +40,7 @@ ONE_CYCLE = {"schedule": "one_cycle", "warmup_fraction": 0.2, "warmup_start": 0.
 
 @pytest.fixture
 def split(small_world: SmallWorld) -> Split:
-    return load_split(small_world.train, keep_decoded=True)
+    return load_split(small_world.train, keep_bytes=10**6)
 
 
 def bits(state: dict[str, Any]) -> dict[str, bytes]:

@@ -46,7 +46,7 @@ def through_a_file(content: dict[str, Any]) -> Any:
 
 @pytest.fixture
 def split(small_world: SmallWorld) -> Split:
-    return load_split(small_world.train, keep_decoded=True)
+    return load_split(small_world.train, keep_bytes=10**6)
 
 
 @pytest.fixture

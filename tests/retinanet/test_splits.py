@@ -103,7 +103,7 @@ def test_a_picture_of_another_size_than_its_record_is_named(small_world: SmallWo
 
 
 def test_decoded_pictures_are_kept_where_asked(small_world: SmallWorld) -> None:
-    kept, fresh = (load_split(small_world.train, keep_decoded=keep) for keep in (True, False))
+    kept, fresh = (load_split(small_world.train, keep_bytes=keep) for keep in (10**6, 0))
     before = first_batch(kept).images
     assert torch.equal(first_batch(fresh).images, before)
     for path in small_world.root.rglob("*.png"):
@@ -111,6 +111,20 @@ def test_decoded_pictures_are_kept_where_asked(small_world: SmallWorld) -> None:
     assert torch.equal(first_batch(kept).images, before)  # augmentation did not write into them
     with pytest.raises(ValueError, match="cannot be read"):
         first_batch(fresh)
+
+
+def test_pictures_are_kept_in_the_files_order_while_they_fit(small_world: SmallWorld) -> None:
+    # The first three are 64 x 64, 64 x 80 and 80 x 64 px of 3 bytes: 12,288 + 15,360 + 15,360 = 43,008.
+    fits = {0: 0, 12_287: 0, 12_288: 1, 43_007: 2, 43_008: 3, 10**6: len(SIZES)}
+    for keep_bytes, count in fits.items():
+        split = load_split(small_world.train, keep_bytes=keep_bytes)
+        assert split.num_kept == count
+        assert split.kept_bytes == sum(3 * height * width for height, width in SIZES[:count])
+        first, again = ([split.picture(i) for i in reversed(range(len(SIZES)))] for _ in range(2))
+        assert [one is other for one, other in zip(first, again, strict=True)] == [
+            i < count for i in reversed(range(len(SIZES)))
+        ]
+        assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
 
 
 # ---- pictures at a URL ----

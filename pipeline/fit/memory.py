@@ -1,0 +1,74 @@
+"""How much memory a worker may fill with decoded pictures: its share of half of what the node has left."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from pipeline.cluster.worker import Worker
+
+FRACTION = 0.5  # the rest is for batches, activations and gradients, which are not there yet
+# Of a control group: its limit, its use, and the part of the use that is only a cache of files.
+FILES_V2 = ("memory.max", "memory.current", "inactive_file")
+FILES_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+
+
+def picture_budget(config: Mapping[str, Any], worker: Worker) -> int:
+    """Bytes of decoded pictures that this worker may keep; 0 where conf/ says cache_images: false."""
+    if not config["place"]["cache_images"]:
+        return 0
+    return int(FRACTION * available_memory() / processes_here(config, worker))
+
+
+def processes_here(config: Mapping[str, Any], worker: Worker) -> int:
+    """Processes that train on this node at once, those of other trials of a sweep included, at most."""
+    trials = config.get("trials_at_once")
+    if trials is None:
+        return worker.workers_here
+    place = config["place"]
+    widest = place["workers"] if isinstance(place["workers"], int) else place["workers"][1]
+    room = (os.cpu_count() or 1) // place["cpus_per_worker"]
+    return max(worker.workers_here, int(min(room, trials * widest)))
+
+
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes that this process may still take: what the machine has left, or less where a container has a limit."""
+    free: int = psutil.virtual_memory().available
+    return max(0, min([free, *left_in_groups(root)]))
+
+
+def left_in_groups(root: Path) -> Iterator[int]:
+    """Bytes left in each control group of this process that has a limit, of version 1 or 2.
+
+    Args:
+        root: of the file system; in a container the groups outside it are not seen.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:  # not Linux
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        mounted = root / "sys/fs/cgroup" / ("memory" if controllers else "")
+        own = mounted / path.lstrip("/")
+        for folder in (own, *own.parents):
+            if folder.is_relative_to(mounted):
+                yield from left_in_group(folder, *(FILES_V1 if controllers else FILES_V2))
+
+
+def left_in_group(folder: Path, limit: str, used: str, reclaimable: str) -> Iterator[int]:
+    """Bytes left in one control group, if it has a limit."""
+    try:
+        bound = (folder / limit).read_text().strip()
+        taken = int((folder / used).read_text())
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except OSError:  # a group without files of its own: the root of the machine, or one that is not seen from here
+        return
+    if bound != "max":
+        yield int(bound) - taken + int(stat.get(reclaimable, 0))
