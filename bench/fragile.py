@@ -15,7 +15,7 @@ import psutil
 
 from bench.disturbed import EPOCHS, Project, environment
 from tests.nodes import running_node, temporary_folder
-from tests.servers import end, free_port, wait_for
+from tests.servers import PATIENCE_S, end, free_port, wait_for
 
 Process = subprocess.Popen[bytes]
 
@@ -37,7 +37,7 @@ class Nodes:
         variables = {"GLOO_SOCKET_IFNAME": "lo"}
         node = self.stack.enter_context(running_node([], options, temporary, home, variables))
         self.nodes.append(node)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE_S
         while "Ray runtime started" not in (log := (home / "ray.log").read_text()):
             if node.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"a node does not start:\n{log}")

@@ -122,6 +122,8 @@ def running_node(
     home.mkdir(parents=True)
     environment = {key: text for key, text in os.environ.items() if key not in ("PYTHONPATH", "RAY_ADDRESS")}
     environment |= {"HOME": str(home), "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1", **variables}
+    # A machine that is busy with other tests starts Ray's processes slowly.
+    environment |= {"RAY_raylet_start_wait_time_s": "120", "RAY_agent_register_timeout_ms": "120000"}
     common = ["--num-cpus=1", "--object-store-memory=200000000", f"--temp-dir={temporary}", "--disable-usage-stats"]
     command = [*before, str(RAY), "start", *options, *common, "--block"]
     with (home / "ray.log").open("wb") as log:

@@ -52,7 +52,7 @@ class Trained:
 def train(
     storage: Path,
     *,
-    workers: int,
+    workers: int | list[int],
     images_per_step: int | None = None,
     train_function: Callable[[dict[str, Any]], None] = fit,
     on_event: Callable[[dict[str, Any]], object] = lambda event: None,
