@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import fsspec
 
-from pipeline.cluster.storage import Checkpoints, check_whole, seal
+from pipeline.cluster.seals import DIGESTS, check_whole, seal
 from pipeline.fit import BEST, ROWS
 from pipeline.identity import RunFolder
 from pipeline.stores import complaint
@@ -20,7 +20,6 @@ from pipeline.stores import complaint
 ENDED = "ended"
 """The text in a run's folder that says how many epochs it has trained to its end."""
 KEPT = "finished"
-SEAL = "sha256.json"
 
 Exported = TypeVar("Exported")
 
@@ -31,6 +30,8 @@ def keep_finished(storage: str, name: str) -> None:
     Raises:
         ValueError: when no checkpoint is whole, or what was written does not read back; nothing may be removed then.
     """
+    from pipeline.cluster.storage import Checkpoints  # Ray Train takes 2 s to be imported
+
     checkpoints = Checkpoints.of(storage, name)
     newest = checkpoints.newest(lambda text: print(f"warning: run {name}: {text}", flush=True))
     if newest is None:
@@ -41,7 +42,7 @@ def keep_finished(storage: str, name: str) -> None:
         seal(Path(temporary))
         system, target = fsspec.url_to_fs(f"{storage.rstrip('/')}/{name}/{KEPT}")
         system.makedirs(target, exist_ok=True)
-        for file in (BEST, ROWS, SEAL):  # the seal last: without it the others do not count
+        for file in (BEST, ROWS, DIGESTS):  # the seal last: without it the others do not count
             system.put_file(f"{temporary}/{file}", f"{target}/{file}")
     if export_finished(RunFolder(storage, name), lambda path: True) is None:
         raise ValueError(f"run {name} could not be kept in {KEPT}/; its folder is left as it is")
@@ -49,7 +50,7 @@ def keep_finished(storage: str, name: str) -> None:
 
 def is_finished(folder: RunFolder) -> bool:
     """Whether a run has ended and keeps what its outputs are made of."""
-    return folder.read(f"{KEPT}/{SEAL}") is not None
+    return folder.read(f"{KEPT}/{DIGESTS}") is not None
 
 
 def export_finished(folder: RunFolder, export: Callable[[Path], Exported]) -> Exported | None:
@@ -63,7 +64,7 @@ def export_finished(folder: RunFolder, export: Callable[[Path], Exported]) -> Ex
     with tempfile.TemporaryDirectory() as temporary:
         try:
             system, source = fsspec.url_to_fs(f"{folder.url}/{KEPT}")
-            for file in (BEST, ROWS, SEAL):
+            for file in (BEST, ROWS, DIGESTS):
                 system.get_file(f"{source}/{file}", f"{temporary}/{file}")
         except OSError as error:
             raise ValueError(complaint(folder.url, error)) from error

@@ -18,12 +18,12 @@ import pyarrow.fs
 import ray
 import ray.train
 
-from pipeline.identity import CHECKPOINT, digest_file
+from pipeline.cluster.seals import check_whole, seal
+from pipeline.identity import CHECKPOINT
 
 WriteCheckpoint = Callable[[Path], None]
 """Fills a folder."""
 
-DIGESTS = "sha256.json"
 NOTES = "checkpoint_manager_snapshot.json"  # Ray's, without which it refuses to begin
 COMPLAINTS = (OSError, ValueError)
 
@@ -121,27 +121,6 @@ def flaw_of_notes(content: bytes, names: Sequence[str]) -> str | None:
 def name_of(step: int) -> str:
     """A new name that sorts after all of earlier steps, and of earlier tries at this step."""
     return f"{CHECKPOINT}{step:09d}_{time.time_ns()}"
-
-
-def seal(folder: Path) -> None:
-    """Write down the digest of each file in a folder."""
-    digests = {path.name: digest_file(path) for path in sorted(folder.iterdir())}
-    (folder / DIGESTS).write_text(json.dumps(digests, indent=1))
-
-
-def check_whole(folder: Path) -> None:
-    """Compare a folder with its digests.
-
-    Raises:
-        ValueError: saying what is wrong.
-    """
-    if not (folder / DIGESTS).exists():
-        raise ValueError(f"it has no {DIGESTS}, so it was not written to its end")
-    for name, expected in json.loads((folder / DIGESTS).read_text()).items():
-        if not (folder / name).exists():
-            raise ValueError(f"{name} is missing")
-        if digest_file(folder / name) != expected:
-            raise ValueError(f"{name} is not what was written")
 
 
 def write_checkpoint(write: WriteCheckpoint, *, step: int) -> ray.train.Checkpoint:

@@ -12,7 +12,7 @@ import torch
 from pipeline.clean import listing, needs
 from pipeline.clean.__main__ import main
 from pipeline.clean.run import remove, run
-from pipeline.cluster.storage import seal
+from pipeline.cluster.seals import seal
 from pipeline.finished import ENDED, export_finished, keep_finished
 from pipeline.fit import BEST, ROWS
 from pipeline.identity import RUN_ID, RunFolder, digest_file, lock_run

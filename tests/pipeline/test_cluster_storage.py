@@ -17,7 +17,8 @@ from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import Check
 from ray.train.v2._internal.execution.storage import StorageContext
 from ray.train.v2._internal.execution.training_report import _TrainingReport
 
-from pipeline.cluster.storage import DIGESTS, NOTES, Checkpoints, check_whole, name_of, seal
+from pipeline.cluster.seals import DIGESTS, check_whole, seal
+from pipeline.cluster.storage import NOTES, Checkpoints, name_of
 
 
 def keep(run: Path, step: int) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cluster.storage import seal
+from pipeline.cluster.seals import seal
 from pipeline.identity import RunFolder
 from pipeline.predecessor import CODE, begin_run, find_predecessor
 from pipeline.sweep.predecessor import choose_sweep, note_code

@@ -14,7 +14,7 @@ import yaml
 
 from pipeline import cluster
 from pipeline.cluster import training
-from pipeline.cluster.storage import seal
+from pipeline.cluster.seals import seal
 from pipeline.finished import keep_finished
 from pipeline.fit import BEST, ROWS
 from pipeline.identity import RUN_ID, RunFolder
