@@ -14,9 +14,9 @@ Nothing is removed without --delete.
 
 needed   a run that is being trained; the run of models/model.pt; the run in reports/train.json of the working tree, and
          of each branch, tag, stash and DVC experiment; a run whose MLflow run is not deleted
-removed  finished runs that nobody needs; of finished runs that somebody needs, what only resuming would need (the best
-         detector and the history stay, so `dvc repro` brings their outputs back); inputs of clusters that are not those
-         of the present data
+removed  finished runs and sweeps that nobody needs; of those that somebody needs, what only resuming would need (the
+         best detectors, histories and records stay, so `dvc repro` and the sweep give their results again); inputs of
+         clusters that are not those of the present data
 kept     unfinished runs, unless --unfinished; all that is not known
 """
 

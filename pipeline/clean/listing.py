@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import fsspec
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from pipeline.clean.drivers import Driver, find_driver, time_of
 from pipeline.clean.needs import Needs, needed_by_mlflow
 from pipeline.finished import ENDED, is_finished
 from pipeline.identity import RUN_ID, RunFolder, digest_file
 from pipeline.params.paths import outer_root, project_root
 from pipeline.predecessor import checkpoints_of, list_folder
-from pipeline.sweep.records import ENDED as TRIAL_ENDED
-from pipeline.sweep.records import EXHAUSTED, SweepFolder
+from pipeline.sweep.records import RESUME_STATE, SweepFolder
 
 KEEP, STRIP, REMOVE = "keep", "drop resume state", "remove"
 RUN = re.compile(r"[0-9a-f]{16}(-[0-9a-f]{8})?(\.\d{8}-\d{6})?")
@@ -61,12 +57,13 @@ def list_entries(storage: str, needs: Needs, *, unfinished: bool) -> list[Entry]
         ]
     ids = {entry.name: read_run_id(storage, entry) for entry in entries if entry.kind in ("run", "sweep")}
     active = needed_by_mlflow(run_id for run_id in ids.values() if run_id)
-    training = any(in_use(storage, entry.name) for entry in entries if entry.kind in ("run", "sweep"))
+    drivers = {name: find_driver(storage, name.rpartition("/")[2]) for name in ids}
+    training = any(driver.lives for driver in drivers.values())
     for entry in tqdm(entries, disable=None, unit="entry", desc=storage, leave=False):
         measure(storage, entry)
         if entry.kind in ("run", "sweep"):
             who = [*needs.get(entry.name.rpartition("/")[2], []), active.get(ids[entry.name] or "", "")]
-            decide(storage, entry, [each for each in who if each], unfinished=unfinished)
+            decide(storage, entry, [each for each in who if each], drivers[entry.name], unfinished=unfinished)
         elif entry.kind == "input":
             decide_input(entry, training=training)
         elif entry.kind == "rest":
@@ -88,28 +85,6 @@ def read_run_id(storage: str, entry: Entry) -> str | None:
     return RunFolder(storage, entry.name).read(RUN_ID)
 
 
-def in_use(storage: str, name: str) -> bool:
-    """Whether a driver has a lease on it, or a process on this machine its lock."""
-    name = name.rpartition("/")[2]
-    if any(path.endswith(f"/{name}.json") for path in list_folder(f"{storage}/leases")):
-        return True
-    path = lock_path(name)
-    if not path.exists():
-        return False
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    lock.release()
-    return False
-
-
-def lock_path(name: str) -> Path:
-    """The lock of a run on this machine."""
-    return outer_root(project_root()) / "runs" / "locks" / f"{name}.lock"
-
-
 def measure(storage: str, entry: Entry) -> None:
     """Fill in size and age."""
     system, path = fsspec.url_to_fs(f"{storage}/{entry.name}")
@@ -118,27 +93,26 @@ def measure(storage: str, entry: Entry) -> None:
     entry.modified = max((time_of(info) for info in files.values()), default=time.time())
 
 
-def time_of(info: Mapping[str, Any]) -> float:
-    """When a file was written, as its file system says it."""
-    found = info.get("mtime") or info.get("created") or 0.0
-    return found.timestamp() if isinstance(found, datetime) else float(found)
-
-
-def decide(storage: str, entry: Entry, who: list[str], *, unfinished: bool) -> None:
+def decide(storage: str, entry: Entry, who: list[str], driver: Driver, *, unfinished: bool) -> None:
     """What is to become of a run or a sweep."""
-    entry.why = list(who)
-    if in_use(storage, entry.name):
+    if driver.lives:
         entry.why = ["in training", *who]
-    elif not has_ended(storage, entry):
-        entry.why = [*who, "not finished"]
-        if unfinished and not who:
-            entry.action, entry.frees = REMOVE, entry.size
-    elif not who:
+        return
+    ended = has_ended(storage, entry)
+    entry.why = [*who, *([] if ended else ["not finished"]), *([driver.lease_left] if driver.lease_left else [])]
+    if not who and (ended or unfinished):
         entry.action, entry.frees = REMOVE, entry.size
-    elif entry.kind == "run" and (checkpoints := checkpoints_of(RunFolder(storage, entry.name))):
-        entry.action = STRIP
+    elif ended and (left := resume_state(storage, entry)):
         system, _ = fsspec.url_to_fs(storage)
-        entry.frees = sum(int(system.du(path)) for path in checkpoints)
+        entry.action, entry.frees = STRIP, sum(int(system.du(path)) for path in left)
+
+
+def resume_state(storage: str, entry: Entry) -> list[str]:
+    """The paths of what only resuming needs of a run or a sweep that has ended."""
+    if entry.kind == "run":
+        return checkpoints_of(RunFolder(storage, entry.name))
+    found = list_folder(f"{storage}/{entry.name}")
+    return [path for path in found if path.rpartition("/")[2] in RESUME_STATE]
 
 
 def has_ended(storage: str, entry: Entry) -> bool:
@@ -146,11 +120,7 @@ def has_ended(storage: str, entry: Entry) -> bool:
     if entry.kind == "run":
         folder = RunFolder(storage, entry.name)
         return is_finished(folder) or folder.read(ENDED) is not None
-    sweep = SweepFolder(f"{storage}/{entry.name}")
-    plan, records = sweep.read_json("sweep.json"), sweep.records()
-    if plan is None or any(record["state"] not in TRIAL_ENDED for record in records):
-        return False
-    return len(records) >= plan["trials"] or sweep.read(EXHAUSTED) is not None
+    return SweepFolder(f"{storage}/{entry.name}").has_ended()
 
 
 def decide_input(entry: Entry, *, training: bool) -> None:

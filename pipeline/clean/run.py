@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import fsspec
-from filelock import FileLock, Timeout
 
-from pipeline.clean.listing import INPUT, KEEP, REMOVING, RUN, STRIP, Entry, in_use, list_entries, lock_path
+from pipeline.clean.drivers import without_driver
+from pipeline.clean.listing import INPUT, KEEP, REMOVING, RUN, STRIP, Entry, list_entries, resume_state
 from pipeline.clean.needs import find_needs
 from pipeline.cluster.storage import NOTES
 from pipeline.finished import is_finished, keep_finished
 from pipeline.identity import RunFolder
-from pipeline.predecessor import checkpoints_of
 from pipeline.stores import complaint
 
 
@@ -39,28 +39,14 @@ def run(storage: str, *, delete: bool, unfinished: bool) -> None:
 
 def carry_out(storage: str, entry: Entry) -> int:
     """Remove an entry, or strip it; the bytes that this has freed. A run that has begun meanwhile is left alone."""
-    if entry.kind in ("run", "sweep"):
-        path = lock_path(entry.name.rpartition("/")[2])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if in_use(storage, entry.name):
-            print(f"{entry.name} is in training now; it is left as it is", flush=True)
-            return 0
-        try:
-            with FileLock(path).acquire(timeout=0):
-                return act(storage, entry)
-        except Timeout:
-            print(f"{entry.name} is in training now; it is left as it is", flush=True)
-            return 0
-    return act(storage, entry)
-
-
-def act(storage: str, entry: Entry) -> int:
-    """See carry_out."""
+    name = entry.name.rpartition("/")[2]
+    guard = without_driver(storage, name) if entry.kind in ("run", "sweep") else nullcontext()
     try:
-        if entry.action == STRIP:
-            strip(storage, entry.name)
-        else:
-            remove(storage, entry.name)
+        with guard:
+            if entry.action == STRIP:
+                strip(storage, entry)
+            else:
+                remove(storage, entry.name)
     except ValueError as error:
         print(f"warning: {error}", flush=True)
         return 0
@@ -68,18 +54,18 @@ def act(storage: str, entry: Entry) -> int:
     return entry.frees
 
 
-def strip(storage: str, name: str) -> None:
-    """Leave of a finished run what its outputs are made of, and its texts.
+def strip(storage: str, entry: Entry) -> None:
+    """Leave of a finished run what its outputs are made of, and of a finished sweep what its report is made of.
 
     Raises:
         ValueError: when that cannot be kept; nothing is removed then.
     """
-    folder = RunFolder(storage, name)
-    if not is_finished(folder):
-        keep_finished(storage, name)
+    folder = RunFolder(storage, entry.name)
+    if entry.kind == "run" and not is_finished(folder):
+        keep_finished(storage, entry.name)
     system, path = fsspec.url_to_fs(folder.url)
-    for checkpoint in checkpoints_of(folder):
-        system.rm(checkpoint, recursive=True)
+    for left in resume_state(storage, entry):
+        system.rm(left, recursive=True)
     if system.exists(f"{path}/{NOTES}"):  # Ray would look for the checkpoints that it names
         system.rm_file(f"{path}/{NOTES}")
 

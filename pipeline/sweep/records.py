@@ -17,7 +17,11 @@ from pipeline.stores import explained, retry  # registers s3:// and gs://
 
 RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
 ENDED = (FINISHED, STOPPED, FAILED)
-EXHAUSTED = "exhausted"  # a file: there was no setting left to try
+EXHAUSTED = "exhausted"  # a file: after so many trials there was no setting left to try
+TUNE, TRAIN = "tune", "train"
+RESUME_STATE = (TUNE, TRAIN)
+"""Folders that only trials need which have not ended: Ray Tune's state with its checkpoints, and the trainings of
+trials with several workers."""
 
 
 def configure(settings: Mapping[str, Any], *, seed: int, number: int) -> dict[str, Any]:
@@ -101,6 +105,18 @@ class SweepFolder:
         names = [url.rpartition("/")[2] for url in entries(self.path("trials")) if url.endswith(".json")]
         found = [self.read_json(f"trials/{name}") for name in names]
         return sorted((record for record in found if record), key=lambda record: (record["number"], record["seed"]))
+
+    def note_exhausted(self, trials: int) -> None:
+        """Note that after so many trials there is no setting left to try."""
+        self.write(EXHAUSTED, str(trials).encode())
+
+    def has_ended(self) -> bool:
+        """Whether no trial is left to train; False also of a folder that holds no sweep."""
+        plan, records, exhausted = self.read_json("sweep.json"), self.records(), self.read(EXHAUSTED)
+        if plan is None or any(record["state"] not in ENDED for record in records):
+            return False
+        # An empty file is an earlier version's.
+        return len(records) >= (plan["trials"] if exhausted is None else int(exhausted or len(records)))
 
 
 def newest_sweep(storage: str) -> SweepFolder:

@@ -17,7 +17,7 @@ from pipeline.outs import write_whole
 from pipeline.params import flatten
 from pipeline.sweep.listener import best_row
 from pipeline.sweep.plots import Point, draw_plots
-from pipeline.sweep.records import ENDED, EXHAUSTED, FINISHED, SweepFolder
+from pipeline.sweep.records import ENDED, FINISHED, SweepFolder
 
 TABLE = Path("reports/sweep.csv")
 PLOTS = Path("plots")
@@ -85,8 +85,8 @@ def report(folder: SweepFolder, *, conf: Path, apply: bool) -> Report | None:
         print("params.yaml holds the winner now, at its own budget (sweep.fixed was not written)", flush=True)
     elif shown.winner.settings:
         print("`python -m pipeline.sweep report --apply` writes it into params.yaml", flush=True)
-    ended = sum(record["state"] in ENDED for record in folder.records())
-    if ended < (len(folder.records()) if folder.read(EXHAUSTED) is not None else plan["trials"]):
+    if not folder.has_ended():
+        ended = sum(record["state"] in ENDED for record in folder.records())
         print(f"{ended} of {plan['trials']} trials have ended; `python -m pipeline.sweep resume` goes on", flush=True)
     return shown
 

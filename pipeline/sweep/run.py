@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping
 from contextlib import chdir
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from pipeline.params.place import Place
 from pipeline.params.sweep import Sweep, every_value, replaced
 from pipeline.sweep.listener import Listener
 from pipeline.sweep.predecessor import choose_sweep, note_code
-from pipeline.sweep.records import ENDED, EXHAUSTED, SweepFolder
+from pipeline.sweep.records import SweepFolder
 from pipeline.sweep.refusal import Refusal
 from pipeline.sweep.report import Report, report
 from pipeline.sweep.sampler import Sampler
@@ -98,7 +97,7 @@ def check_space(base: Params, sweep: Sweep, place: Place) -> None:
 
 
 def run_sweep(plan: Plan, *, conf: Path, apply: bool) -> None:
-    """Run the trials that are left, and report; a sweep that was killed goes on."""
+    """Run the trials that are left, and report; a sweep that was killed goes on, one that has ended needs no Ray."""
     locks = outer_root(project_root()) / "runs" / "locks"
     with lock_run(locks, plan.name) as lock, hold_lease(storage_location(plan.place), plan.name, lock=lock):
         begun = plan.folder.read_json("sweep.json") or {"begun": time.time()}
@@ -112,16 +111,10 @@ def run_sweep(plan: Plan, *, conf: Path, apply: bool) -> None:
             log_code_changes(parent)
             for split, path in SPLITS.items():
                 log_split(parent, split, path)
-            run_trials(plan, parent)
+            if not plan.folder.has_ended():
+                run_trials(plan, parent)
             log_report(parent, report(plan.folder, conf=conf, apply=apply))
-            parent.finish("FINISHED" if is_whole(plan) else "KILLED")
-
-
-def is_whole(plan: Plan) -> bool:
-    """Whether every trial has ended; if not, somebody has stopped the sweep."""
-    states = [record["state"] for record in plan.folder.records()]
-    trials = len(states) if plan.folder.read(EXHAUSTED) is not None else plan.sweep.trials * plan.sweep.seeds
-    return sum(state in ENDED for state in states) >= trials
+            parent.finish("FINISHED" if plan.folder.has_ended() else "KILLED")
 
 
 def describe(plan: Plan) -> dict[str, Any]:
@@ -230,7 +223,7 @@ def run_trials(plan: Plan, parent: Run) -> None:
                 seed=params.seed,
                 epochs=params.train.epochs,
                 refuse=refusal,
-                on_end=partial(plan.folder.write, EXHAUSTED, b""),
+                on_exhausted=plan.folder.note_exhausted,
             ),
             scheduler=build_scheduler(sweep, epochs=params.train.epochs, every=params.train.evaluate_every),
             listener=listener,

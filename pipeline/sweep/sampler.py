@@ -32,8 +32,10 @@ class Sampler(Searcher):  # type: ignore[misc]  # ray has no types
         base: dotted parameter -> value without a setting.
         refuse: the reason why a setting is not worth a trial, None where it is.
         epochs: of a whole trial; one that stops before is told to Optuna as pruned.
-        on_end: called when nothing is left to try, before all trials are used up.
+        on_exhausted: called with the number of trials so far when there is no setting left to try.
     """
+
+    on_exhausted: Callable[[int], object] = staticmethod(int)  # of a sweep that an earlier version began
 
     def __init__(
         self,
@@ -43,12 +45,12 @@ class Sampler(Searcher):  # type: ignore[misc]  # ray has no types
         seed: int,
         epochs: int,
         refuse: Callable[[Settings], str | None],
-        on_end: Callable[[], object] = tuple,
+        on_exhausted: Callable[[int], object] = int,
     ) -> None:
         super().__init__(metric=SCORE, mode="max")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.seed, self.num_seeds, self.epochs, self.refuse = seed, sweep.seeds, epochs, refuse
-        self.left, self.on_end = sweep.trials, on_end
+        self.left, self.on_exhausted = sweep.trials, on_exhausted
         self.base = {key: base[key] for key in sweep.space}
         self.points = [dict(point) for point in sweep.points]
         if sweep.search == "grid":
@@ -69,7 +71,7 @@ class Sampler(Searcher):  # type: ignore[misc]  # ray has no types
         if not self._repeats:
             settings = self._next_setting()
             if settings is None:
-                self.on_end()
+                self.on_exhausted(self._number * self.num_seeds)
                 return Searcher.FINISHED
             seeds = [self.seed + i for i in range(self.num_seeds)]
             self._repeats = [configure(settings, seed=seed, number=self._number) for seed in seeds]

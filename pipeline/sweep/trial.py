@@ -21,7 +21,7 @@ from pipeline.fit.work import load_splits, train_worker
 from pipeline.inputs import fetch
 from pipeline.outs import read_json
 from pipeline.params import Params
-from pipeline.sweep.records import FINISHED, SweepFolder, settings_of
+from pipeline.sweep.records import FINISHED, TRAIN, SweepFolder, settings_of
 from pipeline.sweep.sampler import EPOCH, SCORE
 from pipeline.sweep.space import params_with
 from pipeline.sweep.thresholds import find_candidates, search_thresholds
@@ -168,10 +168,10 @@ def train_wide(config: Mapping[str, Any], base: Mapping[str, Any], folder: Sweep
         config,
         resources=Resources(**base["resources"]),
         name=key_of(config),
-        storage=folder.path("train"),
+        storage=folder.path(TRAIN),
         on_event=pass_on,
     )
-    checkpoints = Checkpoints.of(folder.path("train"), key_of(config))
+    checkpoints = Checkpoints.of(folder.path(TRAIN), key_of(config))
     newest = checkpoints.newest(print)
     if newest is None:
         raise RuntimeError(f"no checkpoint could be written to {folder.path('train')}")

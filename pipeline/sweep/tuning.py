@@ -24,7 +24,7 @@ from ray.tune.schedulers import (
 from pipeline.cluster import Resources
 from pipeline.params.sweep import Sweep, constrained, kind_of
 from pipeline.sweep.listener import Listener
-from pipeline.sweep.records import SweepFolder
+from pipeline.sweep.records import TUNE, SweepFolder
 from pipeline.sweep.sampler import EPOCH, SCORE, Sampler
 from pipeline.sweep.space import broken_constraint
 
@@ -38,7 +38,6 @@ VARIABLES = {
 TRIES = 2  # of a trial that dies, after the first
 # Ray reserves what a trial asks for; one that only waits for its own workers must take nothing that they need.
 NOTHING = {"memory": 1 << 20}
-EXPERIMENT = "tune"
 
 
 def tune(
@@ -58,7 +57,7 @@ def tune(
     wide = resources.most > 1
     needs = NOTHING if wide else {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker}
     runnable = ray.tune.with_resources(ray.tune.with_parameters(trainable, base=dict(base)), needs)
-    path = folder.path(EXPERIMENT)
+    path = folder.path(TUNE)
     clones = isinstance(scheduler, PopulationBasedTraining)
     space = drawn_space(sampler, trials) if clones else None
     if ray.tune.Tuner.can_restore(path):
@@ -81,7 +80,7 @@ def tune(
                 trial_dirname_creator=name_of,
             ),
             run_config=ray.tune.RunConfig(
-                name=EXPERIMENT,
+                name=TUNE,
                 storage_path=folder.url,
                 verbose=0,
                 callbacks=[listener],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,12 @@ import pytest
 import yaml
 
 from pipeline.params import load_params
-from pipeline.sweep.records import SweepFolder, configure, newest_sweep
+from pipeline.params.place import load_place
+from pipeline.sweep import run as sweep_run
+from pipeline.sweep.records import EXHAUSTED, RESUME_STATE, SweepFolder, configure, newest_sweep
 from pipeline.sweep.report import apply_settings, can_tell_apart, rank_settings, report, status, verdict
+from pipeline.sweep.run import Plan, run_sweep
+from pipeline.tracking.verbs import NoRun
 
 PARAMS = Path(__file__).parents[3] / "params.yaml"
 CONF = Path("conf/sweep.yaml")
@@ -129,3 +135,41 @@ def test_a_record_is_written_whole_or_not_at_all(folder: SweepFolder) -> None:
     folder.write("trials/x.json", b"{}")
     assert folder.read("trials/x.json") == b"{}"
     assert folder.read("trials/y.json") is None
+
+
+@pytest.mark.parametrize(
+    ("trials", "exhausted", "ended"),
+    [(5, None, True), (6, None, False), (9, b"5", True), (9, b"6", False), (9, b"", True)],
+    ids=["all", "one left", "no setting left", "no setting left but one trial", "of an earlier version"],
+)
+def test_sweep_has_ended_once_none_of_its_trials_is_left(
+    trials: int, exhausted: bytes | None, ended: bool, folder: SweepFolder
+) -> None:
+    folder.write_json("sweep.json", folder.read_json("sweep.json") | {"trials": trials})
+    if exhausted is not None:
+        folder.write(EXHAUSTED, exhausted)
+    assert folder.has_ended() == ended
+    write_trial(folder, 6, {"loss.alpha": 0.4}, 0.3, state="running")
+    assert not folder.has_ended()
+
+
+def test_ended_sweep_that_is_asked_for_again_gives_the_same_report_without_what_resuming_needs(
+    folder: SweepFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part in RESUME_STATE:
+        folder.write(f"{part}/trial/checkpoint_000001/state.pt", b"state")
+    params, place = load_params(PARAMS), load_place(PARAMS.parent / "conf/local.yaml")
+    assert params.sweep is not None
+    plan = Plan(params, params.sweep.model_copy(update={"trials": 5}), place, "abc", folder)
+    monkeypatch.setattr(sweep_run, "open_parent", lambda *arguments: nullcontext(NoRun()))
+    monkeypatch.setattr(sweep_run, "log_split", lambda *arguments: None)
+    monkeypatch.setattr(sweep_run, "run_trials", lambda *arguments: pytest.fail("Ray starts"))
+    said, tables = [], []
+    for _ in range(2):
+        run_sweep(plan, conf=CONF, apply=False)
+        said.append(capsys.readouterr().out)
+        tables.append(Path("reports/sweep.csv").read_bytes())
+        for part in RESUME_STATE:
+            shutil.rmtree(folder.path(part), ignore_errors=True)
+    assert said[0] == said[1] and tables[0] == tables[1]
+    assert "the winner again" in said[0] and "goes on" not in said[0]

@@ -48,6 +48,13 @@ def test_a_grid_is_tried_whole_and_once() -> None:
     assert len(drawn) == len(pairs) == 6
 
 
+def test_it_says_after_how_many_trials_there_is_no_setting_left() -> None:
+    said: list[int] = []
+    sampler = make(search="grid", space={"loss.alpha": {"grid": [0.25, 0.5]}}, points=[], seeds=3, trials=100)
+    sampler.on_exhausted = said.append
+    assert len(draw(sampler, 100)) == 6 and said == [6]
+
+
 def test_every_setting_gets_all_its_seeds() -> None:
     drawn = draw(make(seeds=3, trials=2), 20)
     assert [(found["number"], found["seed"]) for found in drawn] == [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (1, 3)]

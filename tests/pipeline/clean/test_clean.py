@@ -3,74 +3,19 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
-import torch
 
 from pipeline.clean import listing, needs
 from pipeline.clean.__main__ import main
 from pipeline.clean.run import remove, run
-from pipeline.cluster.seals import seal
 from pipeline.finished import ENDED, export_finished, keep_finished
 from pipeline.fit import BEST, ROWS
 from pipeline.identity import RUN_ID, RunFolder, digest_file, lock_run
 from pipeline.outs import write_json
 from retinanet.detector_file import save_detector
-
-RUNS = [f"{number:016x}-0000000{number}" for number in range(10)]
-HISTORY = [{"epoch": 1, "AP": 0.5}, {"epoch": 2, "AP": 0.25}]
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project in a git repository, whose MLflow knows no run."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
-    (tmp_path / "params.yaml").write_text("seed: 1\n")
-    git("init", "-q", "-b", "main")
-    commit_report(None)
-    monkeypatch.setattr(needs, "active_runs", lambda run_ids: set())
-    return tmp_path
-
-
-def git(*arguments: str) -> str:
-    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
-    return subprocess.run(["git", *identity, *arguments], check=True, capture_output=True, text=True).stdout.strip()
-
-
-def commit_report(name: str | None) -> str:
-    """A commit whose reports/train.json names a run."""
-    write_json(Path("reports/train.json"), {"run": name})
-    git("add", "reports")
-    git("commit", "-q", "--allow-empty", "-m", str(name))
-    return git("rev-parse", "HEAD")
-
-
-def add_run(storage: Path, name: str, *, has_ended: bool = True, mlflow: str | None = None) -> Path:
-    """A run with two checkpoints and Ray's notes."""
-    for step in (1, 2):
-        checkpoint = storage / name / f"checkpoint_00000000{step}_{step}"
-        save_detector(checkpoint / BEST, {"w": torch.full((2,), float(step))}, {"run": {"digest": name, "epoch": 1}})
-        write_json(checkpoint / ROWS, HISTORY)
-        (checkpoint / "state.pt").write_bytes(b"0" * 5000)
-        seal(checkpoint)
-    (storage / name / "checkpoint_manager_snapshot.json").write_text("{}")
-    for text, content in ((ENDED, "2" if has_ended else None), (RUN_ID, mlflow)):
-        if content is not None:
-            RunFolder(str(storage), name).write(text, content)
-    return storage / name
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def clean(here: Path, *, unfinished: bool = False) -> set[str]:
-    """What is left in the storage after --delete."""
-    run(f"{here}/runs", delete=True, unfinished=unfinished)
-    return {path.name for path in (here / "runs").iterdir() if path.name != "locks"}
+from tests.stored_runs import HISTORY, RUNS, add_run, clean, commit_report, contents, git
 
 
 def test_without_delete_the_list_is_all_and_nothing_changes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,6 +136,25 @@ def test_sweep_that_nobody_needs_goes_once_its_trials_have_ended(here: Path) -> 
             folder.write(f"trials/{number}.json", json.dumps({"number": number, "seed": 1, "state": state}))
     clean(here)
     assert {path.name for path in (here / "runs/sweeps").iterdir()} == {RUNS[2]}
+
+
+def test_sweep_that_is_needed_keeps_what_its_report_is_made_of(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(needs, "active_runs", lambda run_ids: {"aaa"})
+    storage, kept = f"{here}/runs", ["mlflow_run_id", "sweep.json", "trials/0.json", "trials/0/detector.pt"]
+    for name, state in ((RUNS[1], "finished"), (RUNS[2], "running")):
+        folder = RunFolder(storage, f"sweeps/{name}")
+        folder.write("sweep.json", json.dumps({"trials": 1}))
+        folder.write("trials/0.json", json.dumps({"number": 0, "seed": 1, "state": state}))
+        folder.write(RUN_ID, "aaa")
+        for path in ("trials/0/detector.pt", "tune/0/checkpoint_000001/state.pt", "train/0/checkpoint_1/state.pt"):
+            folder.write(path, "0" * 1000)
+    before = contents(here / "runs/sweeps" / RUNS[2])
+    clean(here)
+    assert "drop resume state  2.0 kB  MLflow run aaa" in capsys.readouterr().out
+    assert sorted(contents(here / "runs/sweeps" / RUNS[1])) == kept
+    assert contents(here / "runs/sweeps" / RUNS[2]) == before
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "locks", "sweeps", f"../{RUNS[1]}", f"a/{RUNS[1]}", "inputs/readme"])
