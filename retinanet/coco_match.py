@@ -87,6 +87,25 @@ class Pairs(NamedTuple):
     iou: Floats
 
 
+class Overlaps(NamedTuple):
+    """Truths and detections class by class and image by image, best score first, and which of them overlap.
+
+    Attributes:
+        truths: all of them; found: those detections that may count.
+        order: [D] places of these detections among those given.
+        group: [D] numbers of their class and image, rising.
+        by_class: [D] the order class by class, best score first.
+        pairs: of found and truths.
+    """
+
+    truths: Truths
+    found: Found
+    order: Ints
+    group: Ints
+    by_class: Ints
+    pairs: Pairs
+
+
 def match(truths: Truths, found: Found, *, num_images: int, area_ranges: Floats, most: int) -> Matches:
     """Match all detections.
 
@@ -94,28 +113,51 @@ def match(truths: Truths, found: Found, *, num_images: int, area_ranges: Floats,
         area_ranges: [S, 2] px^2, both ends included.
         most: detections of an image and class that count, those of the highest scores; of equal ones the first.
     """
+    return match_overlaps(find_overlaps(truths, found, num_images=num_images, most=most), area_ranges=area_ranges)
+
+
+def find_overlaps(truths: Truths, found: Found, *, num_images: int, most: int | None = None) -> Overlaps:
+    """Sort truths and detections, and find their pairs; `most` as of match, None: all."""
     truths = pick(truths, np.argsort(group_of(truths, num_images), kind="stable"))
     order = np.lexsort((-found.scores, group_of(found, num_images)))
-    group = group_of(found, num_images)[order]
-    ranks = np.arange(len(order)) - np.searchsorted(group, group)
-    order, group, ranks = order[ranks < most], group[ranks < most], ranks[ranks < most]
+    if most is not None:
+        order = order[ranks_of(group_of(found, num_images)[order]) < most]
     found = pick(found, order)
-
+    group = group_of(found, num_images)
     pairs = find_pairs(truths, found, group_of(truths, num_images), group)
+    return Overlaps(truths, found, order, group, np.lexsort((-found.scores, found.labels)), pairs)
+
+
+def keep(overlaps: Overlaps, rows: Bools) -> Overlaps:
+    """Only some of the detections, [D] in the order of `found`: what find_overlaps gives of these alone."""
+    place, by_class, pairs = np.cumsum(rows) - 1, overlaps.by_class, overlaps.pairs
+    own = rows[pairs.found]
+    return Overlaps(
+        truths=overlaps.truths,
+        found=pick(overlaps.found, rows),
+        order=overlaps.order[rows],
+        group=overlaps.group[rows],
+        by_class=place[by_class[rows[by_class]]],
+        pairs=Pairs(place[pairs.found[own]], pairs.truth[own], pairs.iou[own]),
+    )
+
+
+def match_overlaps(overlaps: Overlaps, *, area_ranges: Floats) -> Matches:
+    """Let detections take truths of their image and class; area_ranges as of match."""
+    truths, found, by_class = overlaps.truths, overlaps.found, overlaps.by_class
     small, large = area_ranges[:, :1], area_ranges[:, 1:]  # [S, 1]
     unjudged = truths.crowd | (truths.areas < small) | (truths.areas > large)  # [S, G]
     areas = found.boxes[:, 2] * found.boxes[:, 3]
     outside = (areas < small) | (areas > large)  # [S, D']
-    right = np.zeros((len(area_ranges), len(IOUS), len(order)), dtype=bool)
+    right = np.zeros((len(area_ranges), len(IOUS), len(areas)), dtype=bool)
     ignored = np.repeat(outside[:, None], len(IOUS), axis=1)
-    for rows, taken in choose(pairs, group, unjudged, truths.crowd):
+    for rows, taken in choose(overlaps.pairs, overlaps.group, unjudged, truths.crowd):
         hit = taken >= 0  # [S, T, D'']
         lost = np.take_along_axis(unjudged[:, None], np.maximum(taken, 0), axis=2)
         right[:, :, rows] = hit & ~lost
         ignored[:, :, rows] = np.where(hit, lost, ignored[:, :, rows])
-
-    by_class = np.lexsort((-found.scores, found.labels))
-    return Matches(order[by_class], ranks[by_class], right[:, :, by_class], ignored[:, :, by_class])
+    ranks = ranks_of(overlaps.group)[by_class]
+    return Matches(overlaps.order[by_class], ranks, right[:, :, by_class], ignored[:, :, by_class])
 
 
 def pick(boxes: Boxes, rows: Ints | Bools) -> Boxes:
@@ -127,6 +169,12 @@ def group_of(boxes: Truths | Found, num_images: int) -> Ints:
     """One number for each class and image, class by class."""
     groups: Ints = boxes.labels * num_images + boxes.images
     return groups
+
+
+def ranks_of(group: Ints) -> Ints:
+    """Place of each row within its group, 0 for the first; group rises."""
+    ranks: Ints = np.arange(len(group)) - np.searchsorted(group, group)
+    return ranks
 
 
 def find_pairs(truths: Truths, found: Found, truth_group: Ints, group: Ints) -> Pairs:

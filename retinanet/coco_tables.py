@@ -80,14 +80,25 @@ def interpolate(
     Args:
         right, counted, scores: [D] by falling score; counted are the detections so far that are right or wrong.
     """
-    (hits,) = np.nonzero(right)  # only where a truth is found does precision rise or recall move
-    found = np.arange(1, len(hits) + 1)
-    precision = found / (counted[hits] + np.spacing(1))
+    hits, precision = precision_at_hits(right, counted)
     precision = np.maximum.accumulate(precision[::-1])[::-1]
-    place = np.searchsorted(found / num_truths, RECALLS, side="left")
+    place = places_of_recalls(num_truths)
     reached = place < len(hits)
     precisions, thresholds = np.zeros(len(RECALLS)), np.zeros(len(RECALLS))
     precisions[reached] = precision[place[reached]]
     thresholds[reached] = scores[hits[place[reached]]]
     thresholds[0] = scores[0] if len(scores) else 0.0  # a recall of 0 needs no truth found
     return precisions, thresholds
+
+
+def precision_at_hits(
+    right: NDArray[np.bool_], counted: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Where truths are found, and the precision up to there; arguments as of interpolate."""
+    (hits,) = np.nonzero(right)  # only where a truth is found does precision rise or recall move
+    return hits, np.arange(1, len(hits) + 1) / (counted[hits] + np.spacing(1))
+
+
+def places_of_recalls(num_truths: int) -> NDArray[np.int64]:
+    """Which hit, counted from 0, reaches each of the 101 recalls."""
+    return np.searchsorted(np.arange(1, num_truths + 1) / num_truths, RECALLS, side="left")

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import batched_nms, nms
 
@@ -15,6 +17,7 @@ from retinanet.coco_eval import ImageDetections
 from retinanet.coco_thresholds import average_precision_above
 from retinanet.dataset import EvaluationBatches
 from retinanet.detector import Detector
+from retinanet.postprocess import TRIED_FIRST
 from retinanet.splits import Split
 
 BOXES_TOGETHER = 1000  # torchvision's, on the CPU
@@ -49,7 +52,8 @@ def search_thresholds(
 ) -> list[dict[str, float]]:
     """AP and AP50 under every pair of thresholds, best AP first.
 
-    Each image's candidates are taken once; of them at most `max_detections` for each nms_iou are kept.
+    Each image's candidates are taken once; of them at most `max_detections` for each nms_iou are kept, and judged
+    together.
 
     Args:
         candidates: by image, as of find_candidates, which may yield them as they are found.
@@ -57,15 +61,16 @@ def search_thresholds(
     """
     # The best detections of a lower score threshold begin with those of a higher one.
     lowest = min(thresholds.score_threshold)
-    kept: dict[float, dict[int, ImageDetections]] = {nms_iou: {} for nms_iou in thresholds.nms_iou}
+    detections, kept = {}, {}
     for image_id, found in candidates:
-        each = suppress(found, thresholds.nms_iou, score_threshold=lowest, most=max_detections)
-        for nms_iou, detections in zip(thresholds.nms_iou, each, strict=True):
-            kept[nms_iou][image_id] = detections
+        detections[image_id], kept[image_id] = suppress(
+            found, thresholds.nms_iou, score_threshold=lowest, most=max_detections
+        )
+    choices = np.concatenate([np.zeros((len(thresholds.nms_iou), 0), dtype=bool), *kept.values()], axis=1)
+    figures = average_precision_above(content, detections, choices, thresholds.score_threshold)
     rows = []
-    for nms_iou in thresholds.nms_iou:
-        figures = average_precision_above(content, kept[nms_iou], thresholds.score_threshold)
-        for score_threshold, metrics in zip(thresholds.score_threshold, figures, strict=True):
+    for nms_iou, each in zip(thresholds.nms_iou, figures, strict=True):
+        for score_threshold, metrics in zip(thresholds.score_threshold, each, strict=True):
             row = {"nms_iou": nms_iou, "score_threshold": score_threshold}
             rows.append({**row, **{name: value or 0.0 for name, value in metrics.items()}})
     return sorted(rows, key=lambda row: -row["AP"])
@@ -73,24 +78,44 @@ def search_thresholds(
 
 def suppress(
     candidates: ImageDetections, nms_ious: Sequence[float], *, score_threshold: float, most: int | None
-) -> list[ImageDetections]:
-    """Detections of one image for each nms_iou, as retinanet.postprocess ends; copies, no views."""
-    rows = candidates[1] > score_threshold
-    boxes, scores, labels = (field[rows] for field in candidates)
-    judge = suppressor(torch.from_numpy(boxes).double(), torch.from_numpy(scores).double(), torch.from_numpy(labels))
-    best = [judge(nms_iou)[:most].numpy() for nms_iou in nms_ious]
-    return [(boxes[each], scores[each], labels[each]) for each in best]
+) -> tuple[ImageDetections, NDArray[np.bool_]]:
+    """Detections of one image that are left under any nms_iou, best first, as retinanet.postprocess ends.
+
+    As there, the best few are tried alone, which mostly leave enough.
+
+    Returns:
+        The D detections, copies and no views; [V, D] which of them each nms_iou leaves.
+    """
+    boxes, scores, labels = candidates
+    count = int(np.count_nonzero(scores > score_threshold))
+    best_first = np.argsort(-scores, kind="stable")[:count]
+    boxes, scores, labels = boxes[best_first], scores[best_first], labels[best_first]
+    few = count if most is None else min(count, TRIED_FIRST * most)
+    tried = [suppressor(boxes[:each], scores[:each], labels[:each]) for each in sorted({few, count})]
+    kept = np.zeros((len(nms_ious), count), dtype=bool)
+    for own, nms_iou in zip(kept, nms_ious, strict=True):
+        for judge in tried:
+            best = judge(nms_iou)[:most].numpy()
+            if len(best) == most:
+                break
+        own[best] = True
+    rows = np.flatnonzero(kept.any(axis=0))
+    return (boxes[rows], scores[rows], labels[rows]), kept[:, rows]
 
 
-def suppressor(boxes: Tensor, scores: Tensor, labels: Tensor) -> Callable[[float], Tensor]:
+def suppressor(
+    boxes: NDArray[np.float32], scores: NDArray[np.float32], labels: NDArray[np.int64]
+) -> Callable[[float], Tensor]:
     """What torchvision's batched_nms keeps, by the IoU: its own steps, of which all but the last are done only once.
 
-    Up to 1000 boxes it moves each class to a place of its own and calls nms, above that it takes class by class.
+    Up to 1000 boxes it moves each class to a place of its own and calls nms, above that it takes class by class; in
+    float64, so that boxes far out are not rounded.
 
     Args:
         boxes: [D, 4]; scores, labels: [D].
     """
+    doubled, their_scores = boxes.astype(np.float64), torch.from_numpy(scores.astype(np.float64))
     if not 0 < len(boxes) <= BOXES_TOGETHER:
-        return partial(batched_nms, boxes, scores, labels)
-    apart = boxes + (labels.to(boxes) * (boxes.max() + 1))[:, None]
-    return partial(nms, apart, scores)
+        return partial(batched_nms, torch.from_numpy(doubled), their_scores, torch.from_numpy(labels))
+    doubled += (labels * (doubled.max() + 1))[:, None]
+    return partial(nms, torch.from_numpy(doubled), their_scores)

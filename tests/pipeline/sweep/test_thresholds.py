@@ -16,6 +16,7 @@ from pipeline.params.sweep import Thresholds
 from pipeline.sweep.thresholds import find_candidates, search_thresholds, suppress
 from retinanet.anchors import build_grid
 from retinanet.coco_eval import ImageDetections, evaluate_detections
+from retinanet.coco_match import Pairs, find_pairs
 from retinanet.dataset import EvaluationBatches
 from retinanet.detector import Detector, build_network
 from retinanet.detector_file import describe_detector
@@ -64,13 +65,15 @@ def test_candidates_give_what_the_postprocess_gives(
     assert sum(len(detections.scores) for detections in expected.values()) > 20
     for image_id, detections in expected.items():
         found = candidates[image_id]
-        ((boxes, scores, labels),) = suppress(found, [nms_iou], score_threshold=score_threshold, most=20)
+        (boxes, scores, labels), _ = suppress(found, [nms_iou], score_threshold=score_threshold, most=20)
         assert torch.allclose(torch.from_numpy(boxes), detections.boxes, atol=1e-3)
         assert np.array_equal(scores, detections.scores.numpy())
         assert np.array_equal(labels, detections.labels.numpy())
 
 
-def random_candidates(num_images: int, seed: int) -> tuple[dict[str, Any], dict[int, ImageDetections]]:
+def random_candidates(
+    num_images: int, seed: int, *, most: int = 30
+) -> tuple[dict[str, Any], dict[int, ImageDetections]]:
     """Truths, some of them crowds, and candidates with many equal scores; the last image has none."""
     rng = np.random.default_rng(seed)
     truth: dict[str, Any] = {"categories": [{"id": i, "name": f"c{i}"} for i in (3, 1, 2)], "annotations": []}
@@ -82,7 +85,7 @@ def random_candidates(num_images: int, seed: int) -> tuple[dict[str, Any], dict[
             row = {"id": len(truth["annotations"]) + 1, "image_id": image_id, "category_id": int(rng.integers(1, 4))}
             row |= {"bbox": [*corner, 20.0, 20.0], "area": 400.0, "iscrowd": int(rng.random() < 0.1)}
             truth["annotations"].append(row)
-        count = 0 if image_id == num_images else 30
+        count = 0 if image_id == num_images else most
         low = corners[rng.integers(0, 3, count)] + rng.normal(0, 3, (count, 2))
         scores = np.sort(rng.integers(0, 20, count).astype(np.float32) / 20)[::-1].copy()
         boxes = np.concatenate([low, low + 20], axis=1).astype(np.float32)
@@ -91,7 +94,7 @@ def random_candidates(num_images: int, seed: int) -> tuple[dict[str, Any], dict[
 
 
 def suppress_by_torchvision(
-    candidates: ImageDetections, *, nms_iou: float, score_threshold: float, most: int
+    candidates: ImageDetections, *, nms_iou: float, score_threshold: float, most: int | None
 ) -> ImageDetections:
     boxes, scores, labels = (field[candidates[1] > score_threshold] for field in candidates)
     doubled = torch.from_numpy(boxes).double(), torch.from_numpy(scores).double(), torch.from_numpy(labels)
@@ -99,21 +102,26 @@ def suppress_by_torchvision(
     return boxes[best], scores[best], labels[best]
 
 
-@pytest.mark.parametrize("count", [0, 1, 1000, 1001])
-def test_suppression_for_several_ious_is_that_of_torchvision(count: int) -> None:
+@pytest.mark.parametrize(
+    ("count", "most"), [(0, 800), (1, 800), (1000, 800), (1001, 800), (1001, None), (1000, 10), (1001, 10), (1000, 200)]
+)
+def test_suppression_for_several_ious_is_that_of_torchvision(count: int, most: int | None) -> None:
     rng = np.random.default_rng(count)
     low = rng.uniform(0, 60, (count, 2))
     boxes = np.concatenate([low, low + rng.uniform(5, 60, (count, 2))], axis=1).astype(np.float32)
-    candidates = boxes, rng.random(count).astype(np.float32), rng.integers(0, 5, count)
+    scores = rng.integers(0, 400, count).astype(np.float32) / 400  # many are equal
+    candidates = boxes, scores, rng.integers(0, 5, count)
     ious = [0.2, 0.5, 0.8]
-    found = suppress(candidates, ious, score_threshold=0.1, most=800)
-    for nms_iou, ours in zip(ious, found, strict=True):
-        theirs = suppress_by_torchvision(candidates, nms_iou=nms_iou, score_threshold=0.1, most=800)
+    found, kept = suppress(candidates, ious, score_threshold=0.1, most=most)
+    assert kept.any(axis=0).all()
+    for nms_iou, rows in zip(ious, kept, strict=True):
+        ours = [field[rows] for field in found]
+        theirs = suppress_by_torchvision(candidates, nms_iou=nms_iou, score_threshold=0.1, most=most)
         assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
 def search_one_by_one(
-    candidates: Mapping[int, ImageDetections], truth: Mapping[str, Any], thresholds: Thresholds, most: int
+    candidates: Mapping[int, ImageDetections], truth: Mapping[str, Any], thresholds: Thresholds, most: int | None
 ) -> list[dict[str, float]]:
     """The definition: a pair of thresholds at a time, all of it from the candidates."""
     rows = []
@@ -138,6 +146,37 @@ def test_the_search_gives_the_figures_of_each_pair_to_the_last_bit_and_begins_wi
     assert rows[0]["AP"] > rows[-1]["AP"]
 
 
+def test_the_search_counts_the_best_100_of_an_image_and_class_under_each_overlap_by_itself() -> None:
+    truth, candidates = random_candidates(4, 0, most=900)
+    thresholds = Thresholds(nms_iou=[0.6, 0.99], score_threshold=[0.05, 0.5])
+    left = [suppress(found, [0.99], score_threshold=0.05, most=None)[0] for found in candidates.values()]
+    assert max(np.bincount(labels, minlength=3).max() for _, _, labels in left) > 200
+    rows = search_thresholds(candidates.items(), truth, thresholds, max_detections=None)
+    assert rows == search_one_by_one(candidates, truth, thresholds, None)
+
+
+def test_the_search_looks_for_overlaps_of_detections_and_truths_once_for_all_thresholds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[int] = []
+
+    def counting(*arguments: Any) -> Pairs:
+        calls.append(1)
+        return find_pairs(*arguments)
+
+    monkeypatch.setattr("retinanet.coco_match.find_pairs", counting)
+    truth, candidates = random_candidates(5, 0)
+    thresholds = Thresholds(nms_iou=[0.3, 0.5, 0.7], score_threshold=[0.05, 0.1, 0.2])
+    assert len(search_thresholds(candidates.items(), truth, thresholds, max_detections=10)) == 9
+    assert len(calls) == 1
+
+
+def test_the_search_of_no_image_finds_nothing() -> None:
+    truth, _ = random_candidates(2, 0)
+    rows = search_thresholds([], truth, Thresholds(nms_iou=[0.5], score_threshold=[0.05]), max_detections=10)
+    assert rows == [{"nms_iou": 0.5, "score_threshold": 0.05, "AP": 0.0, "AP50": 0.0}]
+
+
 def test_the_search_looks_at_each_candidate_once_and_holds_those_of_one_image(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -146,7 +185,7 @@ def test_the_search_looks_at_each_candidate_once_and_holds_those_of_one_image(
     alive: list[weakref.ref[Any]] = []
     most_alive = 0
 
-    def counting(found: ImageDetections, *arguments: Any, **options: Any) -> list[ImageDetections]:
+    def counting(found: ImageDetections, *arguments: Any, **options: Any) -> tuple[ImageDetections, Any]:
         looked_at.append(len(found[1]))
         return suppress(found, *arguments, **options)
 
