@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,31 @@ def test_changed_bytes_are_noticed_where_size_and_time_are_not_changed(project: 
         os.utime(picture, ns=(status.st_atime_ns, status.st_mtime_ns))
 
     assert changed_by(project, change) == {"images/"}
+
+
+def lengthen(picture: Path) -> None:
+    picture.write_bytes(b"second, and more")
+    os.utime(picture, (1, 1))
+
+
+def change_later(picture: Path) -> None:
+    picture.write_bytes(b"SECOND")
+    os.utime(picture, (2, 2))
+
+
+def put_another_in_its_place(picture: Path) -> None:
+    Path("other.png").write_bytes(b"SECOND")
+    os.utime("other.png", (1, 1))
+    Path("other.png").replace(picture)
+
+
+@pytest.mark.parametrize("change", [lengthen, change_later, put_another_in_its_place])
+def test_old_file_is_read_again_where_its_size_its_time_or_its_inode_differs(
+    change: Callable[[Path], None], project: Path
+) -> None:
+    picture = Path("data/raw/mine/images/left/b.png")
+    os.utime(picture, (1, 1))
+    assert changed_by(project, lambda: change(picture)) == {"images/"}
 
 
 @pytest.mark.parametrize(

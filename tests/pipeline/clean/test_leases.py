@@ -46,6 +46,18 @@ def test_lease_counts_until_it_was_not_renewed_for_ten_times_its_time(silent_s: 
     assert (entry.why, entry.action) == ([words], listing.KEEP if words == "in training" else listing.REMOVE)
 
 
+def test_run_that_begins_after_it_was_listed_is_left_as_it_is(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_run(here / "runs", RUNS[1])
+    entries = listing.list_entries(f"{here}/runs", {}, unfinished=False)
+    monkeypatch.setattr("pipeline.clean.run.list_entries", lambda *arguments, **options: entries)
+    with lock_run(here / "runs/locks", RUNS[1]):
+        assert clean(here) == {RUNS[1]}
+    assert f"warning: {RUNS[1]} is in training now; it is left as it is" in capsys.readouterr().out
+    assert clean(here) == set()
+
+
 def test_lease_of_a_driver_of_this_machine_ends_with_its_lock(here: Path) -> None:
     add_run(here / "runs", RUNS[1])
     with lock_run(here / "runs/locks", RUNS[1]) as lock:
