@@ -1,6 +1,7 @@
 """The search of post-processing thresholds on what a detector finds on COCO's val, as a trial of a sweep does it.
 
-Beside it the definition: each pair of thresholds judged by itself. The figures must be equal to the last bit.
+Beside it the definition: each pair of thresholds judged by itself. The figures must be equal to the last bit. The whole
+grid of params.yaml is measured, and its first nms_iou alone under all score thresholds.
 """
 
 from __future__ import annotations
@@ -39,22 +40,20 @@ def search_one_by_one(
 
 
 def cases() -> Iterable[Case]:
-    """A small and a large set, under the thresholds of params.yaml."""
+    """A small and a large set, under the thresholds of params.yaml and under those of the first nms_iou."""
     sweep = load_params(Path(__file__).parents[1] / "params.yaml").sweep
     assert sweep is not None
     thresholds = sweep.postprocess
-    pairs = f"{len(thresholds.nms_iou)} x {len(thresholds.score_threshold)} thresholds"
-    for num_images in NUM_IMAGES:
+    first = thresholds.model_copy(update={"nms_iou": thresholds.nms_iou[:1]})
+    for num_images, grid in itertools.product(NUM_IMAGES, (first, thresholds)):
         truth, detections = build_world(num_images)
-
-        def ours(truth: dict[str, Any] = truth, detections: Detections = detections) -> list[dict[str, float]]:
-            return search_thresholds(detections.items(), truth, thresholds, max_detections=MOST)
-
+        ours = partial(search_thresholds, detections.items(), truth, grid, max_detections=MOST)
         peers = {"one evaluation": partial(evaluate_detections, truth, detections)}
         if num_images <= ONE_BY_ONE:
-            assert ours() == search_one_by_one(detections, truth, thresholds)
-            peers["each pair by itself"] = partial(search_one_by_one, detections, truth, thresholds)
+            assert ours() == search_one_by_one(detections, truth, grid)
+            peers["each pair by itself"] = partial(search_one_by_one, detections, truth, grid)
         candidates = sum(len(scores) for _, scores, _ in detections.values())
+        pairs = f"{len(grid.nms_iou)} x {len(grid.score_threshold)} thresholds"
         yield Case(f"{num_images} images, {candidates} candidates, {pairs}", ours, peers)
 
 
