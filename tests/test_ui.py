@@ -56,6 +56,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
             patch.delenv(name, raising=False)
+        patch.chdir(folder)
         patch.setenv("DVC_ROOT", str(folder))
         open_run(run_id=None, name="baseline", params={"loss.alpha": 0.25}, tags={}).finish()
         write_sweep(folder / "picture.png")

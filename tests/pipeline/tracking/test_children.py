@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -85,8 +86,8 @@ def test_child_of_a_killed_process_is_found_by_its_tag_and_goes_on(tracker: Any,
         os.kill(os.getpid(), signal.SIGKILL)
     """
     command = [sys.executable, "-c", textwrap.dedent(code)]
-    project = Path(__file__).parents[3]
-    assert subprocess.run(command, cwd=project, check=False).returncode == -9
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    assert subprocess.run(command, cwd=tmp_path, env=environment, check=False).returncode == -9
 
     run_id = find_run("trial", f"{parent.run_id} trial 0")
     assert run_id is not None

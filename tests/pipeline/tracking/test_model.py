@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,7 @@ def test_logged_model_loads_and_predicts_without_the_project(tracker: Any, tmp_p
     (tmp_path / "retinanet").mkdir()
     (tmp_path / "retinanet/__init__.py").write_text("")
     (tmp_path / "retinanet/detector.py").write_text(DETECTOR)
+    shutil.copy(PROJECT / "retinanet/pixels.py", tmp_path / "retinanet")  # decodes what is served
     (tmp_path / "model.pt").write_text("weights")
     tracker.png(tmp_path / "a.png", width=8, height=6)
     elsewhere = tmp_path / "elsewhere"
