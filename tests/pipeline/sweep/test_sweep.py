@@ -168,7 +168,7 @@ def test_an_interrupted_sweep_keeps_its_results_and_says_how_to_go_on(
 
 
 def test_there_is_nothing_to_resume_where_no_sweep_began(sweep_project: Path) -> None:
-    with pytest.raises(ValueError, match=r"there is no sweep [0-9a-f]{16} of this params"):
+    with pytest.raises(ValueError, match=r"there is no sweep [0-9a-f]{16}-[0-9a-f]{8} of this params"):
         main(["resume"])
 
 
