@@ -188,10 +188,10 @@ def run_trials(plan: Plan, parent: Run) -> None:
     worker = worker_config(params, place, digest=plan.name, run=plan.folder.url)
     if cluster.is_elsewhere(place.address):
         worker = publish_inputs(worker, storage_location(place))
+    at_once = sweep.trials * sweep.seeds if place.trials_at_once is None else place.trials_at_once
     base: dict[str, Any] = {
         "params": params.model_dump(exclude={"sweep"}),
-        "worker": worker
-        | {"thresholds": sweep.postprocess, "trials_at_once": place.trials_at_once or sweep.trials * sweep.seeds},
+        "worker": worker | {"thresholds": sweep.postprocess, "trials_at_once": at_once},
         "folder": plan.folder.url,
         "resources": {name: getattr(resources, name) for name in cluster.Resources.__dataclass_fields__},
     }
