@@ -50,7 +50,7 @@ BUGS = [
     TypeError("unsupported operand"),
     KeyError("x"),
     AssertionError(),
-    NotImplementedError(),
+    NotImplementedError(),  # a RuntimeError to Python, but none that the user can cause
     ImportError("cannot import name 'a' from 'pipeline.b'", name="pipeline.b"),
 ]
 
