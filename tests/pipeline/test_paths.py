@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -29,18 +28,10 @@ from pipeline.tracking.store import find_store
 from pipeline.train.__main__ import main as train
 from pipeline.train.refusals import weights_file
 from pipeline.train.run import worker_config
+from tests.settings import change
 
 PIPELINE = Path(__file__).parents[2] / "pipeline"
 NAMES = st.text("abc._- @%\u00e9", min_size=1, max_size=6).filter(lambda name: name.strip(". ") == name)
-
-
-def change(file: str, **values: Any) -> None:
-    """Set dotted keys of a YAML file in the current folder, e.g. loss__gamma=1.0."""
-    content = yaml.safe_load(Path(file).read_text())
-    for dotted, value in values.items():
-        section, _, key = dotted.rpartition("__")
-        (content[section] if section else content)[key] = value
-    Path(file).write_text(yaml.safe_dump(content))
 
 
 @pytest.fixture

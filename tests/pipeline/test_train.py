@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from pipeline import cluster
 from pipeline.cluster import training
@@ -38,21 +37,13 @@ from pipeline.train.run import (
 )
 from pipeline.watched import Watched
 from retinanet.detector_file import load_detector, save_detector
+from tests.settings import change
 
 # ---- before any work -------------------------------------------------------------------------------------------------
 
 
 def here() -> tuple[Params, Place]:
     return load_params(), load_place()
-
-
-def change(file: str, **values: Any) -> None:
-    """Set dotted keys of a YAML file in the current folder, e.g. loss__gamma=1.0."""
-    content = yaml.safe_load(Path(file).read_text())
-    for dotted, value in values.items():
-        section, _, key = dotted.rpartition("__")
-        (content[section] if section else content)[key] = value
-    Path(file).write_text(yaml.safe_dump(content))
 
 
 @pytest.mark.usefixtures("project")
