@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from pipeline.cluster import Resources, start_ray
 from pipeline.cluster.training import train_on_ray
 from pipeline.fit import fit
+from pipeline.fit.work import load_splits, train_worker
 from pipeline.params import load_params
 from pipeline.params.place import load_place
 from pipeline.train.run import worker_config
+from tests.alone import alone
 
 TIMES = ("seconds", "images_per_s")
+LONG = 8  # epochs: long enough to be killed within
 
 
 @dataclass
 class Trained:
-    """What a training ended with."""
+    """What a training ended with.
+
+    Attributes:
+        storage: the folder of its runs, where it has one; the run is d1.
+    """
 
     history: list[dict[str, Any]]
     learner: dict[str, Any]
     events: list[dict[str, Any]]
+    storage: Path | None = None
 
     @property
     def step_losses(self) -> list[float]:
@@ -73,4 +82,35 @@ def train(
             export=lambda folder: None,
         )
     state = torch.load(max((storage / "d1").glob("checkpoint_*/state.pt")), weights_only=True)
-    return Trained(state["history"], state["learner"], events)
+    return Trained(state["history"], state["learner"], events, storage)
+
+
+def train_here(folder: Path, **options: Any) -> Trained:
+    """Train the project of the current folder as one worker in this process, without Ray.
+
+    Args:
+        folder: for its last checkpoint; it is made.
+        options: of conf/.
+    """
+    params, place = load_params(), load_place().model_copy(update=options)
+    kept: list[dict[str, Any]] = []
+
+    def keep(metrics: dict[str, Any], write: Any) -> None:
+        if not metrics["is_partial"] and len(metrics["history"]) == params.train.epochs:
+            folder.mkdir()
+            write(folder)
+            kept.append(torch.load(folder / "state.pt", weights_only=True))
+
+    config = worker_config(params, place, digest="d1", run=str(folder))
+    threads = torch.get_num_threads()
+    train_worker(config, replace(alone(), report=keep), *load_splits(config))
+    torch.set_num_threads(threads)
+    (state,) = kept
+    return Trained(state["history"], state["learner"], [])
+
+
+def lengthen(project: Path) -> None:
+    """Train for LONG epochs."""
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    params["train"]["epochs"] = LONG
+    (project / "params.yaml").write_text(yaml.safe_dump(params))

@@ -22,6 +22,8 @@ from pipeline.anchor_stats.__main__ import main as anchor_stats
 from pipeline.params import load_params
 from retinanet.detector import build_network
 from retinanet.detector_file import describe_detector, save_detector
+from tests.running import Stage, ends_well
+from tests.training import Trained, lengthen, train
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -132,6 +134,42 @@ def untrained(project: Path) -> Path:
     torch.manual_seed(0)
     save_detector(Path("models/model.pt"), build_network(description).state_dict(), description)
     return project
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Trained]:
+    """Undisturbed trainings of the prepared project by their number of workers; each is done once."""
+    return {}
+
+
+@pytest.fixture
+def alone(
+    trained: dict[int, Trained], project: Path, shared_ray: str, tmp_path_factory: pytest.TempPathFactory
+) -> Trained:
+    """With one worker and a checkpoint at every second step; do not write into its storage."""
+    if 1 not in trained:
+        trained[1] = train(tmp_path_factory.mktemp("alone"), workers=1, checkpoint_every=2)
+    return trained[1]
+
+
+@pytest.fixture
+def pair(
+    trained: dict[int, Trained], project: Path, shared_ray: str, tmp_path_factory: pytest.TempPathFactory
+) -> Trained:
+    """With two workers; do not write into its storage."""
+    if 2 not in trained:
+        trained[2] = train(tmp_path_factory.mktemp("pair"), workers=2)
+    return trained[2]
+
+
+@pytest.fixture(scope="session")
+def undisturbed(prepared: Path, ray_address: str, stage_variables: dict[str, str], tmp_path_factory: Any) -> Path:
+    """A project after a stage train of LONG epochs that nobody disturbed; do not write into it."""
+    folder: Path = tmp_path_factory.mktemp("undisturbed") / "project"
+    shutil.copytree(prepared, folder)
+    lengthen(folder)
+    ends_well(Stage(folder, stage_variables | {"RAY_ADDRESS": ray_address, "RAY_AUTH_MODE": "disabled"}))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,8 @@
-"""Laws of training under real Ray: workers do not matter, a lost worker does not matter, a mistake is one sentence."""
+"""Laws of training under real Ray: the number of workers does not matter, a mistake is one sentence."""
 
 from __future__ import annotations
 
 import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.fit import fit
-from tests.training import Trained, train
+from tests.training import Trained, train, train_here
 
 pytestmark = [
     pytest.mark.slow,
@@ -20,28 +19,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
-
-
-@pytest.fixture(scope="module")
-def trained() -> dict[str, Trained]:
-    """Trainings that several tests look at, by name; each is done once."""
-    return {}
-
-
-@pytest.fixture
-def alone(trained: dict[str, Trained], project: Path) -> Trained:
-    """With one worker."""
-    if "alone" not in trained:
-        trained["alone"] = train(project / "alone", workers=1)
-    return trained["alone"]
-
-
-@pytest.fixture
-def pair(trained: dict[str, Trained], project: Path) -> Trained:
-    """With two workers, undisturbed."""
-    if "pair" not in trained:
-        trained["pair"] = train(project / "pair", workers=2)
-    return trained["pair"]
 
 
 def assert_same_training(one: Trained, other: Trained) -> None:
@@ -67,7 +44,7 @@ def test_training_learns(alone: Trained) -> None:
 
 
 def test_accumulation_trains_as_one_step(alone: Trained, project: Path) -> None:
-    assert_same_training(alone, train(project / "runs", workers=1, images_per_step=3))  # 3 + 3 + 2 images
+    assert_same_training(alone, train_here(project / "run", images_per_step=3))  # 3 + 3 + 2 images
 
 
 def test_every_report_reaches_the_driver_once(pair: Trained) -> None:
@@ -75,28 +52,6 @@ def test_every_report_reaches_the_driver_once(pair: Trained) -> None:
     assert [len(event["history"]) for event in reports] == [1, 2, 3]
     assert all("step_losses" not in row for event in reports for row in event["history"])
     assert pair.resumed_from == []
-
-
-def test_worker_that_is_killed_leaves_no_trace_in_the_curve(pair: Trained, project: Path) -> None:
-    pids = project / "pids"
-    pids.mkdir()
-
-    def fit_by_a_known_process(config: dict[str, Any]) -> None:
-        (pids / str(os.getpid())).touch()
-        fit(config)
-
-    def kill_in_the_second_epoch(event: dict[str, Any]) -> None:
-        if event["kind"] == "report" and len(event["history"]) == 1 and len(list(pids.iterdir())) == 2:
-            os.kill(int(min(path.name for path in pids.iterdir())), signal.SIGKILL)
-
-    disturbed = train(
-        project / "runs", workers=2, train_function=fit_by_a_known_process, on_event=kill_in_the_second_epoch
-    )
-    assert disturbed.resumed_from == [1]
-    assert len(list(pids.iterdir())) == 4
-    assert disturbed.curve == pair.curve
-    for name, weight in disturbed.learner["model"].items():
-        assert torch.equal(weight, pair.learner["model"][name]), name
 
 
 def test_picture_that_cannot_be_read_ends_the_training_with_its_name(project: Path) -> None:

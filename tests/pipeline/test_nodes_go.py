@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,19 +18,13 @@ import pytest
 import ray
 import ray.cloudpickle
 import ray.train
-import torch
 import yaml
 
 from bench.fragile import Nodes
 from pipeline.fit import fit
-from pipeline.fit.work import load_splits, train_worker
-from pipeline.params import load_params
-from pipeline.params.place import load_place
-from pipeline.train.run import worker_config
-from tests.alone import alone
 from tests.nodes import RAY
 from tests.running import kill_tree
-from tests.training import Trained, train
+from tests.training import Trained, train, train_here
 
 pytestmark = [
     pytest.mark.slow,
@@ -109,26 +102,9 @@ class Stamped:
             time.sleep(0.1)
 
 
-def undisturbed(storage: Path) -> dict[str, Any]:
-    """What one worker in this process ends with."""
-    kept: dict[str, Any] = {}
-
-    def keep(metrics: dict[str, Any], write: Any) -> None:
-        if metrics["step"] == STEPS_OF_EPOCH * SECTIONS["train"]["epochs"]:
-            storage.mkdir()
-            write(storage)
-            kept.update(torch.load(storage / "state.pt", weights_only=True))
-
-    config = worker_config(load_params(), load_place(), digest="d1", run=str(storage))
-    threads = torch.get_num_threads()
-    train_worker(config, replace(alone(), report=keep), *load_splits(config))
-    torch.set_num_threads(threads)
-    return kept
-
-
 def assert_same_curve(disturbed: Trained, storage: Path) -> None:
     """Up to rounding."""
-    expected = undisturbed(storage)["history"]
+    expected = train_here(storage).history
     losses = [loss for row in expected for loss in row["step_losses"]]
     assert len(losses) == STEPS_OF_EPOCH * SECTIONS["train"]["epochs"]
     assert disturbed.step_losses == pytest.approx(losses, rel=1e-4)

@@ -15,12 +15,11 @@ import torch
 import yaml
 
 from tests.running import Stage, ends_well
+from tests.training import LONG, TIMES, lengthen
 
 pytestmark = pytest.mark.slow
 
 OUTS = ("models/model.pt", "reports/train.json", "plots/training.csv", "plots/training.png")
-TIMES = ("seconds", "images_per_s")
-EPOCHS = 8  # long enough to be killed within
 
 
 def state_of(project: Path) -> dict[str, Any]:
@@ -54,23 +53,6 @@ def assert_one_run_with_one_curve(project: Path, *, epochs: int) -> None:
     assert steps == [(epoch,) for epoch in range(1, epochs + 1)]
 
 
-def lengthen(folder: Path) -> None:
-    """Train for EPOCHS epochs."""
-    params = yaml.safe_load((folder / "params.yaml").read_text())
-    params["train"]["epochs"] = EPOCHS
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(prepared: Path, ray_address: str, environment: dict[str, str], tmp_path_factory: Any) -> Path:
-    """A project whose training nobody disturbed."""
-    folder: Path = tmp_path_factory.mktemp("undisturbed") / "project"
-    shutil.copytree(prepared, folder)
-    lengthen(folder)
-    ends_well(Stage(folder, environment))
-    return folder
-
-
 @pytest.fixture(scope="module")
 def environment(stage_variables: dict[str, str], ray_address: str) -> dict[str, str]:
     return stage_variables | {"RAY_ADDRESS": ray_address, "RAY_AUTH_MODE": "disabled"}
@@ -86,10 +68,10 @@ def test_killed_training_is_taken_over_by_the_process_that_waits(
         second = Stage(project, environment)
         waiting = second.wait_for("run ")
         assert waiting.endswith(f"is being trained by process {first.process.pid}; waiting for it to end")
-        first.wait_for(f"epoch 1/{EPOCHS}")
+        first.wait_for(f"epoch 1/{LONG}")
         os.kill(first.process.pid, signal.SIGKILL)
         resumed = second.wait_for("going on from epoch ")
-        assert resumed.removeprefix("going on from epoch ") in [str(epoch) for epoch in range(1, EPOCHS)]
+        assert resumed.removeprefix("going on from epoch ") in [str(epoch) for epoch in range(1, LONG)]
         ends_well(second)
     finally:
         first.end()
@@ -103,39 +85,50 @@ def test_killed_training_is_taken_over_by_the_process_that_waits(
     assert ours["weights"].keys() == theirs["weights"].keys()
     for name, weight in ours["weights"].items():
         assert torch.equal(weight, theirs["weights"][name]), name
-    assert_one_run_with_one_curve(project, epochs=EPOCHS)
+    assert_one_run_with_one_curve(project, epochs=LONG)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_told_to_stop_it_keeps_a_checkpoint_and_goes_on_from_that_step(
-    undisturbed: Path, project: Path, environment: dict[str, str], number: signal.Signals
-) -> None:
-    lengthen(project)
-    first = Stage(project, environment)
-    try:
-        first.wait_for(f"epoch 2/{EPOCHS}")
-        first.process.send_signal(number)
-        assert first.wait() == 1
-    finally:
-        first.end()
-    assert first.lines[-1] == "train: stopped with a checkpoint; run again to go on"
-    assert not [line for line in first.lines if "Traceback" in line]
-    assert not (project / "models/model.pt").exists()
-    assert query(project, "select status from runs") == [("KILLED",)]
-    reached = state_of(project)["course"]
-    lines = ends_well(Stage(project, environment))
-    resumed = f"going on from epoch {reached['epoch']}"
-    resumed += f", step {len(reached['losses'])} of the next" if reached["losses"] else ""
-    assert resumed in lines
-    assert curve_of(project) == curve_of(undisturbed)
-    assert (project / "reports/train.json").read_bytes() == (undisturbed / "reports/train.json").read_bytes()
-    assert_one_run_with_one_curve(project, epochs=EPOCHS)
-
-
-def test_resume_never_begins_afresh_and_puts_aside_what_there_was(
     undisturbed: Path, project: Path, environment: dict[str, str]
 ) -> None:
-    ends_well(Stage(project, environment))
+    lengthen(project)
+    expected = f"epoch 1/{LONG}"
+    for number, epoch in ((signal.SIGTERM, 2), (signal.SIGINT, 5)):
+        stopped = Stage(project, environment)
+        try:
+            stopped.wait_for(expected)
+            stopped.wait_for(f"epoch {epoch}/{LONG}")
+            stopped.process.send_signal(number)
+            assert stopped.wait() == 1
+        finally:
+            stopped.end()
+        assert stopped.lines[-1] == "train: stopped with a checkpoint; run again to go on"
+        assert not [line for line in stopped.lines if "Traceback" in line]
+        assert not (project / "models/model.pt").exists()
+        assert query(project, "select status from runs") == [("KILLED",)]
+        reached = state_of(project)["course"]
+        expected = f"going on from epoch {reached['epoch']}"
+        expected += f", step {len(reached['losses'])} of the next" if reached["losses"] else ""
+    assert expected in ends_well(Stage(project, environment))
+    assert curve_of(project) == curve_of(undisturbed)
+    assert (project / "reports/train.json").read_bytes() == (undisturbed / "reports/train.json").read_bytes()
+    assert_one_run_with_one_curve(project, epochs=LONG)
+
+
+def test_finished_training_gives_its_outs_again_and_is_put_aside_where_it_shall_begin_anew(
+    undisturbed: Path, project: Path, environment: dict[str, str]
+) -> None:
+    for name in ("params.yaml", "mlflow.db", "runs"):
+        copy = shutil.copytree if (undisturbed / name).is_dir() else shutil.copy
+        copy(undisturbed / name, project / name)
+    lines = ends_well(Stage(project, environment))
+    assert f"going on from epoch {LONG}" in lines
+    assert not [line for line in lines if line.startswith("epoch ")]
+    compared = [name for name in OUTS if not name.endswith("png")]
+    assert all((project / name).read_bytes() == (undisturbed / name).read_bytes() for name in compared)
+    assert (project / "plots/training.png").exists()
+    assert_one_run_with_one_curve(project, epochs=LONG)
+
     before = {path.parent.name: path.read_bytes() for path in project.glob("runs/*/checkpoint_*/state.pt")}
     place = yaml.safe_load(Path("conf/local.yaml").read_text()) | {"resume": "never"}
     Path("conf/local.yaml").write_text(yaml.safe_dump(place))
@@ -145,20 +138,6 @@ def test_resume_never_begins_afresh_and_puts_aside_what_there_was(
     assert not any(line.startswith("going on") for line in lines)
     assert any(line.startswith("epoch 1/") for line in lines)
     assert len(query(project, "select run_uuid from runs")) == 2
-
-
-def test_finished_training_gives_its_outs_again_without_training(
-    undisturbed: Path, environment: dict[str, str]
-) -> None:
-    before = {name: (undisturbed / name).read_bytes() for name in OUTS if not name.endswith("png")}
-    for name in OUTS:
-        (undisturbed / name).unlink()
-    lines = ends_well(Stage(undisturbed, environment))
-    assert f"going on from epoch {EPOCHS}" in lines
-    assert not [line for line in lines if line.startswith("epoch ")]
-    assert {name: (undisturbed / name).read_bytes() for name in before} == before
-    assert (undisturbed / "plots/training.png").exists()
-    assert_one_run_with_one_curve(undisturbed, epochs=EPOCHS)
 
 
 def test_request_that_the_cluster_cannot_meet_is_one_sentence(project: Path, environment: dict[str, str]) -> None:

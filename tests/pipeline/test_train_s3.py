@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +9,15 @@ import pytest
 import torch
 
 from tests.buckets import BUCKET, keys_in, make_bucket, move_to_bucket, variables_of
-from tests.pipeline.test_train_killed import EPOCHS, OUTS, lengthen, rows_of_csv
+from tests.pipeline.test_train_killed import OUTS, rows_of_csv
 from tests.running import Stage, ends_well, kill_tree
 from tests.servers import running_s3
+from tests.training import LONG, lengthen
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # boto3 asks the clock in a way that Python deprecates
 ]
-
-
-@pytest.fixture
-def undisturbed(project: Path, ray_address: str, stage_variables: dict[str, str], tmp_path: Path) -> Path:
-    """The same training from folders, which nobody disturbed."""
-    folder = tmp_path / "undisturbed" / "project"
-    shutil.copytree(project, folder)
-    lengthen(folder)
-    ends_well(Stage(folder, stage_variables | {"RAY_ADDRESS": ray_address, "RAY_AUTH_MODE": "disabled"}))
-    return folder
 
 
 def test_training_from_a_bucket_that_was_killed_goes_on_to_the_same_end(
@@ -43,7 +33,7 @@ def test_training_from_a_bucket_that_was_killed_goes_on_to_the_same_end(
         variables.pop("RAY_ADDRESS", None)
         first = Stage(project, variables)
         try:
-            first.wait_for(f"epoch 1/{EPOCHS}")
+            first.wait_for(f"epoch 1/{LONG}")
         finally:
             kill_tree(first.process)
             first.end()
@@ -51,7 +41,7 @@ def test_training_from_a_bucket_that_was_killed_goes_on_to_the_same_end(
         lines = ends_well(Stage(project, variables))
         keys = keys_in(client, "runs/")
     (resumed,) = (line for line in lines if line.startswith("going on from epoch "))
-    assert 1 <= int(resumed.rpartition(" ")[2]) < EPOCHS
+    assert 1 <= int(resumed.rpartition(" ")[2]) < LONG
     assert [key for key in keys if key.endswith("/detector.pt")]
     assert not list(project.glob("runs/*/checkpoint_*"))
     assert not (project / "s3:").exists() and not (project / BUCKET).exists()

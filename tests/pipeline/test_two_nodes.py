@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from pipeline.curves import write_history_csv
 from tests.buckets import keys_in, make_bucket, move_to_bucket, variables_of
 from tests.nodes import laid_cable, two_nodes
 from tests.pipeline.test_train_killed import rows_of_csv
 from tests.running import Stage, ends_well
 from tests.servers import running_s3
+from tests.training import Trained
 
 pytestmark = [
     pytest.mark.slow,
@@ -52,24 +53,13 @@ def look_from(address: str, folder: Path, variables: dict[str, str]) -> dict[str
     return seen
 
 
-@pytest.fixture
-def on_one_node(project: Path, ray_address: str, stage_variables: dict[str, str], tmp_path: Path) -> Path:
-    """The same training with both workers on one machine, its files in folders."""
-    folder = tmp_path / "one" / "project"
-    shutil.copytree(project, folder)
-    conf = folder / "conf/local.yaml"
-    conf.write_text(conf.read_text().replace("workers: 1", "workers: 2"))
-    ends_well(Stage(folder, stage_variables | {"RAY_ADDRESS": ray_address, "RAY_AUTH_MODE": "disabled"}))
-    return folder
-
-
 def cached(home: Path, kind: str) -> int:
     """Files that a node has fetched."""
     return len([path for path in (home / ".cache/retinanet-pipeline" / kind).glob("*") if path.suffix != ".lock"])
 
 
 def test_two_nodes_without_a_shared_folder_train_as_one(
-    on_one_node: Path, project: Path, stage_variables: dict[str, str], tmp_path: Path
+    pair: Trained, project: Path, stage_variables: dict[str, str], tmp_path: Path
 ) -> None:
     with laid_cable() as cable, running_s3(tmp_path, host=cable.near) as store:
         client: Any = make_bucket(store)
@@ -88,5 +78,9 @@ def test_two_nodes_without_a_shared_folder_train_as_one(
     assert len([key for key in keys if key.startswith("runs/inputs/") and key.endswith(".json")]) == 2
     assert [key for key in keys if key.endswith("/detector.pt")]
     assert not list(project.glob("runs/*/checkpoint_*"))
+    # As with both workers on one machine and its files in folders.
+    on_one_node = tmp_path / "on_one_node"
+    (on_one_node / "plots").mkdir(parents=True)
+    write_history_csv(pair.history, on_one_node / "plots/training.csv")
     assert rows_of_csv(project) == rows_of_csv(on_one_node)
     assert (project / "models/model.pt").exists()

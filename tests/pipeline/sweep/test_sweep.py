@@ -39,6 +39,8 @@ def write_sweep(project: Path, **changes: Any) -> None:
     (project / "params.yaml").write_text(yaml.safe_dump(params))
 
 
+PARENT = "select status from runs join tags using (run_uuid) where tags.key = 'kind' and tags.value = 'sweep'"
+
 Begin = Callable[..., Stage]
 
 
@@ -67,6 +69,10 @@ def records_of(project: Path) -> dict[str, dict[str, Any]]:
     return {record["key"]: record for record in records}
 
 
+def finished_of(project: Path) -> dict[str, dict[str, Any]]:
+    return {key: record for key, record in records_of(project).items() if record["state"] == "finished"}
+
+
 def query(project: Path, sql: str) -> list[tuple[Any, ...]]:
     """Ask MLflow's database."""
     connection = sqlite3.connect(project / "mlflow.db")
@@ -89,27 +95,54 @@ def assert_children_are_whole(project: Path, *, trials: int, epochs: int) -> Non
         assert steps == [(epoch,) for epoch in range(1, epochs + 1)]
 
 
-def test_a_sweep_survives_a_dead_trial_and_its_winner_can_be_trained_again(
+def test_a_sweep_survives_a_dead_trial_an_interruption_and_a_kill_and_its_winner_can_be_trained_again(
     sweep_project: Path, variables: dict[str, str], begin: Begin
 ) -> None:
+    # A trial dies, then the sweep is interrupted.
     running = begin(variables, "sweep")
     running.wait_for("trial 0 seed 1 epoch 1/3")
     os.kill(
         next(record["pid"] for record in records_of(sweep_project).values() if record["number"] == 0), signal.SIGKILL
     )
+    running.wait_for("trial 1 seed 1 finished")
+    running.process.send_signal(signal.SIGTERM)  # goes the way of Ctrl-C
     lines = ends_well(running)
-    records = records_of(sweep_project)
-    assert [record["state"] for record in records.values()] == ["finished"] * 4
     assert any("died and is tried again" in line for line in lines)
+    assert any("resume` goes on" in line for line in lines)
+    assert (sweep_project / "reports/sweep.csv").exists()
+    assert query(sweep_project, PARENT) == [("KILLED",)]
+    assert set(query(sweep_project, "select status from runs")) == {("FINISHED",), ("KILLED",)}
+
+    # It goes on, and is killed.
+    running = begin(variables, "sweep", "resume")
+    running.wait_for("trial 0 seed 1 finished")
+    running.process.send_signal(signal.SIGKILL)
+    running.end()
+    before = finished_of(sweep_project)
+    assert {0, 1} <= {record["number"] for record in before.values()} != {0, 1, 2, 3}
+
+    # It goes on to its end and trains no finished trial again.
+    lines = ends_well(begin(variables, "sweep", "resume"))
+    for record in before.values():
+        assert not any(line.startswith(f"trial {record['number']} seed 1") for line in lines)
+    after = records_of(sweep_project)
+    assert finished_of(sweep_project) == after and len(after) == 4
+    assert all(after[key] == record for key, record in before.items())
+    assert query(sweep_project, PARENT) == [("FINISHED",)]
     assert_children_are_whole(sweep_project, trials=4, epochs=3)
-    for key in records:
+    for key in after:
         rows = json.loads(next(sweep_project.glob(f"runs/sweeps/*/trials/{key}/thresholds.json")).read_text())
         assert len(rows) == 4
     for name in ("slices", "parallel", "map", "importance"):
         assert (sweep_project / f"plots/sweep_{name}.png").exists()
 
-    winner = max(records.values(), key=lambda record: record["score"])
-    command = next(line for line in lines if line.strip().startswith("PIPELINE_CONF="))
+    # The same command once more has nothing to do.
+    again = ends_well(begin(variables, "sweep"))
+    assert not any(" begins: " in line or " epoch " in line for line in again)
+    assert records_of(sweep_project) == after
+
+    winner = max(after.values(), key=lambda record: record["score"])
+    command = next(line for line in again if line.strip().startswith("PIPELINE_CONF="))
     assert all(f"-S {key}={value}" in command for key, value in winner["settings"].items())
     apply(sweep_project, {**SWEEP["fixed"], **winner["settings"]})  # type: ignore[dict-item]
     ends_well(begin(variables | {"PIPELINE_CONF": "conf/sweep.yaml"}, "train"))
@@ -125,48 +158,6 @@ def apply(project: Path, settings: dict[str, Any]) -> None:
     (project / "params.yaml").write_text(yaml.safe_dump(params))
 
 
-def test_a_killed_sweep_goes_on_and_trains_no_finished_trial_again(
-    sweep_project: Path, variables: dict[str, str], begin: Begin
-) -> None:
-    running = begin(variables, "sweep")
-    running.wait_for("trial 0 seed 1 finished")
-    running.process.send_signal(signal.SIGKILL)
-    running.end()
-    before = {key: record for key, record in records_of(sweep_project).items() if record["state"] == "finished"}
-    assert 1 <= len(before) < 4
-    lines = ends_well(begin(variables, "sweep", "resume"))
-    for record in before.values():
-        assert not any(line.startswith(f"trial {record['number']} seed 1") for line in lines)
-    after = records_of(sweep_project)
-    assert [record["state"] for record in after.values()] == ["finished"] * 4
-    assert all(after[key] == record for key, record in before.items())
-    assert_children_are_whole(sweep_project, trials=4, epochs=3)
-
-    # The same command once more has nothing to do.
-    again = ends_well(begin(variables, "sweep"))
-    assert not any(" begins: " in line or " epoch " in line for line in again)
-    assert records_of(sweep_project) == after
-
-
-def test_an_interrupted_sweep_keeps_its_results_and_says_how_to_go_on(
-    sweep_project: Path, variables: dict[str, str], begin: Begin
-) -> None:
-    running = begin(variables, "sweep")
-    running.wait_for("trial 0 seed 1 finished")
-    running.process.send_signal(signal.SIGTERM)  # goes the way of Ctrl-C
-    lines = ends_well(running)
-    assert any("resume` goes on" in line for line in lines)
-    assert (sweep_project / "reports/sweep.csv").exists()
-    parent = "select status from runs join tags using (run_uuid) where tags.key = 'kind' and tags.value = 'sweep'"
-    assert query(sweep_project, parent) == [("KILLED",)]
-    states = query(sweep_project, "select status from runs")
-    assert {("FINISHED",), ("KILLED",)} == set(states)
-    ends_well(begin(variables, "sweep", "resume"))
-    assert [record["state"] for record in records_of(sweep_project).values()] == ["finished"] * 4
-    assert query(sweep_project, parent) == [("FINISHED",)]
-    assert_children_are_whole(sweep_project, trials=4, epochs=3)
-
-
 def test_there_is_nothing_to_resume_where_no_sweep_began(sweep_project: Path) -> None:
     with pytest.raises(ValueError, match=r"there is no sweep [0-9a-f]{16}-[0-9a-f]{8} of this params"):
         main(["resume"])
@@ -179,8 +170,12 @@ def test_trials_of_two_workers_are_stopped_without_leaving_anything_behind(
     place = yaml.safe_load((sweep_project / "conf/sweep.yaml").read_text())
     place |= {"workers": 2, "trials_at_once": None}
     (sweep_project / "conf/sweep.yaml").write_text(yaml.safe_dump(place))
-    write_sweep(sweep_project, scheduler="asha", trials=3, fixed={"train.epochs": 2, "train.evaluate_every": 1})
+    # A learning rate of nothing detects worse after an epoch, so ASHA stops the second trial there.
+    points = [{"loss.gamma": 1.0}, {"loss.gamma": 1.0, "optim.lr": 1e-9}, {"loss.gamma": 1.5}]
+    space = {**SPACE, "optim.lr": {"loguniform": [1e-9, 0.15]}}
+    fixed = {"train.epochs": 2, "train.evaluate_every": 1}
+    write_sweep(sweep_project, scheduler="asha", trials=3, space=space, points=points, fixed=fixed)
     ends_well(begin(stage_variables, "sweep"))
-    states = [record["state"] for record in records_of(sweep_project).values()]
-    assert len(states) == 3
-    assert "stopped" in states or "finished" in states
+    states = {record["number"]: record["state"] for record in records_of(sweep_project).values()}
+    assert (states[0], states[1]) == ("finished", "stopped")
+    assert states[2] in ("finished", "stopped")
