@@ -19,7 +19,7 @@ from typing import Any
 
 from bench.workload import Part, Workload, count_workload
 from pipeline.params import load_params
-from retinanet.backbone import BACKBONES
+from retinanet.network.backbone import BACKBONES
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BUCKET_BYTES = 25 * 2**20  # DistributedDataParallel's own, bucket_cap_mb

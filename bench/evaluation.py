@@ -18,7 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from torch.utils import benchmark
 
 from bench.ratios import Case, run_bench
-from retinanet.coco_eval import ImageDetections, coco_results, evaluate_detections
+from retinanet.evaluation.coco_eval import ImageDetections, coco_results, evaluate_detections
 
 NUM_CLASSES, TRUTHS, MOST = 80, 7, 100  # truths of an image on average; detections of it at most
 NUM_IMAGES = (500, 5000)

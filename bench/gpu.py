@@ -36,12 +36,12 @@ from bench.network import (
 )
 from bench.peer import torchvision_detect, torchvision_losses, torchvision_maps
 from bench.ratios import table
-from retinanet.anchors import build_grid
-from retinanet.dataset import Batch, move_batch
-from retinanet.learner import autocast, train_step
-from retinanet.model import RetinaNet
-from retinanet.postprocess import Postprocess
-from retinanet.precision import convolving_float32
+from retinanet.anchors.grid import build_grid
+from retinanet.data.dataset import Batch, move_batch
+from retinanet.inference.postprocess import Postprocess
+from retinanet.network.model import RetinaNet
+from retinanet.network.precision import convolving_float32
+from retinanet.training.learner import autocast, train_step
 
 LAYOUTS = {"": torch.contiguous_format, ", channels_last": torch.channels_last}
 COLUMNS = [

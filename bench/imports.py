@@ -13,7 +13,12 @@ from statistics import median
 
 from bench.ratios import header, keep, table
 
-ROOMS = ["retinanet.model", "retinanet.engine", "retinanet.detector", "retinanet.coco_eval"]
+ROOMS = [
+    "retinanet.network.model",
+    "retinanet.training.engine",
+    "retinanet.inference.detector",
+    "retinanet.evaluation.coco_eval",
+]
 CHILD = """
 import importlib, json, sys, time
 import torch, torchvision

@@ -24,10 +24,10 @@ from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms import v2
 
 from bench.ratios import Case, run_bench
-from retinanet.dataset import TrainingBatches
-from retinanet.model import normalise_images
-from retinanet.splits import Split
-from retinanet.transforms import Transforms
+from retinanet.data.dataset import TrainingBatches
+from retinanet.data.splits import Split
+from retinanet.data.transforms import Transforms
+from retinanet.network.model import normalise_images
 
 NUM_IMAGES, QUALITY = 16, 85
 SIZE, SHORT_SIDE, RESIZED = (480, 640), 800, (800, 1067)  # px

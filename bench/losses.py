@@ -20,9 +20,9 @@ from torchvision.models.detection.retinanet import RetinaNet
 from torchvision.ops import box_iou
 
 from bench.ratios import Case, run_bench
-from retinanet.anchors import build_grid
-from retinanet.criterion import Criterion, Truths
-from retinanet.predictions import Predictions
+from retinanet.anchors.grid import build_grid
+from retinanet.losses.criterion import Criterion, Truths
+from retinanet.network.predictions import Predictions
 
 SIZE = (800, 1344)  # px
 CLASSES = 80

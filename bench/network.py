@@ -15,14 +15,14 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from bench.peer import build_torchvision, our_name, torchvision_maps
 from bench.ratios import Case, run_bench
-from retinanet.anchors import Grid, build_grid
-from retinanet.criterion import Criterion
-from retinanet.dataset import Batch
-from retinanet.engine import predict
-from retinanet.learner import Learner, autocast, memory_format, train_step
-from retinanet.model import RetinaNet, build_model, normalise_images
-from retinanet.optim import construct_optimizer, construct_schedule
-from retinanet.postprocess import Postprocess
+from retinanet.anchors.grid import Grid, build_grid
+from retinanet.data.dataset import Batch
+from retinanet.inference.postprocess import Postprocess
+from retinanet.losses.criterion import Criterion
+from retinanet.network.model import RetinaNet, build_model, normalise_images
+from retinanet.training.engine import predict
+from retinanet.training.learner import Learner, autocast, memory_format, train_step
+from retinanet.training.optim import construct_optimizer, construct_schedule
 
 NUM_CLASSES = 80  # COCO's
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

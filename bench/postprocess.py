@@ -14,9 +14,9 @@ from torch.utils import benchmark
 from torchvision.models.detection import RetinaNet, retinanet_resnet50_fpn
 
 from bench.ratios import Case, run_bench
-from retinanet.anchors import build_grid
-from retinanet.postprocess import Detections, Postprocess
-from retinanet.predictions import Predictions, permute_to_N_A_K
+from retinanet.anchors.grid import build_grid
+from retinanet.inference.postprocess import Detections, Postprocess
+from retinanet.network.predictions import Predictions, permute_to_N_A_K
 
 SIZE = (800, 1216)  # px
 NUM_CLASSES = 80

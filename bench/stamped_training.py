@@ -18,8 +18,8 @@ from unittest.mock import patch
 from pipeline.fit import fit
 from pipeline.train import run as stage
 from pipeline.train.__main__ import main as train
-from retinanet import engine
-from retinanet.learner import Learner, update_weights
+from retinanet.training import engine
+from retinanet.training.learner import Learner, update_weights
 
 STAMPS = "stamps"
 

@@ -17,7 +17,7 @@ from bench.ratios import Case, run_bench
 from pipeline.params import load_params
 from pipeline.params.sweep import Thresholds
 from pipeline.sweep.thresholds import search_thresholds, suppress
-from retinanet.coco_eval import evaluate_detections
+from retinanet.evaluation.coco_eval import evaluate_detections
 
 MOST = 100  # detections of an image that are kept, as of candidates here
 NUM_IMAGES = (500, 5000)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.params import Params
-from retinanet.model import RetinaNet, build_model
+from retinanet.network.model import RetinaNet, build_model
 
 NUM_CLASSES = 80  # COCO's
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retinanet.coco_eval import PrecisionRecallPoint
+from retinanet.evaluation.coco_eval import PrecisionRecallPoint
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

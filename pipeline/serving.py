@@ -20,11 +20,11 @@ import torch
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-from retinanet.detector import Detector
-from retinanet.pixels import decode_rgb
+from retinanet.data.pixels import decode_rgb
+from retinanet.inference.detector import Detector
 
 if TYPE_CHECKING:
-    from retinanet.postprocess import Detections
+    from retinanet.inference.postprocess import Detections
 
 COLUMNS = {"image": "int64", "x1": "float64", "y1": "float64", "x2": "float64", "y2": "float64"}
 COLUMNS |= {"score": "float64", "label": "int64", "class_name": "object"}

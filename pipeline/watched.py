@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipeline.pictures import SheetPicture, draw_sheet
 from pipeline.tracking import Tracked
-from retinanet.splits import Split, load_split
+from retinanet.data.splits import Split, load_split
 
 WATCHED = 8
 COLUMNS = 4

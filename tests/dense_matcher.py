@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from retinanet.matcher import BACKGROUND, IGNORED
+from retinanet.anchors.matcher import BACKGROUND, IGNORED
 
 
 def match_anchors(

@@ -11,7 +11,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from retinanet.coco_eval import ImageDetections, coco_results, evaluate_detections
+from retinanet.evaluation.coco_eval import ImageDetections, coco_results, evaluate_detections
 
 
 def perfect_aps(content: Any) -> list[float | None]:

@@ -13,7 +13,7 @@ from pipeline.finished import ENDED
 from pipeline.fit import BEST, ROWS
 from pipeline.identity import RUN_ID, RunFolder
 from pipeline.outs import write_json
-from retinanet.detector_file import save_detector
+from retinanet.inference.detector_file import save_detector
 
 RUNS = [f"{number:016x}-0000000{number}" for number in range(10)]
 HISTORY = [{"epoch": 1, "AP": 0.5}, {"epoch": 2, "AP": 0.25}]

@@ -17,9 +17,9 @@ import torch
 import yaml
 from PIL import Image
 
-from retinanet.anchors import build_grid
-from retinanet.detector import build_network
-from retinanet.detector_file import describe_detector, save_detector
+from retinanet.anchors.grid import build_grid
+from retinanet.inference.detector import build_network
+from retinanet.inference.detector_file import describe_detector, save_detector
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

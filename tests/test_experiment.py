@@ -211,7 +211,7 @@ def test_place_touches_no_stage(experiment: Experiment) -> None:
     ("room", "stages"),
     [
         ("retinanet/losses/sigmoid.py", {"train", "evaluate"}),
-        ("retinanet/optim.py", {"train"}),
+        ("retinanet/training/optim.py", {"train"}),
         ("pipeline/shapes.py", {"prepare"}),
         ("pipeline/pictures.py", {"train", "evaluate"}),
         ("pipeline/compare/report.py", set()),

@@ -87,7 +87,7 @@ def is_within(name: str, package: str) -> bool:
 
 
 def room_of(name: str) -> str:
-    """'retinanet.boxes.decode_boxes' lies in 'retinanet.boxes'; a package's own file in 'retinanet'."""
+    """'retinanet.anchors.boxes.decode_boxes' lies in 'retinanet.anchors.boxes'; a package's own file in 'retinanet'."""
     return ".".join(name.split(".")[:2])
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("retinanet", "pipeline")
-DECODER = ROOT / "retinanet/pixels.py"
+DECODER = ROOT / "retinanet/data/pixels.py"
 
 
 def sources() -> dict[Path, ast.Module]:

@@ -12,16 +12,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from retinanet.anchors import Grid, build_grid
-from retinanet.backbone import group_norm
-from retinanet.criterion import Criterion
-from retinanet.dataset import Batch, TrainingBatches
-from retinanet.engine import Course, EpochReport, train_epochs
-from retinanet.learner import Learner
-from retinanet.model import FeaturePyramid, Head, RetinaNet
-from retinanet.optim import construct_ema, construct_optimizer, construct_schedule
-from retinanet.splits import Split, load_split
-from retinanet.transforms import Transforms
+from retinanet.anchors.grid import Grid, build_grid
+from retinanet.data.dataset import Batch, TrainingBatches
+from retinanet.data.splits import Split, load_split
+from retinanet.data.transforms import Transforms
+from retinanet.losses.criterion import Criterion
+from retinanet.network.backbone import group_norm
+from retinanet.network.model import FeaturePyramid, Head, RetinaNet
+from retinanet.training.engine import Course, EpochReport, train_epochs
+from retinanet.training.learner import Learner
+from retinanet.training.optim import construct_ema, construct_optimizer, construct_schedule
 
 TRANSFORMS = Transforms(short_side=[48, 64], long_side=96, vertical_flip=0.5)
 MEAN, STD = list(TRANSFORMS.mean), list(TRANSFORMS.std)

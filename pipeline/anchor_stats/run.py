@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from pipeline.outs import read_json, write_json
 from pipeline.params import Params
-from retinanet.anchors import Grid, build_grid
-from retinanet.matcher import match_anchors
-from retinanet.splits import Record, read_records
-from retinanet.transforms import Transforms
+from retinanet.anchors.grid import Grid, build_grid
+from retinanet.anchors.matcher import match_anchors
+from retinanet.data.splits import Record, read_records
+from retinanet.data.transforms import Transforms
 
 ANCHORS = Path("anchors.json")
 REPORT = Path("reports/anchor_stats.json")

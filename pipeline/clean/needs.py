@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.params.paths import outer_root, project_root
 from pipeline.tracking.lookup import active_runs
-from retinanet.detector_file import load_detector
+from retinanet.inference.detector_file import load_detector
 
 REPORT = "reports/train.json"
 MODEL = "models/model.pt"

@@ -12,8 +12,8 @@ from PIL import Image
 
 from pipeline.compare.bootstrap import IOU_50
 from pipeline.pictures import SheetPicture, draw_sheet, set_side_by_side
-from retinanet.coco_eval import ClassMatches
-from retinanet.splits import Split
+from retinanet.data.splits import Split
+from retinanet.evaluation.coco_eval import ClassMatches
 
 COLUMNS = 2  # of each run
 

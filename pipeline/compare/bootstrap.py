@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from retinanet.coco_eval import ClassMatches
+from retinanet.evaluation.coco_eval import ClassMatches
 
 RECALLS = np.linspace(0.0, 1.0, 101)  # COCO's, to the last bit
 IOU_50, IOU_75 = 0, 5  # places of these thresholds on the axis T

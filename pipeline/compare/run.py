@@ -15,8 +15,8 @@ from pipeline.compare.runs import Judged, Run, find_run
 from pipeline.outs import write_json, write_whole
 from pipeline.params.paths import picture_root, resolve_input
 from pipeline.params.place import load_place
-from retinanet.coco_eval import match_results
-from retinanet.splits import Split
+from retinanet.data.splits import Split
+from retinanet.evaluation.coco_eval import match_results
 
 REPORT = Path("reports/compare.json")
 

@@ -19,10 +19,10 @@ from pipeline.params.place import Place
 from pipeline.pictures import SheetPicture, draw_sheet
 from pipeline.results import JUDGED, write_results
 from pipeline.tracking import Run, join_run, log_split, provenance_tags
-from retinanet.coco_eval import CocoResult, ImageDetections, coco_results, evaluate_detections
-from retinanet.dataset import EvaluationBatches
-from retinanet.detector import Detector
-from retinanet.splits import Split
+from retinanet.data.dataset import EvaluationBatches
+from retinanet.data.splits import Split
+from retinanet.evaluation.coco_eval import CocoResult, ImageDetections, coco_results, evaluate_detections
+from retinanet.inference.detector import Detector
 
 MODEL = Path("models/model.pt")
 REPORT = Path("reports/evaluate.json")

@@ -12,7 +12,7 @@ Give the trained detector to those who use it: a name in MLflow's registry, a fo
 
 reads    models/model.pt and its run in MLflow, or the run of --run
 writes   a version of --register with the alias and its AP; --output/pyfunc (what MLflow loads and serves) and
-         --output/model.pt (what retinanet.detector.Detector.load reads)
+         --output/model.pt (what retinanet.inference.detector.Detector.load reads)
 """
 
 

@@ -21,7 +21,7 @@ from pipeline.tracking.registry import (
     weights_in,
     write_folder,
 )
-from retinanet.detector_file import load_detector
+from retinanet.inference.detector_file import load_detector
 
 MODEL = Path("models/model.pt")
 FIGURES = ("AP", "AP50")

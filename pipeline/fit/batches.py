@@ -9,9 +9,9 @@ from torch.utils.data import DataLoader, Subset
 
 from pipeline.cluster.worker import Worker
 from pipeline.progress import Throttle
-from retinanet.dataset import Batch, TrainingBatches
-from retinanet.splits import Split
-from retinanet.transforms import Transforms
+from retinanet.data.dataset import Batch, TrainingBatches
+from retinanet.data.splits import Split
+from retinanet.data.transforms import Transforms
 
 
 class Batches:

@@ -13,13 +13,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.cluster.worker import Worker
 from pipeline.inputs import BUILT_IN, fetch
-from retinanet.anchors import Grid
-from retinanet.criterion import Criterion
-from retinanet.detector import build_network
-from retinanet.learner import Learner
-from retinanet.model import recompute_activations
-from retinanet.optim import construct_ema, construct_optimizer, construct_schedule, scale_lr
-from retinanet.weights import load_backbone_weights
+from retinanet.anchors.grid import Grid
+from retinanet.inference.detector import build_network
+from retinanet.losses.criterion import Criterion
+from retinanet.network.model import recompute_activations
+from retinanet.network.pretrained import load_backbone_weights
+from retinanet.training.learner import Learner
+from retinanet.training.optim import construct_ema, construct_optimizer, construct_schedule, scale_lr
 
 
 def seed_all(seed: int) -> None:

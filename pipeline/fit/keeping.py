@@ -13,9 +13,9 @@ from torch import Tensor
 from pipeline.cluster.worker import Worker
 from pipeline.fit import BEST, ROWS
 from pipeline.outs import write_json
-from retinanet.detector_file import load_detector, save_detector
-from retinanet.engine import Course
-from retinanet.learner import Learner
+from retinanet.inference.detector_file import load_detector, save_detector
+from retinanet.training.engine import Course
+from retinanet.training.learner import Learner
 
 STATE = "state.pt"
 

@@ -12,8 +12,8 @@ import torch
 from pipeline.cluster.worker import Worker
 from pipeline.fit.batches import Batches
 from pipeline.stores import complaint, retry
-from retinanet.engine import LossNotFiniteError
-from retinanet.learner import Learner
+from retinanet.training.engine import LossNotFiniteError
+from retinanet.training.learner import Learner
 
 
 def explain_loss(

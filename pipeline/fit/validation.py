@@ -10,11 +10,11 @@ import torch.distributed as dist
 from pipeline.cluster.worker import Worker
 from pipeline.inputs import fetch
 from pipeline.outs import read_json
-from retinanet.coco_eval import ImageDetections, evaluate_detections, pack_detections, unpack_detections
-from retinanet.dataset import Batch, EvaluationBatches
-from retinanet.detector import Detector
-from retinanet.learner import Learner
-from retinanet.splits import Split
+from retinanet.data.dataset import Batch, EvaluationBatches
+from retinanet.data.splits import Split
+from retinanet.evaluation.coco_eval import ImageDetections, evaluate_detections, pack_detections, unpack_detections
+from retinanet.inference.detector import Detector
+from retinanet.training.learner import Learner
 
 
 def is_evaluated(epoch: int, config: Mapping[str, Any]) -> bool:

@@ -14,9 +14,9 @@ from pipeline.fit.keeping import Kept, resume, without_steps
 from pipeline.fit.mishaps import explain_loss
 from pipeline.fit.validation import is_evaluated, validate
 from pipeline.inputs import check_pictures, fetch
-from retinanet.engine import Course, EpochReport, LossNotFiniteError, train_epochs
-from retinanet.learner import Halt, Learner
-from retinanet.splits import Split, load_split
+from retinanet.data.splits import Split, load_split
+from retinanet.training.engine import Course, EpochReport, LossNotFiniteError, train_epochs
+from retinanet.training.learner import Halt, Learner
 
 
 def load_splits(config: Mapping[str, Any], *, keep_bytes: int = 0) -> tuple[Split, Split]:

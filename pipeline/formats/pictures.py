@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from pipeline.formats.records import RawImage
 from pipeline.formats.root import MISSING, THREADS, Root
-from retinanet.pixels import PixelFormatError, measure
+from retinanet.data.pixels import PixelFormatError, measure
 
 # Of 65535; pictures of 12 bits in 16 stay below it.
 DARK = 2**12

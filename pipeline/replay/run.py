@@ -12,11 +12,11 @@ import torch
 
 from pipeline.fit.building import build_criterion
 from pipeline.params.paths import resolve
-from retinanet.criterion import Criterion
-from retinanet.dataset import Batch, split_batch
-from retinanet.detector import build_network
-from retinanet.learner import assign, autocast, memory_format
-from retinanet.model import RetinaNet, normalise_images
+from retinanet.data.dataset import Batch, split_batch
+from retinanet.inference.detector import build_network
+from retinanet.losses.criterion import Criterion
+from retinanet.network.model import RetinaNet, normalise_images
+from retinanet.training.learner import assign, autocast, memory_format
 
 KEYS = {"batch", "weights", "description", "params", "precision", "error"}
 

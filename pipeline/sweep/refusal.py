@@ -15,9 +15,9 @@ from pipeline.outs import read_json
 from pipeline.params import Params, flatten
 from pipeline.params.sweep import Sweep
 from pipeline.sweep.space import Settings, broken_constraint, params_with, spell
-from retinanet.anchors import build_grid
-from retinanet.splits import Record, read_records
-from retinanet.transforms import Transforms
+from retinanet.anchors.grid import build_grid
+from retinanet.data.splits import Record, read_records
+from retinanet.data.transforms import Transforms
 
 IMAGES = 100  # spread evenly over the training split; enough to see that most truths are lost
 COVERING = ("anchors", "matcher", "transforms")

@@ -13,12 +13,12 @@ from torch import Tensor
 from torchvision.ops import batched_nms, nms
 
 from pipeline.params.sweep import Thresholds
-from retinanet.coco_eval import ImageDetections
-from retinanet.coco_thresholds import average_precision_above
-from retinanet.dataset import EvaluationBatches
-from retinanet.detector import Detector
-from retinanet.postprocess import TRIED_FIRST
-from retinanet.splits import Split
+from retinanet.data.dataset import EvaluationBatches
+from retinanet.data.splits import Split
+from retinanet.evaluation.coco_eval import ImageDetections
+from retinanet.evaluation.coco_thresholds import average_precision_above
+from retinanet.inference.detector import Detector
+from retinanet.inference.postprocess import TRIED_FIRST
 
 BOXES_TOGETHER = 1000  # torchvision's, on the CPU
 
@@ -79,7 +79,7 @@ def search_thresholds(
 def suppress(
     candidates: ImageDetections, nms_ious: Sequence[float], *, score_threshold: float, most: int | None
 ) -> tuple[ImageDetections, NDArray[np.bool_]]:
-    """Detections of one image that are left under any nms_iou, best first, as retinanet.postprocess ends.
+    """Detections of one image that are left under any nms_iou, best first, as retinanet.inference.postprocess ends.
 
     As there, the best few are tried alone, which mostly leave enough.
 

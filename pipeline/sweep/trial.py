@@ -25,10 +25,10 @@ from pipeline.sweep.records import FINISHED, TRAIN, SweepFolder, settings_of
 from pipeline.sweep.sampler import EPOCH, SCORE
 from pipeline.sweep.space import params_with
 from pipeline.sweep.thresholds import find_candidates, search_thresholds
-from retinanet.anchors import build_grid
-from retinanet.detector import Detector
-from retinanet.detector_file import describe_detector
-from retinanet.splits import Split
+from retinanet.anchors.grid import build_grid
+from retinanet.data.splits import Split
+from retinanet.inference.detector import Detector
+from retinanet.inference.detector_file import describe_detector
 
 # A process of Ray Tune runs trial after trial: pictures that one has decoded serve the next.
 _SPLITS: dict[str, tuple[Split, Split]] = {}

@@ -204,7 +204,7 @@ class Run:
         def send(client: MlflowClient, run_id: str) -> None:
             from PIL import Image
 
-            from retinanet.pixels import decode_rgb
+            from retinanet.data.pixels import decode_rgb
 
             image = Image.fromarray(decode_rgb(file if isinstance(file, bytes) else file.read_bytes()))
             client.log_image(run_id, image, key=key, step=step)

@@ -20,8 +20,8 @@ import yaml
 from pipeline import prepare
 from pipeline.anchor_stats.__main__ import main as anchor_stats
 from pipeline.params import load_params
-from retinanet.detector import build_network
-from retinanet.detector_file import describe_detector, save_detector
+from retinanet.inference.detector import build_network
+from retinanet.inference.detector_file import describe_detector, save_detector
 from tests.running import Stage, ends_well
 from tests.training import Trained, lengthen, train
 

@@ -11,7 +11,7 @@ import yaml
 
 from pipeline.anchor_stats.__main__ import main
 from pipeline.anchor_stats.run import ANCHORS, REPORT, TRAIN
-from retinanet.anchors import Grid, build_grid
+from retinanet.anchors.grid import Grid, build_grid
 
 REPOSITORY = Path(__file__).parents[2]
 # One square anchor per cell: 16 px on P3 (stride 8), and sides that nothing here comes near to on P4..P7.

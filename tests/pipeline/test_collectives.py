@@ -25,8 +25,8 @@ from pipeline.fit.work import load_splits, train_worker
 from pipeline.params import load_params
 from pipeline.params.place import load_place
 from pipeline.train.run import worker_config
-from retinanet import engine as engine_room
-from retinanet import learner as learner_room
+from retinanet.training import engine as engine_room
+from retinanet.training import learner as learner_room
 
 STEPS = 3 * STEPS_BETWEEN_LOOKS
 NEVER = 10**6

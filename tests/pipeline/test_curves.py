@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from pipeline.curves import plot_curves, plot_precision_recall, write_precision_recall_csv
-from retinanet.coco_eval import PrecisionRecallPoint
+from retinanet.evaluation.coco_eval import PrecisionRecallPoint
 
 TEMPLATE = Path(__file__).resolve().parents[2] / ".dvc" / "plots" / "precision_recall.json"
 EPOCHS: list[dict[str, Any]] = [

@@ -15,8 +15,8 @@ from pipeline.formats import Split as ReadSplit
 from pipeline.formats import SplitFiles, format_report, read_splits, summarise
 from pipeline.pictures import TILE
 from pipeline.watched import draw_watched, sheet_picture
-from retinanet.pictures import read_picture
-from retinanet.splits import Split
+from retinanet.data.pictures import read_picture
+from retinanet.data.splits import Split
 
 # 0..65535 from left to right, in steps of 240.
 RAMP = np.broadcast_to(np.linspace(0, 65535, TILE).astype(np.uint16), (100, TILE))

@@ -23,7 +23,7 @@ from PIL import Image
 from pipeline.export.__main__ import main
 from pipeline.export.run import figures_of
 from pipeline.tracking.store import connect, find_store
-from retinanet.detector import Detector
+from retinanet.inference.detector import Detector
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),

@@ -13,7 +13,7 @@ import torch
 
 from pipeline.fit import fit
 from pipeline.fit import keeping as keeping_room
-from retinanet import learner as learner_room
+from retinanet.training import learner as learner_room
 from tests.training import Trained, train
 
 pytestmark = [

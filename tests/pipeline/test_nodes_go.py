@@ -75,7 +75,7 @@ class Stamped:
 
     def __call__(self, config: dict[str, Any]) -> None:
         from pipeline.cluster import worker as worker_room
-        from retinanet import engine
+        from retinanet.training import engine
 
         update, workers = engine.update_weights, ray.train.get_context().get_world_size()
         node = ray.get_runtime_context().get_node_id()

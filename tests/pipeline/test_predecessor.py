@@ -13,8 +13,8 @@ from pipeline.predecessor import CODE, begin_run, find_predecessor
 from pipeline.sweep.predecessor import choose_sweep, note_code
 from pipeline.sweep.records import SweepFolder
 
-OLD = {"python": "3.11", "torch": "2.15.0", "retinanet/boxes.py": "1"}
-NEW = {**OLD, "retinanet/boxes.py": "2"}
+OLD = {"python": "3.11", "torch": "2.15.0", "retinanet/anchors/boxes.py": "1"}
+NEW = {**OLD, "retinanet/anchors/boxes.py": "2"}
 FIRST, SECOND = "aaaaaaaaaaaaaaaa-00000001", "aaaaaaaaaaaaaaaa-00000002"
 
 
@@ -36,7 +36,7 @@ def test_changed_code_begins_at_zero_and_says_what_changed(tmp_path: Path, capsy
     assert begin_run(str(tmp_path), SECOND, NEW, goes_on=False) == {}
     assert capsys.readouterr().out == (
         f"run {SECOND} begins at its first epoch: run {FIRST} has the same parameters and data, but its code differs "
-        "(retinanet/boxes.py); to go on from it, stop this and set resume: always in conf/\n"
+        "(retinanet/anchors/boxes.py); to go on from it, stop this and set resume: always in conf/\n"
     )
     assert texts(tmp_path / SECOND) == {}
 
@@ -47,7 +47,7 @@ def test_resume_always_goes_on_from_a_copy_and_says_so(tmp_path: Path, capsys: p
     begin_run(str(tmp_path), SECOND, NEW, goes_on=False)  # stopped, because of what it said
     capsys.readouterr()
     tags = begin_run(str(tmp_path), SECOND, NEW, goes_on=True)
-    assert tags == {"resumed_from": FIRST, "resumed_from.changes": "retinanet/boxes.py"}
+    assert tags == {"resumed_from": FIRST, "resumed_from.changes": "retinanet/anchors/boxes.py"}
     said = capsys.readouterr().out
     assert said.startswith(f"warning: run {SECOND} goes on from run {FIRST}, which other code began")
     assert texts(tmp_path / SECOND) == texts(tmp_path / FIRST) != {}
@@ -103,7 +103,7 @@ def test_predecessor_is_the_one_with_the_newest_checkpoint(url: str, tmp_path: P
             RunFolder(storage, other).write(name, text)
     found = find_predecessor(storage, SECOND, NEW)
     assert found is not None and found.name == "aaaaaaaaaaaaaaaa-0000000b"
-    assert found.changes == "retinanet/boxes.py"
+    assert found.changes == "retinanet/anchors/boxes.py"
 
 
 # ---- sweeps ----------------------------------------------------------------------------------------------------------
@@ -115,9 +115,9 @@ def test_sweep_under_other_code_goes_on_only_when_asked_and_stays_marked(
     assert choose_sweep(str(tmp_path), FIRST, OLD, goes_on=True) == FIRST
     SweepFolder(f"{tmp_path}/{FIRST}").write_json("sweep.json", note_code({"begun": 1.0}, OLD))
     assert choose_sweep(str(tmp_path), SECOND, NEW, goes_on=False) == SECOND
-    assert "its code differs (retinanet/boxes.py)" in capsys.readouterr().out
+    assert "its code differs (retinanet/anchors/boxes.py)" in capsys.readouterr().out
     assert choose_sweep(str(tmp_path), SECOND, NEW, goes_on=True) == FIRST
     mixed = note_code(SweepFolder(f"{tmp_path}/{FIRST}").read_json("sweep.json"), NEW)
-    assert "are not all of one code; changed: retinanet/boxes.py" in capsys.readouterr().out
+    assert "are not all of one code; changed: retinanet/anchors/boxes.py" in capsys.readouterr().out
     note_code(mixed, OLD)  # the first code again: the trials of the other are still there
-    assert "are not all of one code; changed: retinanet/boxes.py" in capsys.readouterr().out
+    assert "are not all of one code; changed: retinanet/anchors/boxes.py" in capsys.readouterr().out

@@ -20,7 +20,7 @@ from pipeline.replay.run import KEYS, read_kept, replay
 from pipeline.sweep.records import configure
 from pipeline.sweep.trial import trial_config
 from pipeline.train.run import worker_config
-from retinanet.engine import LossNotFiniteError
+from retinanet.training.engine import LossNotFiniteError
 from tests.alone import alone
 from tests.flaky import FlakyStore, full_disk
 

@@ -36,7 +36,7 @@ from pipeline.train.run import (
     write_reports,
 )
 from pipeline.watched import Watched
-from retinanet.detector_file import load_detector, save_detector
+from retinanet.inference.detector_file import load_detector, save_detector
 from tests.settings import change
 
 # ---- before any work -------------------------------------------------------------------------------------------------

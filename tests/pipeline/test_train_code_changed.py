@@ -50,7 +50,7 @@ def test_training_goes_on_across_a_comment_and_across_a_change_only_when_asked(
         stopped.end()
     (first,) = runs_of(project)
 
-    edit(code / "retinanet/pictures.py", "from __future__", "# A comment.\nfrom __future__")
+    edit(code / "retinanet/data/pictures.py", "from __future__", "# A comment.\nfrom __future__")
     lines = ends_well(Stage(project, variables))
     assert any(line.startswith("going on from epoch ") for line in lines)
     assert not any(line.startswith("epoch 1/3") for line in lines)

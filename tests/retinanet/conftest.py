@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from retinanet.criterion import Assignment, Criterion, Truths
-from retinanet.predictions import Predictions, permute_to_N_A_K
+from retinanet.losses.criterion import Assignment, Criterion, Truths
+from retinanet.network.predictions import Predictions, permute_to_N_A_K
 
 
 def compute_value_and_slope(

@@ -1,4 +1,4 @@
-"""The laws of retinanet/anchors.py."""
+"""The laws of retinanet/anchors/grid.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from retinanet.anchors import STRIDES, Grid, build_grid, cell_anchors
+from retinanet.anchors.grid import STRIDES, Grid, build_grid, cell_anchors
 
 Golden = Callable[[str], dict[str, Tensor]]
 # The parameters under which our anchors are those of each peer.

@@ -1,4 +1,4 @@
-"""The laws of retinanet/backbone.py."""
+"""The laws of retinanet/network/backbone.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ from torchvision.models import resnet18
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
-from retinanet.backbone import BACKBONES, NORMS, Backbone, ThinBlock, WideBlock, build_backbone, convolve, group_norm
+from retinanet.network.backbone import (
+    BACKBONES,
+    NORMS,
+    Backbone,
+    ThinBlock,
+    WideBlock,
+    build_backbone,
+    convolve,
+    group_norm,
+)
 
 THIN, WIDE = [128, 256, 512], [512, 1024, 2048]
 CHANNELS = {name: THIN if name in ("resnet18", "resnet34") else WIDE for name in BACKBONES}

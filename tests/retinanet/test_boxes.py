@@ -1,4 +1,4 @@
-"""The laws of retinanet/boxes.py."""
+"""The laws of retinanet/anchors/boxes.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.testing import assert_close
 from torchvision.ops import box_convert, clip_boxes_to_image
 
-from retinanet.boxes import (
+from retinanet.anchors.boxes import (
     MAX_LOG_RATIO,
     box_xywh_to_xyxy,
     box_xyxy_to_cxcywh,

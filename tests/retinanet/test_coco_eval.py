@@ -1,4 +1,4 @@
-"""The laws of retinanet/coco_eval.py."""
+"""The laws of retinanet/evaluation/coco_eval.py."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from retinanet.coco_eval import (
+from retinanet.evaluation.coco_eval import (
     ImageDetections,
     evaluate_detections,
     match_detections,

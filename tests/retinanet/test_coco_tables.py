@@ -1,4 +1,4 @@
-"""The figures of retinanet/coco_match.py and coco_tables.py beside pycocotools' own, to the last bit or nearly."""
+"""The figures of retinanet/evaluation/coco_match.py and coco_tables.py beside pycocotools' own, to the last bit or nearly."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from retinanet import coco_match
-from retinanet.coco_eval import (
+from retinanet.evaluation import coco_match
+from retinanet.evaluation.coco_eval import (
     ImageDetections,
     coco_results,
     evaluate_detections,

@@ -1,4 +1,4 @@
-"""The laws of retinanet/criterion.py: numbers worked by hand, and parameters that do not fit."""
+"""The laws of retinanet/losses/criterion.py: numbers worked by hand, and parameters that do not fit."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from retinanet.anchors import build_grid
-from retinanet.criterion import Assignment, Criterion, Truths, class_weighting
-from retinanet.matcher import BACKGROUND
-from retinanet.predictions import Predictions
+from retinanet.anchors.grid import build_grid
+from retinanet.anchors.matcher import BACKGROUND
+from retinanet.losses.criterion import Assignment, Criterion, Truths, class_weighting
+from retinanet.network.predictions import Predictions
 from tests.dense_matcher import match_anchors
 
 Run = Callable[..., tuple[dict[str, Tensor], Tensor, Tensor, Assignment]]

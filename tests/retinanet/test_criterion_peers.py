@@ -1,4 +1,4 @@
-"""The laws of retinanet/criterion.py: some parameters give the labels, losses and gradients of each peer."""
+"""The laws of retinanet/losses/criterion.py: some parameters give the labels, losses and gradients of each peer."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from retinanet.anchors import build_grid
-from retinanet.criterion import Assignment, Criterion, Truths
-from retinanet.predictions import Predictions, permute_from_N_A_K
+from retinanet.anchors.grid import build_grid
+from retinanet.losses.criterion import Assignment, Criterion, Truths
+from retinanet.network.predictions import Predictions, permute_from_N_A_K
 
 Golden = Callable[[str], dict[str, Tensor]]
 Run = Callable[..., tuple[dict[str, Tensor], Tensor, Tensor, Assignment]]

@@ -14,9 +14,9 @@ from PIL import Image
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader
 
-from retinanet.dataset import Batch, EvaluationBatches, TrainingBatches, global_batches, move_batch, split_batch
-from retinanet.splits import Split, load_split
-from retinanet.transforms import Transforms
+from retinanet.data.dataset import Batch, EvaluationBatches, TrainingBatches, global_batches, move_batch, split_batch
+from retinanet.data.splits import Split, load_split
+from retinanet.data.transforms import Transforms
 from tests.small_world import SmallWorld, annotation
 
 TRANSFORMS = Transforms(short_side=[48, 64, 100], long_side=128, vertical_flip=0.5, brightness=0.3, hue=0.1)

@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from retinanet.anchors import build_grid
-from retinanet.dataset import EvaluationBatches
-from retinanet.detector import Detector, build_network
-from retinanet.detector_file import describe_detector, save_detector
-from retinanet.postprocess import Detections
-from retinanet.splits import load_split
+from retinanet.anchors.grid import build_grid
+from retinanet.data.dataset import EvaluationBatches
+from retinanet.data.splits import load_split
+from retinanet.inference.detector import Detector, build_network
+from retinanet.inference.detector_file import describe_detector, save_detector
+from retinanet.inference.postprocess import Detections
 from tests.small_world import SmallWorld
 
 CATEGORIES = [{"id": 3, "name": "brick"}, {"id": 7, "name": "leaf"}, {"id": 8, "name": "pond"}]

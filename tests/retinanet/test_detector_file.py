@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from retinanet.backbone import build_backbone
-from retinanet.detector_file import load_detector, save_detector
-from retinanet.weights import load_backbone_weights
+from retinanet.inference.detector_file import load_detector, save_detector
+from retinanet.network.backbone import build_backbone
+from retinanet.network.pretrained import load_backbone_weights
 
 DESCRIPTION: dict[str, Any] = {
     "model": {"norm": "group"},

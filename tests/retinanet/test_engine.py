@@ -11,14 +11,14 @@ from PIL import Image
 from torch import Tensor
 from torch.testing import assert_close
 
-from retinanet.coco_eval import evaluate_detections
-from retinanet.dataset import Batch, EvaluationBatches
-from retinanet.engine import Course, LossNotFiniteError, predict, train_epochs
-from retinanet.learner import Learner, train_step
-from retinanet.model import build_model, recompute_activations
-from retinanet.optim import lr_factor
-from retinanet.postprocess import Postprocess
-from retinanet.splits import Split, load_split
+from retinanet.data.dataset import Batch, EvaluationBatches
+from retinanet.data.splits import Split, load_split
+from retinanet.evaluation.coco_eval import evaluate_detections
+from retinanet.inference.postprocess import Postprocess
+from retinanet.network.model import build_model, recompute_activations
+from retinanet.training.engine import Course, LossNotFiniteError, predict, train_epochs
+from retinanet.training.learner import Learner, train_step
+from retinanet.training.optim import lr_factor
 from tests.small_world import SmallWorld
 from tests.tiny_learner import (
     CPU,

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from retinanet.dataset import Batch
-from retinanet.engine import Course, EpochReport, LossNotFiniteError, train_epochs
-from retinanet.learner import Halt, Learner, compute_gradients, skip_step
-from retinanet.splits import Split, load_split
+from retinanet.data.dataset import Batch
+from retinanet.data.splits import Split, load_split
+from retinanet.training.engine import Course, EpochReport, LossNotFiniteError, train_epochs
+from retinanet.training.learner import Halt, Learner, compute_gradients, skip_step
 from tests.small_world import SmallWorld
 from tests.tiny_learner import batches_from, build_learner
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from retinanet.dataset import EvaluationBatches
-from retinanet.detector import Detector
-from retinanet.detector_file import describe_detector
-from retinanet.learner import Learner
-from retinanet.splits import Split, load_split
+from retinanet.data.dataset import EvaluationBatches
+from retinanet.data.splits import Split, load_split
+from retinanet.inference.detector import Detector
+from retinanet.inference.detector_file import describe_detector
+from retinanet.training.learner import Learner
 from tests.small_world import SmallWorld
 from tests.tiny_learner import GRID, TRANSFORMS, build_learner, tiny_network, train
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
-from retinanet.anchors import build_grid
-from retinanet.matcher import BACKGROUND, IGNORED, LOW_QUALITY
+from retinanet.anchors.grid import build_grid
+from retinanet.anchors.matcher import BACKGROUND, IGNORED, LOW_QUALITY
 from tests.dense_matcher import match_anchors
 
 Golden = Callable[[str], dict[str, Tensor]]

@@ -1,4 +1,4 @@
-"""The laws of retinanet/matcher.py and retinanet/overlaps.py: element by element what the dense form gives."""
+"""The laws of retinanet/anchors/matcher.py and retinanet/anchors/overlaps.py: element by element what the dense form gives."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
-import retinanet.overlaps as overlaps
-from retinanet.anchors import Grid, build_grid
-from retinanet.matcher import BACKGROUND, IGNORED, LOW_QUALITY, match_anchors
+import retinanet.anchors.overlaps as overlaps
+from retinanet.anchors.grid import Grid, build_grid
+from retinanet.anchors.matcher import BACKGROUND, IGNORED, LOW_QUALITY, match_anchors
 from tests.dense_matcher import match_anchors as match_densely
 
 THRESHOLDS = [(0.5, 0.4), (0.7, 0.05), (0.5, 0.5), (0.3, 0.0), (1.0, 1.0), (0.35, 0.1)]

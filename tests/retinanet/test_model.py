@@ -1,4 +1,4 @@
-"""The laws of retinanet/model.py."""
+"""The laws of retinanet/network/model.py."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from retinanet.anchors import build_grid
-from retinanet.model import FeaturePyramid, Head, RetinaNet, build_model, halve, normalise_images
-from retinanet.predictions import permute_to_N_A_K
+from retinanet.anchors.grid import build_grid
+from retinanet.network.model import FeaturePyramid, Head, RetinaNet, build_model, halve, normalise_images
+from retinanet.network.predictions import permute_to_N_A_K
 
 Golden = Callable[[str], dict[str, Tensor]]
 TINY: dict[str, Any] = {

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
 
-from retinanet.backbone import build_backbone
-from retinanet.optim import (
+from retinanet.network.backbone import build_backbone
+from retinanet.training.optim import (
     SCHEDULES,
     construct_ema,
     construct_optimizer,

@@ -1,4 +1,4 @@
-"""The laws of retinanet/pictures.py."""
+"""The laws of retinanet/data/pictures.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from retinanet.pictures import decode, read_picture
+from retinanet.data.pictures import decode, read_picture
 
 
 def noise(height: int, width: int) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Laws of retinanet/pixels.py: one rule of scaling for every mode and file format, and a refusal where none exists."""
+"""Laws of retinanet/data/pixels.py: one rule of scaling for every mode and file format, and a refusal where none exists."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from retinanet.pixels import PixelFormatError, decode_rgb, measure, to_rgb
+from retinanet.data.pixels import PixelFormatError, decode_rgb, measure, to_rgb
 
 # All 65536 values, once each.
 RAMP = np.arange(2**16, dtype=np.uint16).reshape(128, 512)

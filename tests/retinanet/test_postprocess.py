@@ -1,4 +1,4 @@
-"""The laws of retinanet/postprocess.py."""
+"""The laws of retinanet/inference/postprocess.py."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from retinanet.anchors import Grid, build_grid
-from retinanet.boxes import encode_boxes
-from retinanet.postprocess import Detections, Postprocess, logit, rescale_detections
-from retinanet.predictions import Predictions, permute_from_N_A_K, permute_to_N_A_K
+from retinanet.anchors.boxes import encode_boxes
+from retinanet.anchors.grid import Grid, build_grid
+from retinanet.inference.postprocess import Detections, Postprocess, logit, rescale_detections
+from retinanet.network.predictions import Predictions, permute_from_N_A_K, permute_to_N_A_K
 
 Golden = Callable[[str], dict[str, Tensor]]
 SIZE = (64, 96)

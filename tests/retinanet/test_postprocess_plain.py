@@ -1,4 +1,4 @@
-"""retinanet/postprocess.py beside the plain formulation: every probability, level by level, image by image."""
+"""retinanet/inference/postprocess.py beside the plain formulation: every probability, level by level, image by image."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from retinanet.anchors import build_grid
-from retinanet.boxes import clip_boxes, decode_boxes
-from retinanet.postprocess import BLOCK, Detections, Postprocess, top_indices
-from retinanet.predictions import Predictions, permute_from_N_A_K, permute_to_N_A_K
+from retinanet.anchors.boxes import clip_boxes, decode_boxes
+from retinanet.anchors.grid import build_grid
+from retinanet.inference.postprocess import BLOCK, Detections, Postprocess, top_indices
+from retinanet.network.predictions import Predictions, permute_from_N_A_K, permute_to_N_A_K
 
 SIZE, NUM_CLASSES = (160, 224), 7
 GRID = build_grid()

@@ -1,4 +1,4 @@
-"""The laws of retinanet/predictions.py."""
+"""The laws of retinanet/network/predictions.py."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retinanet.anchors import build_grid
-from retinanet.predictions import permute_from_N_A_K, permute_to_N_A_K, places_on_level
+from retinanet.anchors.grid import build_grid
+from retinanet.network.predictions import permute_from_N_A_K, permute_to_N_A_K, places_on_level
 
 MAP_SIZES = [(2, 3), (1, 2), (1, 1)]
 C, K = 2, 3

@@ -15,9 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from retinanet.dataset import Batch, TrainingBatches
-from retinanet.splits import Split, load_split, read_records
-from retinanet.transforms import Transforms
+from retinanet.data.dataset import Batch, TrainingBatches
+from retinanet.data.splits import Split, load_split, read_records
+from retinanet.data.transforms import Transforms
 from tests.small_world import SIZES, SmallWorld, annotation
 
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from retinanet.model import normalise_images
-from retinanet.transforms import Augmentation, Transforms, flip
+from retinanet.data.transforms import Augmentation, Transforms, flip
+from retinanet.network.model import normalise_images
 
 NO_BOXES = torch.zeros(0, 4)
 BUSY = Transforms(

@@ -8,8 +8,8 @@ import torch
 import torchvision.models as models
 from torch import Tensor
 
-from retinanet.backbone import BACKBONES, build_backbone
-from retinanet.weights import IMAGENET, load_backbone_weights
+from retinanet.network.backbone import BACKBONES, build_backbone
+from retinanet.network.pretrained import IMAGENET, load_backbone_weights
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from retinanet.dataset import TrainingBatches
-from retinanet.splits import load_split
+from retinanet.data.dataset import TrainingBatches
+from retinanet.data.splits import load_split
 from tests.small_world import SmallWorld
 from tests.tiny_learner import TRANSFORMS, build_learner, outcome, train, train_as_worker
 

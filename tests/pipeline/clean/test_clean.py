@@ -14,7 +14,7 @@ from pipeline.finished import ENDED, export_finished, keep_finished
 from pipeline.fit import BEST, ROWS
 from pipeline.identity import RUN_ID, RunFolder, digest_file, lock_run
 from pipeline.outs import write_json
-from retinanet.detector_file import save_detector
+from retinanet.inference.detector_file import save_detector
 from tests.stored_runs import HISTORY, RUNS, add_run, clean, commit_report, contents, git
 
 

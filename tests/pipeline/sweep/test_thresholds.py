@@ -14,13 +14,13 @@ from torchvision.ops import batched_nms
 
 from pipeline.params.sweep import Thresholds
 from pipeline.sweep.thresholds import find_candidates, search_thresholds, suppress
-from retinanet.anchors import build_grid
-from retinanet.coco_eval import ImageDetections, evaluate_detections
-from retinanet.coco_match import Pairs, find_pairs
-from retinanet.dataset import EvaluationBatches
-from retinanet.detector import Detector, build_network
-from retinanet.detector_file import describe_detector
-from retinanet.splits import Split
+from retinanet.anchors.grid import build_grid
+from retinanet.data.dataset import EvaluationBatches
+from retinanet.data.splits import Split
+from retinanet.evaluation.coco_eval import ImageDetections, evaluate_detections
+from retinanet.evaluation.coco_match import Pairs, find_pairs
+from retinanet.inference.detector import Detector, build_network
+from retinanet.inference.detector_file import describe_detector
 from tests.small_world import SmallWorld
 
 POSTPROCESS = {"candidates_per_level": 1000, "max_detections": 20, "min_size": 0.0}
@@ -164,7 +164,7 @@ def test_the_search_looks_for_overlaps_of_detections_and_truths_once_for_all_thr
         calls.append(1)
         return find_pairs(*arguments)
 
-    monkeypatch.setattr("retinanet.coco_match.find_pairs", counting)
+    monkeypatch.setattr("retinanet.evaluation.coco_match.find_pairs", counting)
     truth, candidates = random_candidates(5, 0)
     thresholds = Thresholds(nms_iou=[0.3, 0.5, 0.7], score_threshold=[0.05, 0.1, 0.2])
     assert len(search_thresholds(candidates.items(), truth, thresholds, max_detections=10)) == 9

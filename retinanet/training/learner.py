@@ -14,10 +14,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
-from retinanet.criterion import Assignment, Criterion, Truths
-from retinanet.dataset import Batch, move_batch, split_batch
-from retinanet.model import normalise_images
-from retinanet.precision import Multiplied, convolving_float32
+from retinanet.data.dataset import Batch, move_batch, split_batch
+from retinanet.losses.criterion import Assignment, Criterion, Truths
+from retinanet.network.model import normalise_images
+from retinanet.network.precision import Multiplied, convolving_float32
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from retinanet.anchors import Shapes
+from retinanet.anchors.grid import Shapes
 
 # Pairs handled at once, about 15 MB, which a cache holds: many boxes need no more memory than few.
 PAIRS_AT_ONCE = 2**17

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from retinanet.splits import Record, Split
-from retinanet.transforms import Transforms, seeded
+from retinanet.data.splits import Record, Split
+from retinanet.data.transforms import Transforms, seeded
 
 
 class Batch(NamedTuple):

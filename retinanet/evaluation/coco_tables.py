@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from retinanet.coco_match import IOUS, Found, Matches, Truths
+from retinanet.evaluation.coco_match import IOUS, Found, Matches, Truths
 
 RECALLS = np.linspace(0.0, 1.0, 101)  # COCO's, to the last bit
 

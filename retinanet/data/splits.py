@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retinanet.boxes import box_xywh_to_xyxy
-from retinanet.pictures import read_picture
+from retinanet.anchors.boxes import box_xywh_to_xyxy
+from retinanet.data.pictures import read_picture
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from retinanet.dataset import Batch
-from retinanet.learner import (
+from retinanet.data.dataset import Batch
+from retinanet.inference.postprocess import Detections, Postprocess, rescale_detections
+from retinanet.network.model import normalise_images
+from retinanet.network.precision import convolving_float32
+from retinanet.training.learner import (
     Halt,
     Learner,
     compute_gradients,
@@ -23,9 +26,6 @@ from retinanet.learner import (
     sum_over_workers,
     update_weights,
 )
-from retinanet.model import normalise_images
-from retinanet.postprocess import Detections, Postprocess, rescale_detections
-from retinanet.precision import convolving_float32
 
 # Looking at a loss waits for a GPU, so it is done once in so many steps; on a CPU every step.
 STEPS_BETWEEN_LOOKS = 20

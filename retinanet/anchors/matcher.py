@@ -17,8 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from retinanet.anchors import Grid
-from retinanet.overlaps import Pairs, lowest_best_iou, overlapping_pairs
+from retinanet.anchors.grid import Grid
+from retinanet.anchors.overlaps import Pairs, lowest_best_iou, overlapping_pairs
 
 BACKGROUND = -1
 IGNORED = -2

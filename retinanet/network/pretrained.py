@@ -8,8 +8,8 @@ from pathlib import Path
 import torchvision.models as models
 from torch import Tensor
 
-from retinanet.backbone import Backbone
-from retinanet.detector_file import load_plain
+from retinanet.inference.detector_file import load_plain
+from retinanet.network.backbone import Backbone
 
 # Weights of the first recipe: those that the paper's learning rate was made for.
 IMAGENET = {

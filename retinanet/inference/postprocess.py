@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from retinanet.anchors import Grid
-from retinanet.boxes import clip_boxes, decode_boxes
-from retinanet.predictions import Predictions
+from retinanet.anchors.boxes import clip_boxes, decode_boxes
+from retinanet.anchors.grid import Grid
+from retinanet.network.predictions import Predictions
 
 # Values of which first the largest is looked at: on a CPU 64 to 256 are as quick within a tenth.
 BLOCK = 128

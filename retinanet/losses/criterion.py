@@ -13,16 +13,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from retinanet.anchors import Grid
-from retinanet.boxes import decode_boxes, encode_boxes
+from retinanet.anchors.boxes import decode_boxes, encode_boxes
+from retinanet.anchors.grid import Grid
+from retinanet.anchors.matcher import match_anchors
 from retinanet.losses import (
     BOX_LOSSES,
     CODE_LOSSES,
     softmax_focal_loss,
     sparse_sigmoid_focal_loss,
 )
-from retinanet.matcher import match_anchors
-from retinanet.predictions import Places, Predictions, places_on_level
+from retinanet.network.predictions import Places, Predictions, places_on_level
 
 NORMALISERS = ("batch", "image", "batch_of_images")
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from retinanet.coco_match import IOUS, Found, Truths, match, overlap, pick
-from retinanet.coco_tables import RECALLS, Tables, accumulate
+from retinanet.evaluation.coco_match import IOUS, Found, Truths, match, overlap, pick
+from retinanet.evaluation.coco_tables import RECALLS, Tables, accumulate
 
 # One image: boxes [D, 4] float32 (xyxy, pixels of the original image), scores [D] float32, labels [D] int64 (0..K-1).
 ImageDetections: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retinanet.coco_eval import AREA_RANGES, ImageDetections, mean_known, read_detections, read_truths
-from retinanet.coco_match import IOUS, Found, Matches, Truths, find_overlaps, keep, match_overlaps, ranks_of
-from retinanet.coco_tables import RECALLS, places_of_recalls, precision_at_hits
+from retinanet.evaluation.coco_eval import AREA_RANGES, ImageDetections, mean_known, read_detections, read_truths
+from retinanet.evaluation.coco_match import IOUS, Found, Matches, Truths, find_overlaps, keep, match_overlaps, ranks_of
+from retinanet.evaluation.coco_tables import RECALLS, places_of_recalls, precision_at_hits
 
 MAX_DETECTIONS = 100  # per image and class, COCO's
 
@@ -28,7 +28,7 @@ def average_precision_above(
     """AP and AP50 of what is kept and has a higher score, for each choice of detections and each threshold.
 
     Args:
-        truth, detections: as of retinanet.coco_eval.evaluate_detections, whose numbers these are to the last bit.
+        truth, detections: as of retinanet.evaluation.coco_eval.evaluate_detections, whose numbers these are to the last bit.
         kept: choices, [D] each: which of the detections of all images, in their order, are judged.
     """
     truths, found = read_truths(truth), read_detections(truth, detections)
@@ -47,7 +47,7 @@ def average_precision_above(
 def precision_above(
     truths: Truths, found: Found, matches: Matches, *, labels: Sequence[int], score_thresholds: Sequence[float]
 ) -> NDArray[np.float64]:
-    """Tables.precision of all areas (retinanet.coco_tables) for each threshold.
+    """Tables.precision of all areas (retinanet.evaluation.coco_tables) for each threshold.
 
     Returns:
         [C thresholds, T IoUs, R recalls, K classes]; the first IoU is 0.5.

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from retinanet.backbone import Backbone, build_backbone, group_norm
-from retinanet.predictions import Predictions
+from retinanet.network.backbone import Backbone, build_backbone, group_norm
+from retinanet.network.predictions import Predictions
 
 
 class FeaturePyramid(nn.Module):

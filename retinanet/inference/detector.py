@@ -11,13 +11,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from retinanet.anchors import Grid
-from retinanet.dataset import Batch
-from retinanet.detector_file import load_detector
-from retinanet.engine import predict
-from retinanet.model import RetinaNet, build_model
-from retinanet.postprocess import Detections, Postprocess
-from retinanet.transforms import Transforms
+from retinanet.anchors.grid import Grid
+from retinanet.data.dataset import Batch
+from retinanet.data.transforms import Transforms
+from retinanet.inference.detector_file import load_detector
+from retinanet.inference.postprocess import Detections, Postprocess
+from retinanet.network.model import RetinaNet, build_model
+from retinanet.training.engine import predict
 
 
 class Detector:

@@ -14,7 +14,7 @@ import fsspec
 import torch
 from torch import Tensor
 
-from retinanet.pixels import decode_rgb
+from retinanet.data.pixels import decode_rgb
 
 
 def read_picture(location: str, *, cache_folder: str | None = None, sha256: str = "") -> Tensor:

@@ -1,0 +1,1 @@
+"""Anchors and boxes: the grid, the box code, and the matcher that meets them with ground truth."""

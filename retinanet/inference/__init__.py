@@ -1,0 +1,1 @@
+"""Detections from images: forward pass, post-processing, and the file of a trained detector."""

@@ -1,0 +1,1 @@
+"""Training state, the optimisation step and the loop over epochs."""
