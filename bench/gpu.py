@@ -40,8 +40,8 @@ from retinanet.anchors.grid import build_grid
 from retinanet.data.dataset import Batch, move_batch
 from retinanet.inference.postprocess import Postprocess
 from retinanet.network.model import RetinaNet
-from retinanet.network.precision import convolving_float32
-from retinanet.training.learner import autocast, train_step
+from retinanet.network.precision import autocast, convolving_float32
+from retinanet.training.learner import train_step
 
 LAYOUTS = {"": torch.contiguous_format, ", channels_last": torch.channels_last}
 COLUMNS = [

@@ -18,10 +18,11 @@ from bench.ratios import Case, run_bench
 from retinanet.anchors.grid import Grid, build_grid
 from retinanet.data.dataset import Batch
 from retinanet.inference.postprocess import Postprocess
+from retinanet.inference.predict import predict
 from retinanet.losses.criterion import Criterion
-from retinanet.network.model import RetinaNet, build_model, normalise_images
-from retinanet.training.engine import predict
-from retinanet.training.learner import Learner, autocast, memory_format, train_step
+from retinanet.network.model import RetinaNet, build_model, memory_format, normalise_images
+from retinanet.network.precision import autocast
+from retinanet.training.learner import Learner, train_step
 from retinanet.training.optim import construct_optimizer, construct_schedule
 
 NUM_CLASSES = 80  # COCO's

@@ -34,7 +34,7 @@ from pipeline.cluster import worker_environment
 from pipeline.params import load_params
 from pipeline.params.place import Place, load_place
 from pipeline.train.run import worker_config
-from retinanet.training.hardware import native_precision
+from retinanet.network.precision import native_precision
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LAUNCHERS = ("ray", "torchrun")

@@ -21,7 +21,7 @@ def describe_code(paths: Iterable[Path], *, root: Path) -> dict[str, str]:
     (+cpu, +cu128): a run may move from one kind of machine to another.
 
     Returns:
-        {"python": "3.11", "torch": "2.15.0", "retinanet/anchors/boxes.py": 16 hexadecimal digits, ..}; files by their path
+        {"python": "3.11", "torch": "2.15.0", "retinanet/data/pixels.py": 16 hexadecimal digits, ..}; files by path
         from `root`.
 
     Raises:

@@ -15,8 +15,9 @@ from pipeline.params.paths import resolve
 from retinanet.data.dataset import Batch, split_batch
 from retinanet.inference.detector import build_network
 from retinanet.losses.criterion import Criterion
-from retinanet.network.model import RetinaNet, normalise_images
-from retinanet.training.learner import assign, autocast, memory_format
+from retinanet.network.model import RetinaNet, memory_format, normalise_images
+from retinanet.network.precision import autocast
+from retinanet.training.learner import assign
 
 KEYS = {"batch", "weights", "description", "params", "precision", "error"}
 

@@ -33,7 +33,7 @@ from pipeline.tracking.note import NOTE
 from pipeline.train.refusals import SPLITS, check_share, conflict, weights_file
 from pipeline.train.run import SECTIONS, training_code, worker_config
 from pipeline.watched import Watched
-from retinanet.training.hardware import native_precision
+from retinanet.network.precision import native_precision
 
 
 @dataclass(frozen=True)

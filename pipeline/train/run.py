@@ -39,7 +39,7 @@ from pipeline.tracking import (
 from pipeline.train.refusals import ANCHORS, SPLITS, weights_file
 from pipeline.watched import Watched, choose_watched
 from retinanet.inference.detector_file import describe_detector, load_detector, save_detector
-from retinanet.training.hardware import native_precision
+from retinanet.network.precision import native_precision
 
 MODEL = Path("models/model.pt")
 REPORT = Path("reports/train.json")

@@ -40,6 +40,11 @@ class Batch(NamedTuple):
     original_sizes: Tensor
     image_ids: list[int]
 
+    @property
+    def padded_size(self) -> tuple[int, int]:
+        """Height and width of the images, px."""
+        return self.images.shape[2], self.images.shape[3]
+
     def truths(self) -> list[tuple[Tensor, Tensor]]:
         """Boxes [M, 4] and labels [M] of each image, as views."""
         return list(zip(self.boxes.split(self.counts), self.labels.split(self.counts), strict=True))

@@ -28,7 +28,7 @@ def average_precision_above(
     """AP and AP50 of what is kept and has a higher score, for each choice of detections and each threshold.
 
     Args:
-        truth, detections: as of retinanet.evaluation.coco_eval.evaluate_detections, whose numbers these are to the last bit.
+        truth, detections: as of coco_eval.evaluate_detections, whose numbers these are to the last bit.
         kept: choices, [D] each: which of the detections of all images, in their order, are judged.
     """
     truths, found = read_truths(truth), read_detections(truth, detections)

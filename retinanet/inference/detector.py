@@ -16,8 +16,8 @@ from retinanet.data.dataset import Batch
 from retinanet.data.transforms import Transforms
 from retinanet.inference.detector_file import load_detector
 from retinanet.inference.postprocess import Detections, Postprocess
+from retinanet.inference.predict import predict
 from retinanet.network.model import RetinaNet, build_model
-from retinanet.training.engine import predict
 
 
 class Detector:

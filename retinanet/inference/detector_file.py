@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from retinanet.network.pretrained import load_plain
+
 FORMAT = 1
 
 
@@ -60,21 +62,3 @@ def load_detector(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} holds no detector of this version (format {FORMAT}); run the train stage again")
     return content["weights"], content["description"]
-
-
-def load_plain(path: Path | str) -> object:
-    """What torch.save wrote, on the CPU: tensors and plain values only, because a pickle may run any code.
-
-    Raises:
-        ValueError: when the file is broken or holds anything else.
-    """
-    try:
-        content: object = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken pickle raises anything
-        # torch's own message tells how to load the file nevertheless; what it refused stands in the error below.
-        reason = (str(error.__context__ or error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            f"{path} cannot be read as weights ({reason}); "
-            "expected a file of torch.save that holds tensors and plain values only"
-        ) from error
-    return content

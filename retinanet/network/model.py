@@ -159,3 +159,10 @@ def normalise_images(images: Tensor, mean: list[float], std: list[float]) -> Ten
     normalised = lines.to(torch.float32, copy=True).div_(scale.repeat(width)).sub_(shift.repeat(width))
     result: Tensor = normalised.unflatten(2, (width, 3))
     return result.permute(0, 3, 1, 2)
+
+
+def memory_format(model: nn.Module) -> torch.memory_format:
+    """Channels last where the model's own weights are."""
+    weight = next(parameter for parameter in model.parameters() if parameter.ndim == 4)
+    last = weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format

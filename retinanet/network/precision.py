@@ -1,15 +1,17 @@
-"""How float32 is multiplied on a GPU: as IEEE float32, or from Ampere on as TF32, with a mantissa of 10 bits."""
+"""Numeric precision of the convolutions: fp32 (IEEE), tf32 (Ampere and later, a mantissa of 10 bits), bf16, fp16."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
 
 Multiplied = Literal["ieee", "tf32"]
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 # torch's flags belong to the process. So all who are inside a context stand here in the order in which they came:
 # the last one's wish holds, and when the last has left, what held before.
@@ -49,3 +51,25 @@ def write_flags(flags: tuple[str, str]) -> None:
     """The inverse of read_flags."""
     torch.backends.cudnn.conv.fp32_precision = flags[0]  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.fp32_precision = flags[1]
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """Convolutions in half precision, or nothing for fp32 and tf32."""
+    if precision in ("fp32", "tf32"):
+        return nullcontext()
+    return torch.autocast(device.type, dtype=AUTOCAST[precision])
+
+
+def float32_of(precision: str) -> Multiplied:
+    """How float32 is convolved at a precision of training."""
+    return "tf32" if precision == "tf32" else "ieee"
+
+
+def native_precision(gpu: bool) -> str:
+    """bf16 where the hardware multiplies it natively, else fp32; emulated, bf16 would be slower than fp32."""
+    if gpu:
+        return (
+            "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        )
+    capabilities = torch.cpu.get_capabilities()
+    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"

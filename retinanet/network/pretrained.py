@@ -1,14 +1,14 @@
-"""Weights of backbones that were learnt elsewhere."""
+"""Pretrained backbone weights."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 import torchvision.models as models
 from torch import Tensor
 
-from retinanet.inference.detector_file import load_plain
 from retinanet.network.backbone import Backbone
 
 # Weights of the first recipe: those that the paper's learning rate was made for.
@@ -23,12 +23,12 @@ IMAGENET = {
 
 
 def load_backbone_weights(backbone: Backbone, name: str, weights: str) -> None:
-    """Fill a backbone with weights learnt elsewhere.
+    """Load pretrained weights into a backbone.
 
     Args:
         name: of the backbone.
         weights: "imagenet" for torchvision's (from its cache, downloaded once), else a file that holds a state
-            dictionary of torchvision's ResNet; a classifier in it is passed over.
+            dictionary of torchvision's ResNet; its fc layer is ignored.
 
     Raises:
         ValueError: when the file does not exist or holds another network's weights.
@@ -72,3 +72,21 @@ def read_backbone_weights(path: str) -> Mapping[str, Tensor]:
             f"model.weights {path!r} holds no state dictionary; expected names with tensors, as of a ResNet"
         )
     return state
+
+
+def load_plain(path: Path | str) -> object:
+    """What torch.save wrote, on the CPU: tensors and plain values only, because a pickle may run any code.
+
+    Raises:
+        ValueError: when the file is broken or holds anything else.
+    """
+    try:
+        content: object = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken pickle raises anything
+        # torch's own message tells how to load the file nevertheless; what it refused stands in the error below.
+        reason = (str(error.__context__ or error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"{path} cannot be read as weights ({reason}); "
+            "expected a file of torch.save that holds tensors and plain values only"
+        ) from error
+    return content

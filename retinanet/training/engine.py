@@ -1,27 +1,21 @@
-"""The loop: train epoch by epoch, and predict. It knows no file, no tracker and no rank."""
+"""The training loop, epoch by epoch: no I/O, no tracking, no rank tests."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from retinanet.data.dataset import Batch
-from retinanet.inference.postprocess import Detections, Postprocess, rescale_detections
-from retinanet.network.model import normalise_images
-from retinanet.network.precision import convolving_float32
 from retinanet.training.learner import (
     Halt,
     Learner,
     compute_gradients,
-    memory_format,
-    padded_size,
     skip_step,
     sum_over_workers,
     update_weights,
@@ -212,41 +206,3 @@ def report_of(course: Course, learner: Learner, *, lr: float) -> EpochReport:
         images_per_s=course.images / course.seconds,
         seconds=course.seconds,
     )
-
-
-@torch.no_grad()
-def predict(
-    model: nn.Module,
-    postprocess: Postprocess,
-    batches: Iterable[Batch],
-    *,
-    mean: list[float],
-    std: list[float],
-    device: torch.device,
-) -> Iterator[tuple[int, Detections]]:
-    """Detect on batches, in IEEE float32 whatever training used; the model is in its own mode again between batches.
-
-    Yields:
-        Image id and its detections in the original image's frame, on the CPU.
-    """
-    for batch in batches:
-        images = normalise_images(batch.images.to(device), mean, std).contiguous(memory_format=memory_format(model))
-        with evaluating(model), convolving_float32("ieee"):
-            predictions = model(images)
-        found = postprocess(predictions, batch.image_sizes.to(device), padded_size(batch))
-        for i, detections in enumerate(found):
-            factor_y, factor_x = (batch.original_sizes[i] / batch.image_sizes[i]).tolist()
-            scaled = rescale_detections(detections, factor_y, factor_x)
-            yield batch.image_ids[i], Detections(*(field.cpu() for field in scaled))
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode while the body runs; then each of its modules is in its own mode again."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

@@ -16,10 +16,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from retinanet.data.dataset import Batch, move_batch, split_batch
 from retinanet.losses.criterion import Assignment, Criterion, Truths
-from retinanet.network.model import normalise_images
-from retinanet.network.precision import Multiplied, convolving_float32
-
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+from retinanet.network.model import memory_format, normalise_images
+from retinanet.network.precision import autocast, convolving_float32, float32_of
 
 
 @dataclass
@@ -152,12 +150,7 @@ def skip_step(learner: Learner) -> None:
 def assign(criterion: Criterion, batch: Batch) -> Assignment:
     """Match the anchors of a batch with its truths."""
     truths = [Truths(boxes, labels) for boxes, labels in batch.truths()]
-    return criterion.assign(truths, padded_size(batch))
-
-
-def padded_size(batch: Batch) -> tuple[int, int]:
-    """Height and width of a batch, px."""
-    return batch.images.shape[2], batch.images.shape[3]
+    return criterion.assign(truths, batch.padded_size)
 
 
 def part_losses(learner: Learner, part: Batch, assignment: Assignment, total_mass: Tensor) -> Tensor:
@@ -168,25 +161,6 @@ def part_losses(learner: Learner, part: Batch, assignment: Assignment, total_mas
         predictions = learner.model(images)
     losses = learner.criterion(predictions, assignment, total_mass)
     return torch.stack([losses["loss_cls"], losses["loss_box"]])
-
-
-def memory_format(model: nn.Module) -> torch.memory_format:
-    """Channels last where the model's own weights are."""
-    weight = next(parameter for parameter in model.parameters() if parameter.ndim == 4)
-    last = weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """Convolutions in half precision, or nothing for fp32 and tf32."""
-    if precision in ("fp32", "tf32"):
-        return nullcontext()
-    return torch.autocast(device.type, dtype=AUTOCAST[precision])
-
-
-def float32_of(precision: str) -> Multiplied:
-    """How float32 is convolved at a precision of training."""
-    return "tf32" if precision == "tf32" else "ieee"
 
 
 def synchronise_gradients(model: nn.Module, last: bool) -> AbstractContextManager[None]:

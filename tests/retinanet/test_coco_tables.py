@@ -1,4 +1,4 @@
-"""The figures of retinanet/evaluation/coco_match.py and coco_tables.py beside pycocotools' own, to the last bit or nearly."""
+"""COCO matching and tables beside pycocotools' own figures, to the last bit or nearly."""
 
 from __future__ import annotations
 

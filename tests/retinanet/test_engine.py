@@ -15,8 +15,9 @@ from retinanet.data.dataset import Batch, EvaluationBatches
 from retinanet.data.splits import Split, load_split
 from retinanet.evaluation.coco_eval import evaluate_detections
 from retinanet.inference.postprocess import Postprocess
+from retinanet.inference.predict import predict
 from retinanet.network.model import build_model, recompute_activations
-from retinanet.training.engine import Course, LossNotFiniteError, predict, train_epochs
+from retinanet.training.engine import Course, LossNotFiniteError, train_epochs
 from retinanet.training.learner import Learner, train_step
 from retinanet.training.optim import lr_factor
 from tests.small_world import SmallWorld

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from retinanet.training.hardware import native_precision
+from retinanet.network.precision import native_precision
 
 
 def test_without_a_gpu_there_is_no_bf16_on_one() -> None:

@@ -10,7 +10,10 @@ import pytest
 
 # Each costs more than the detector itself, and none is needed to train or to detect.
 BANNED = {"matplotlib", "mlflow", "pandas", "pycocotools", "pydantic", "pyarrow", "ray", "scipy", "yaml"}
-CHILD = "import sys, retinanet.training.engine, retinanet.inference.detector; print(*{name.partition('.')[0] for name in sys.modules})"
+CHILD = """
+import sys, retinanet.training.engine, retinanet.inference.detector
+print(*{name.partition('.')[0] for name in sys.modules})
+"""
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The laws of retinanet/anchors/matcher.py and retinanet/anchors/overlaps.py: element by element what the dense form gives."""
+"""The matcher and the sparse overlaps: element by element what the dense form gives."""
 
 from __future__ import annotations
 

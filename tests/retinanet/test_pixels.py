@@ -1,4 +1,4 @@
-"""Laws of retinanet/data/pixels.py: one rule of scaling for every mode and file format, and a refusal where none exists."""
+"""Decoding of pictures: one rule of scaling for every mode and file format, and a refusal where none exists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""retinanet/inference/postprocess.py beside the plain formulation: every probability, level by level, image by image."""
+"""Post-processing beside the plain formulation: every probability, level by level, image by image."""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from retinanet.data.dataset import EvaluationBatches
 from retinanet.data.splits import Split, load_split
 from retinanet.inference.postprocess import Postprocess
+from retinanet.inference.predict import predict
 from retinanet.network.model import recompute_activations
 from retinanet.network.precision import convolving_float32, read_flags, write_flags
-from retinanet.training.engine import predict
 from retinanet.training.learner import Learner, train_step
 from tests.small_world import SmallWorld
 from tests.tiny_learner import CPU, GRID, MEAN, STD, TRANSFORMS, batches_from, build_learner, tiny_network

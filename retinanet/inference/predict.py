@@ -1,0 +1,52 @@
+"""Inference: images through the network and the post-processing, in IEEE float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from retinanet.data.dataset import Batch
+from retinanet.inference.postprocess import Detections, Postprocess, rescale_detections
+from retinanet.network.model import memory_format, normalise_images
+from retinanet.network.precision import convolving_float32
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module,
+    postprocess: Postprocess,
+    batches: Iterable[Batch],
+    *,
+    mean: list[float],
+    std: list[float],
+    device: torch.device,
+) -> Iterator[tuple[int, Detections]]:
+    """Detect on batches, in IEEE float32 whatever training used; the model is in its own mode again between batches.
+
+    Yields:
+        Image id and its detections in the original image's frame, on the CPU.
+    """
+    for batch in batches:
+        images = normalise_images(batch.images.to(device), mean, std).contiguous(memory_format=memory_format(model))
+        with evaluating(model), convolving_float32("ieee"):
+            predictions = model(images)
+        found = postprocess(predictions, batch.image_sizes.to(device), batch.padded_size)
+        for i, detections in enumerate(found):
+            factor_y, factor_x = (batch.original_sizes[i] / batch.image_sizes[i]).tolist()
+            scaled = rescale_detections(detections, factor_y, factor_x)
+            yield batch.image_ids[i], Detections(*(field.cpu() for field in scaled))
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode while the body runs; then each of its modules is in its own mode again."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
