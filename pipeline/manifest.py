@@ -11,14 +11,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.command import run_command
+from pipeline.cli.command import run_command
 from pipeline.formats import SplitFiles
 from pipeline.formats.digests import Digests
 from pipeline.formats.root import Root
 from pipeline.formats.sources import describe, is_listed, read_from
-from pipeline.outs import write_json
 from pipeline.params import load_params
 from pipeline.params.experiment import Data
+from pipeline.storage.outs import write_json
 
 MANIFEST = Path("data/manifest.json")
 DIGESTS = Path("data/digests.json")

@@ -7,10 +7,10 @@ import json
 import shutil
 from pathlib import Path
 
-from pipeline.command import run_command
+from pipeline.cli.command import run_command
 from pipeline.formats import Split, SplitFiles, format_report, read_splits, summarise
+from pipeline.formats.shapes import draw_split
 from pipeline.params import Params, load_params
-from pipeline.shapes import draw_split
 
 PREPARED = Path("data/prepared")
 REPORT = Path("reports/prepare.json")

@@ -8,11 +8,10 @@ from pathlib import Path
 import torch
 
 from pipeline.clean.run import run
-from pipeline.cluster.seals import seal
-from pipeline.finished import ENDED
-from pipeline.fit import BEST, ROWS
-from pipeline.identity import RUN_ID, RunFolder
-from pipeline.outs import write_json
+from pipeline.cluster.finished import ENDED
+from pipeline.runs.identity import BEST, ROWS, RUN_ID, RunFolder
+from pipeline.runs.seals import seal
+from pipeline.storage.outs import write_json
 from retinanet.inference.detector_file import save_detector
 
 RUNS = [f"{number:016x}-0000000{number}" for number in range(10)]

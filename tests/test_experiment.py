@@ -212,8 +212,8 @@ def test_place_touches_no_stage(experiment: Experiment) -> None:
     [
         ("retinanet/losses/sigmoid.py", {"train", "evaluate"}),
         ("retinanet/training/optim.py", {"train"}),
-        ("pipeline/shapes.py", {"prepare"}),
-        ("pipeline/pictures.py", {"train", "evaluate"}),
+        ("pipeline/formats/shapes.py", {"prepare"}),
+        ("pipeline/reports/pictures.py", {"train", "evaluate"}),
         ("pipeline/compare/report.py", set()),
         ("pipeline/tracking/run.py", set()),
         ("pipeline/params/reading.py", set()),

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pipeline.outs import read_json, write_json
 from pipeline.params import Params
+from pipeline.storage.outs import read_json, write_json
 from retinanet.anchors.grid import Grid, build_grid
 from retinanet.anchors.matcher import match_anchors
 from retinanet.data.splits import Record, read_records

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from pipeline.lease import TTL_S, LeaseFile, Owner, hold_lease, identity_of
+from pipeline.cli.progress import duration
 from pipeline.params.paths import outer_root, project_root
-from pipeline.predecessor import list_folder
-from pipeline.progress import duration
+from pipeline.runs.lease import TTL_S, LeaseFile, Owner, hold_lease, identity_of
+from pipeline.runs.predecessor import list_folder
 
 SILENCE_S = 10 * TTL_S
 """A lease that was not renewed for so long counts as a dead driver's in the list, which cannot watch it for TTL_S. The

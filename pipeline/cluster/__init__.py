@@ -9,9 +9,9 @@ Train and torch are in `training`, `worker` and `storage`.
 
 from __future__ import annotations
 
+from pipeline.cli.stop import StoppedError
 from pipeline.cluster.environment import worker_environment  # first: it sets what Ray reads when it is imported
 from pipeline.cluster.start import Resources, address_of, describe_cluster, is_elsewhere, start_ray
-from pipeline.stop import StoppedError
 
 __all__ = [
     "Resources",

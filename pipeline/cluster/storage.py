@@ -18,8 +18,8 @@ import pyarrow.fs
 import ray
 import ray.train
 
-from pipeline.cluster.seals import check_whole, seal
-from pipeline.identity import CHECKPOINT
+from pipeline.runs.identity import CHECKPOINT
+from pipeline.runs.seals import check_whole, seal
 
 WriteCheckpoint = Callable[[Path], None]
 """Fills a folder."""

@@ -20,11 +20,11 @@ from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import OutOfMemoryError
 
+from pipeline.cli.stop import StoppedError
 from pipeline.cluster.environment import worker_environment
 from pipeline.cluster.start import Resources, describe_cluster
 from pipeline.cluster.stopping import hearing_signals, run_until_asked
 from pipeline.cluster.storage import Checkpoints
-from pipeline.stop import StoppedError
 
 # The user's mistake, and a training that diverges: their sentence says it all.
 COMPLAINTS = (ValueError, FloatingPointError)

@@ -15,8 +15,8 @@ import ray.train.collective
 import ray.train.torch
 from ray.train import CheckpointUploadMode
 
+from pipeline.cli.progress import Throttle
 from pipeline.cluster.storage import WriteCheckpoint, checkpoints_here, write_checkpoint
-from pipeline.progress import Throttle
 
 STEPS_BETWEEN_LOOKS = 20  # asking for a node's end makes the workers wait for each other
 

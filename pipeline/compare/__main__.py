@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipeline.command import run_command
+from pipeline.cli.command import run_command
 
 SHEET = Path("plots/compare.png")
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.compare.bootstrap import IOU_50
-from pipeline.pictures import SheetPicture, draw_sheet, set_side_by_side
+from pipeline.reports.pictures import SheetPicture, draw_sheet, set_side_by_side
 from retinanet.data.splits import Split
 from retinanet.evaluation.coco_eval import ClassMatches
 

@@ -12,9 +12,9 @@ from pipeline.compare.apart import ApartPicture, best_threshold, draw_apart, f1_
 from pipeline.compare.bootstrap import Difference, compare_matches
 from pipeline.compare.changes import check_split, describe_changes, digest_split
 from pipeline.compare.runs import Judged, Run, find_run
-from pipeline.outs import write_json, write_whole
 from pipeline.params.paths import picture_root, resolve_input
 from pipeline.params.place import load_place
+from pipeline.storage.outs import write_json, write_whole
 from retinanet.data.splits import Split
 from retinanet.evaluation.coco_eval import match_results
 

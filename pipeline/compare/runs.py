@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.compare import revisions
-from pipeline.identity import digest_file
-from pipeline.outs import read_json
 from pipeline.params import flatten
 from pipeline.params.reading import parse_yaml
-from pipeline.results import JUDGED, read_results
+from pipeline.reports.results import JUDGED, read_results
+from pipeline.runs.identity import digest_file
+from pipeline.storage.outs import read_json
 from pipeline.tracking.provenance import SOURCES
 from pipeline.tracking.reading import MIN_PREFIX, RunReader, StoredRun
 from pipeline.tracking.records import as_param

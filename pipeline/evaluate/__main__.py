@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline.command import run_command
+from pipeline.cli.command import run_command
 from pipeline.params import load_params
 from pipeline.params.place import load_place
 

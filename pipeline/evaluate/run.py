@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from pipeline.curves import plot_precision_recall, write_precision_recall_csv
-from pipeline.identity import RUN_ID, RunFolder
-from pipeline.outs import nest, read_json, write_json, write_whole
 from pipeline.params import Params, flatten
 from pipeline.params.paths import check_folder, picture_root, storage_location
 from pipeline.params.place import Place
-from pipeline.pictures import SheetPicture, draw_sheet
-from pipeline.results import JUDGED, write_results
+from pipeline.reports.curves import plot_precision_recall, write_precision_recall_csv
+from pipeline.reports.pictures import SheetPicture, draw_sheet
+from pipeline.reports.results import JUDGED, write_results
+from pipeline.runs.identity import RUN_ID, RunFolder
+from pipeline.storage.outs import nest, read_json, write_json, write_whole
 from pipeline.tracking import Run, join_run, log_split, provenance_tags
 from retinanet.data.dataset import EvaluationBatches
 from retinanet.data.splits import Split

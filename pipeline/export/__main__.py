@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipeline.command import run_command
+from pipeline.cli.command import run_command
 
 DESCRIPTION = """\
 Give the trained detector to those who use it: a name in MLflow's registry, a folder, or both.

@@ -7,9 +7,9 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.identity import RUN_ID, RunFolder, digest_file
 from pipeline.params.paths import storage_location
 from pipeline.params.place import load_place
+from pipeline.runs.identity import RUN_ID, RunFolder, digest_file
 from pipeline.tracking import find_run
 from pipeline.tracking.registry import (
     Registered,

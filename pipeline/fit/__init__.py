@@ -7,11 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-BEST = "detector.pt"
-"""In a checkpoint: the best detector so far."""
-ROWS = "history.json"
-"""In a checkpoint: the rows of the epochs, for those who read it without torch."""
-
 
 def fit(config: dict[str, Any]) -> None:
     """Train in this worker of Ray Train; all workers run it at once.

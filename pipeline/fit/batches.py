@@ -7,8 +7,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Subset
 
+from pipeline.cli.progress import Throttle
 from pipeline.cluster.worker import Worker
-from pipeline.progress import Throttle
 from retinanet.data.dataset import Batch, TrainingBatches
 from retinanet.data.splits import Split
 from retinanet.data.transforms import Transforms

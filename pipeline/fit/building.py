@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.cluster.worker import Worker
-from pipeline.inputs import BUILT_IN, fetch
+from pipeline.runs.inputs import BUILT_IN, fetch
 from retinanet.anchors.grid import Grid
 from retinanet.inference.detector import build_network
 from retinanet.losses.criterion import Criterion

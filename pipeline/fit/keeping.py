@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from pipeline.cluster.worker import Worker
-from pipeline.fit import BEST, ROWS
-from pipeline.outs import write_json
+from pipeline.runs.identity import BEST, ROWS
+from pipeline.storage.outs import write_json
 from retinanet.inference.detector_file import load_detector, save_detector
 from retinanet.training.engine import Course
 from retinanet.training.learner import Learner

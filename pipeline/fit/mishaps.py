@@ -11,7 +11,7 @@ import torch
 
 from pipeline.cluster.worker import Worker
 from pipeline.fit.batches import Batches
-from pipeline.stores import complaint, retry
+from pipeline.storage.stores import complaint, retry
 from retinanet.training.engine import LossNotFiniteError
 from retinanet.training.learner import Learner
 

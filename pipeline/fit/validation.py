@@ -8,8 +8,8 @@ from typing import Any
 import torch.distributed as dist
 
 from pipeline.cluster.worker import Worker
-from pipeline.inputs import fetch
-from pipeline.outs import read_json
+from pipeline.runs.inputs import fetch
+from pipeline.storage.outs import read_json
 from retinanet.data.dataset import Batch, EvaluationBatches
 from retinanet.data.splits import Split
 from retinanet.evaluation.coco_eval import ImageDetections, evaluate_detections, pack_detections, unpack_detections

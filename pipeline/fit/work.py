@@ -13,7 +13,7 @@ from pipeline.fit.building import build_learner
 from pipeline.fit.keeping import Kept, resume, without_steps
 from pipeline.fit.mishaps import explain_loss
 from pipeline.fit.validation import is_evaluated, validate
-from pipeline.inputs import check_pictures, fetch
+from pipeline.runs.inputs import check_pictures, fetch
 from retinanet.data.splits import Split, load_split
 from retinanet.training.engine import Course, EpochReport, LossNotFiniteError, train_epochs
 from retinanet.training.learner import Halt, Learner

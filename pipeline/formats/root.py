@@ -13,7 +13,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.params.paths import picture_root
-from pipeline.stores import MISSING, explained, retry  # registers s3:// and gs://
+from pipeline.storage.stores import MISSING, explained, retry  # registers s3:// and gs://
 
 __all__ = ["MISSING", "THREADS", "Root", "check_stays_inside", "join"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline.command import run_command
+from pipeline.cli.command import run_command
 
 DESCRIPTION = """\
 Compute the losses of a kept step again, each image alone: once as training did, once in float32.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipeline.command import run_command
+from pipeline.cli.command import run_command
 from pipeline.params import Params, load_params
 from pipeline.params.paths import storage_location
 from pipeline.params.place import load_place, place_path

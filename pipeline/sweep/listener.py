@@ -8,12 +8,12 @@ from typing import Any
 
 import ray.tune
 
-from pipeline.outs import as_json
-from pipeline.progress import duration
+from pipeline.cli.progress import duration
+from pipeline.reports.watched import Watched
+from pipeline.storage.outs import as_json
 from pipeline.sweep.records import ENDED, FAILED, FINISHED, RUNNING, STOPPED, SweepFolder, settings_of
 from pipeline.sweep.space import spell
 from pipeline.tracking import Run
-from pipeline.watched import Watched
 
 OpenRun = Callable[[Mapping[str, Any], str | None], Run]
 """Opens the run of a configuration, or continues the one of this id."""

@@ -15,8 +15,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.visualization import matplotlib as drawn
 
-from pipeline.outs import write_whole
 from pipeline.params import flatten
+from pipeline.storage.outs import write_whole
 from pipeline.sweep.space import encode
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.fingerprint import spell_changes
-from pipeline.predecessor import names_like
+from pipeline.runs.fingerprint import spell_changes
+from pipeline.runs.predecessor import names_like
 from pipeline.sweep.records import SweepFolder
 
 
@@ -17,7 +17,7 @@ def choose_sweep(sweeps: str, name: str, code: Mapping[str, str], *, goes_on: bo
 
     Args:
         sweeps: folder or URL of all sweeps.
-        code: as of pipeline.fingerprint.describe_code.
+        code: as of pipeline.runs.fingerprint.describe_code.
     """
     if SweepFolder(f"{sweeps}/{name}").read("sweep.json") is not None:
         return name

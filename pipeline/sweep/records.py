@@ -13,7 +13,7 @@ from typing import Any
 
 import fsspec
 
-from pipeline.stores import explained, retry  # registers s3:// and gs://
+from pipeline.storage.stores import explained, retry  # registers s3:// and gs://
 
 RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
 ENDED = (FINISHED, STOPPED, FAILED)

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from pipeline.anchor_stats.run import at_training_scale, cover
-from pipeline.outs import read_json
 from pipeline.params import Params, flatten
 from pipeline.params.sweep import Sweep
+from pipeline.storage.outs import read_json
 from pipeline.sweep.space import Settings, broken_constraint, params_with, spell
 from retinanet.anchors.grid import build_grid
 from retinanet.data.splits import Record, read_records

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from ruamel.yaml import YAML
 from scipy.stats import ttest_ind
 
-from pipeline.outs import write_whole
 from pipeline.params import flatten
+from pipeline.storage.outs import write_whole
 from pipeline.sweep.listener import best_row
 from pipeline.sweep.plots import Point, draw_plots
 from pipeline.sweep.records import ENDED, FINISHED, SweepFolder

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import cluster
-from pipeline.fingerprint import digest_code
-from pipeline.identity import RUN_ID, digest_file, digest_run, lock_run
-from pipeline.inputs import publish_inputs
-from pipeline.lease import hold_lease
-from pipeline.outs import read_json
 from pipeline.params import Params, flatten, project_root
 from pipeline.params.paths import check_folder, outer_root, picture_root, storage_location
 from pipeline.params.place import Place
 from pipeline.params.sweep import Sweep, every_value, replaced
+from pipeline.reports.watched import Watched
+from pipeline.runs.fingerprint import digest_code
+from pipeline.runs.identity import RUN_ID, digest_file, digest_run, lock_run
+from pipeline.runs.inputs import publish_inputs
+from pipeline.runs.lease import hold_lease
+from pipeline.storage.outs import read_json
 from pipeline.sweep.listener import Listener
 from pipeline.sweep.predecessor import choose_sweep, note_code
 from pipeline.sweep.records import SweepFolder
@@ -32,7 +33,6 @@ from pipeline.tracking import Run, cluster_tags, log_code_changes, log_split, op
 from pipeline.tracking.note import NOTE
 from pipeline.train.refusals import SPLITS, check_share, conflict, weights_file
 from pipeline.train.run import SECTIONS, training_code, worker_config
-from pipeline.watched import Watched
 from retinanet.network.precision import native_precision
 
 

@@ -15,12 +15,13 @@ from pipeline.cluster import Resources
 from pipeline.cluster.storage import Checkpoints, WriteCheckpoint
 from pipeline.cluster.training import run_trainer
 from pipeline.cluster.worker import Worker
-from pipeline.fit import BEST, ROWS, fit
+from pipeline.fit import fit
 from pipeline.fit.memory import picture_budget
 from pipeline.fit.work import load_splits, train_worker
-from pipeline.inputs import fetch
-from pipeline.outs import read_json
 from pipeline.params import Params
+from pipeline.runs.identity import BEST, ROWS
+from pipeline.runs.inputs import fetch
+from pipeline.storage.outs import read_json
 from pipeline.sweep.records import FINISHED, TRAIN, SweepFolder, settings_of
 from pipeline.sweep.sampler import EPOCH, SCORE
 from pipeline.sweep.space import params_with

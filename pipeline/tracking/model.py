@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from pipeline.identity import digest_file
+from pipeline.runs.identity import digest_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

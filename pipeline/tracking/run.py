@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from pipeline.stop import StoppedError
+from pipeline.cli.stop import StoppedError
 from pipeline.tracking.lookup import active_run
 from pipeline.tracking.model import Picture, log_model
 from pipeline.tracking.outbox import Outbox, Send, is_refusal, reason

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.inputs import BUILT_IN
-from pipeline.outs import demand_file, read_json
 from pipeline.params import Params
 from pipeline.params.paths import resolve_input
 from pipeline.params.place import Place
+from pipeline.runs.inputs import BUILT_IN
+from pipeline.storage.outs import demand_file, read_json
 
 SPLITS = {name: Path(f"data/prepared/{name}.json") for name in ("train", "val")}
 ANCHORS = Path("anchors.json")

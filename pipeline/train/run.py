@@ -13,19 +13,20 @@ from typing import Any
 import torch
 
 from pipeline import cluster
-from pipeline.curves import plot_curves, write_history_csv
-from pipeline.fingerprint import describe_code, digest_code
-from pipeline.finished import ENDED, export_finished, is_finished
-from pipeline.fit import BEST, ROWS, fit
-from pipeline.identity import RUN_ID, RunFolder, digest_file, digest_run, lock_run
-from pipeline.inputs import CACHE, publish_inputs
-from pipeline.lease import hold_lease
-from pipeline.outs import read_json, write_json, write_whole
+from pipeline.cli.progress import Progress
+from pipeline.cluster.finished import ENDED, export_finished, is_finished
+from pipeline.fit import fit
 from pipeline.params import Params, flatten, project_root
 from pipeline.params.paths import check_folder, outer_root, picture_root, storage_location
 from pipeline.params.place import Place
-from pipeline.predecessor import begin_run
-from pipeline.progress import Progress
+from pipeline.reports.curves import plot_curves, write_history_csv
+from pipeline.reports.watched import Watched, choose_watched
+from pipeline.runs.fingerprint import describe_code, digest_code
+from pipeline.runs.identity import BEST, ROWS, RUN_ID, RunFolder, digest_file, digest_run, lock_run
+from pipeline.runs.inputs import CACHE, publish_inputs
+from pipeline.runs.lease import hold_lease
+from pipeline.runs.predecessor import begin_run
+from pipeline.storage.outs import read_json, write_json, write_whole
 from pipeline.tracking import (
     Run,
     cluster_tags,
@@ -37,7 +38,6 @@ from pipeline.tracking import (
     write_note,
 )
 from pipeline.train.refusals import ANCHORS, SPLITS, weights_file
-from pipeline.watched import Watched, choose_watched
 from retinanet.inference.detector_file import describe_detector, load_detector, save_detector
 from retinanet.network.precision import native_precision
 
@@ -93,7 +93,7 @@ def digest_training(params: Params, place: Place) -> str:
 
 
 def training_code() -> dict[str, str]:
-    """What trains: see pipeline.fingerprint.describe_code."""
+    """What trains: see pipeline.runs.fingerprint.describe_code."""
     return describe_code(CODE, root=HOUSE)
 
 

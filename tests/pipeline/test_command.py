@@ -18,7 +18,7 @@ import pyarrow
 import pytest
 import yaml
 
-from pipeline.command import run_command
+from pipeline.cli.command import run_command
 from tests.buckets import variables_of
 
 REPOSITORY = Path(__file__).parents[2]
@@ -127,7 +127,7 @@ def test_bug_is_called_one_and_leaves_its_traceback_in_a_log_of_the_project(
 
 
 def test_sentence_of_our_own_needs_no_log(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from pipeline.outs import demand_file
+    from pipeline.storage.outs import demand_file
 
     status, told = ends("train", lambda: demand_file(Path("a.json")), capsys)
     assert (status, told) == (1, "train: a.json does not exist; run the stage before (`dvc repro` does)\n")
@@ -193,7 +193,7 @@ def test_exit_status_of_the_parser_stays(capsys: pytest.CaptureFixture[str]) -> 
 
 
 LONG = """
-from pipeline.command import run_command
+from pipeline.cli.command import run_command
 def main():
     while True:
         print("a line", flush=True)
@@ -201,7 +201,7 @@ run_command("status", main)
 """
 SLEEP = """
 import time
-from pipeline.command import run_command
+from pipeline.cli.command import run_command
 def main():
     print("begun", flush=True)
     time.sleep(60)

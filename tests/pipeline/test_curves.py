@@ -1,4 +1,4 @@
-"""The laws of pipeline/curves.py and of DVC's template for its CSV."""
+"""The laws of pipeline/reports/curves.py and of DVC's template for its CSV."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.curves import plot_curves, plot_precision_recall, write_precision_recall_csv
+from pipeline.reports.curves import plot_curves, plot_precision_recall, write_precision_recall_csv
 from retinanet.evaluation.coco_eval import PrecisionRecallPoint
 
 TEMPLATE = Path(__file__).resolve().parents[2] / ".dvc" / "plots" / "precision_recall.json"
@@ -83,7 +83,7 @@ def test_same_values_give_the_same_picture(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_drawing_leaves_pyplot_alone(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from pipeline.curves import plot_curves\n"
+        "import sys; from pathlib import Path; from pipeline.reports.curves import plot_curves\n"
         "assert 'matplotlib' not in sys.modules\n"
         f"plot_curves([], Path({str(tmp_path / 'curves.png')!r}))\n"
         "assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules\n"

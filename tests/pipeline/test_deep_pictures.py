@@ -13,8 +13,8 @@ from PIL import Image
 
 from pipeline.formats import Split as ReadSplit
 from pipeline.formats import SplitFiles, format_report, read_splits, summarise
-from pipeline.pictures import TILE
-from pipeline.watched import draw_watched, sheet_picture
+from pipeline.reports.pictures import TILE
+from pipeline.reports.watched import draw_watched, sheet_picture
 from retinanet.data.pictures import read_picture
 from retinanet.data.splits import Split
 
@@ -58,7 +58,7 @@ def test_16_bits_are_the_same_pixels_wherever_they_are_read(tmp_path: Path, name
 
 @pytest.mark.slow  # imports MLflow
 def test_16_bits_are_the_same_pixels_in_the_served_model(tmp_path: Path) -> None:
-    from pipeline.serving import read_image
+    from pipeline.tracking.serving import read_image
 
     Image.fromarray(RAMP).save(tmp_path / "a.png")
     expected = np.repeat(SHOWN[..., None], 3, axis=2)

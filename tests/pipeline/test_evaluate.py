@@ -19,8 +19,8 @@ from pycocotools.cocoeval import COCOeval
 from pipeline.evaluate import run as stage
 from pipeline.evaluate.__main__ import main
 from pipeline.evaluate.run import CURVE, CURVE_PICTURE, DETECTIONS, REPORT, SHEET
-from pipeline.identity import RUN_ID, RunFolder
-from pipeline.results import read_results
+from pipeline.reports.results import read_results
+from pipeline.runs.identity import RUN_ID, RunFolder
 from pipeline.tracking import NoRun
 
 OUTS = (REPORT, DETECTIONS, CURVE, CURVE_PICTURE, SHEET)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import fingerprint
-from pipeline.fingerprint import describe_code, digest_code, digest_source, spell_changes
+from pipeline.runs import fingerprint
+from pipeline.runs.fingerprint import describe_code, digest_code, digest_source, spell_changes
 
 SOURCE = '''"""The module."""
 

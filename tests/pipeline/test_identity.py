@@ -15,15 +15,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import identity
-from pipeline.identity import RunFolder, digest_file, digest_run, lock_run
+from pipeline.runs import identity
+from pipeline.runs.identity import RunFolder, digest_file, digest_run, lock_run
 
 REPOSITORY = Path(__file__).parents[2]
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from pipeline.identity import lock_run
+from pipeline.runs.identity import lock_run
 with lock_run(Path(sys.argv[1]), "d1"):
     print("held", flush=True)
     sys.stdin.readline()

@@ -9,10 +9,10 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pipeline import inputs
 from pipeline.fit.work import load_splits
-from pipeline.identity import digest_file
-from pipeline.inputs import check_pictures, fetch, publish, publish_inputs
+from pipeline.runs import inputs
+from pipeline.runs.identity import digest_file
+from pipeline.runs.inputs import check_pictures, fetch, publish, publish_inputs
 
 URL = "memory://storage"  # of fsspec, in this process
 

@@ -15,8 +15,8 @@ from typing import Any
 import fsspec
 import pytest
 
-from pipeline import lease as lease_room
-from pipeline.lease import HEARTBEAT_S, SECONDS_BETWEEN_LOOKS, SETTLE_S, TTL_S, Lease, LeaseFile, Owner, hold_lease
+from pipeline.runs import lease as lease_room
+from pipeline.runs.lease import HEARTBEAT_S, SECONDS_BETWEEN_LOOKS, SETTLE_S, TTL_S, Lease, LeaseFile, Owner, hold_lease
 from tests.buckets import BUCKET, make_bucket, variables_of
 from tests.servers import running_s3
 
@@ -261,7 +261,7 @@ def test_store_that_does_not_answer_is_one_sentence(lock: Path, tmp_path: Path) 
 HOLD = """
 import sys
 from pathlib import Path
-from pipeline import lease
+from pipeline.runs import lease
 lease.HEARTBEAT_S, lease.TTL_S, lease.SETTLE_S = 0.5, 4.0, 0.2
 lock = Path(sys.argv[2])
 lock.touch()

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.outs import as_json, nest, read_json, write_json, write_whole
+from pipeline.storage.outs import as_json, nest, read_json, write_json, write_whole
 
 REPOSITORY = Path(__file__).parents[2]
 
 KILLED_WHILE_WRITING = """
 import os, signal, sys
 from pathlib import Path
-from pipeline.outs import write_whole
+from pipeline.storage.outs import write_whole
 def write(path):
     path.write_text("half of the new")
     os.kill(os.getpid(), signal.SIGKILL)

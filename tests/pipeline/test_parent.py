@@ -20,7 +20,7 @@ DVC = "import subprocess, sys; subprocess.run(sys.argv[1:])"
 STAGE = f"""
 import os, signal, sys, time
 sys.path.insert(0, {str(REPOSITORY)!r})
-from pipeline.command import run_command
+from pipeline.cli.command import run_command
 def main():
     def stop(number, frame):
         open("stopped", "w").close()

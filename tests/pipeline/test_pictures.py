@@ -1,4 +1,4 @@
-"""The laws of pipeline/pictures.py."""
+"""The laws of pipeline/reports/pictures.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from pipeline.pictures import CLASS_COLOURS, GAP, MISSED, STRIP, TILE, WRONG, SheetPicture, draw_sheet
+from pipeline.reports.pictures import CLASS_COLOURS, GAP, MISSED, STRIP, TILE, WRONG, SheetPicture, draw_sheet
 
 Detection = tuple[Sequence[float], float, int]
 GREY = (90, 90, 90)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cluster.seals import seal
-from pipeline.identity import RunFolder
-from pipeline.predecessor import CODE, begin_run, find_predecessor
+from pipeline.runs.identity import RunFolder
+from pipeline.runs.predecessor import CODE, begin_run, find_predecessor
+from pipeline.runs.seals import seal
 from pipeline.sweep.predecessor import choose_sweep, note_code
 from pipeline.sweep.records import SweepFolder
 
@@ -69,7 +69,7 @@ def test_copy_that_was_cut_off_is_made_again(tmp_path: Path, monkeypatch: pytest
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.predecessor.copy_checkpoints", cut_off)
+        patch.setattr("pipeline.runs.predecessor.copy_checkpoints", cut_off)
         with pytest.raises(KeyboardInterrupt):
             begin_run(str(tmp_path), SECOND, NEW, goes_on=True)
     begin_run(str(tmp_path), SECOND, NEW, goes_on=True)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from pipeline import progress
-from pipeline.progress import Progress, Throttle, duration
+from pipeline.cli import progress
+from pipeline.cli.progress import Progress, Throttle, duration
 
 
 def row(epoch: int, **more: Any) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def test_steps_are_told_seldom_where_there_is_no_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr("pipeline.progress.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("pipeline.cli.progress.time.monotonic", lambda: clock[0])
     shown = Progress(3)
     for step in range(150):  # a step takes a second
         clock[0] += 1.0
@@ -76,7 +76,7 @@ def test_duration_is_said_as_a_person_says_it(seconds: float, words: str) -> Non
 
 def test_throttle_says_yes_once_in_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
-    monkeypatch.setattr("pipeline.progress.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("pipeline.cli.progress.time.monotonic", lambda: clock[0])
     may = Throttle(1.0)
     answers = []
     for _ in range(6):  # at 100.0, 100.4, 100.8, 101.2 (1.2 s after the yes), 101.6, 102.0

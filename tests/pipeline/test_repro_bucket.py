@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pipeline import stores
 from pipeline.formats.root import Root
+from pipeline.storage import stores
 from tests.buckets import BUCKET, make_bucket, variables_of
 from tests.coco_data import write_coco
 from tests.flaky_s3 import Flaky, running_flaky_s3

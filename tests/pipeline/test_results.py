@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.results import read_results, write_results
+from pipeline.reports.results import read_results, write_results
 from tests.judged_world import random_results, random_truth
 
 TRUTH = random_truth(1)

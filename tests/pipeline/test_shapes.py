@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from pipeline.formats import Split
-from pipeline.shapes import MIN_VISIBLE, SHAPES, draw_disc, draw_scene, draw_split, draw_square, visible_box
+from pipeline.formats.shapes import MIN_VISIBLE, SHAPES, draw_disc, draw_scene, draw_split, draw_square, visible_box
 
 DRAWING: dict[str, Any] = {
     "root": "data/prepared/images",

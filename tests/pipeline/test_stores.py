@@ -10,9 +10,9 @@ import fsspec
 import pytest
 
 from pipeline.formats.root import Root
-from pipeline.identity import RUN_ID, RunFolder
-from pipeline.inputs import publish
-from pipeline.stores import ObjectStore
+from pipeline.runs.identity import RUN_ID, RunFolder
+from pipeline.runs.inputs import publish
+from pipeline.storage.stores import ObjectStore
 from pipeline.sweep.records import SweepFolder, newest_sweep
 from tests.buckets import BUCKET, keys_in, make_bucket, variables_of
 from tests.servers import running_s3

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import stores
-from pipeline.identity import RUN_ID, RunFolder
-from pipeline.stores import PAUSES_S, is_transient, retry
+from pipeline.runs.identity import RUN_ID, RunFolder
+from pipeline.storage import stores
+from pipeline.storage.stores import PAUSES_S, is_transient, retry
 from tests.flaky import SLOW_DOWN, FlakyStore, full_disk
 
 

@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from pipeline import cluster
+from pipeline.cli.progress import Progress
 from pipeline.cluster import training
-from pipeline.cluster.seals import seal
-from pipeline.finished import keep_finished
-from pipeline.fit import BEST, ROWS
-from pipeline.identity import RUN_ID, RunFolder
-from pipeline.outs import write_json
+from pipeline.cluster.finished import keep_finished
 from pipeline.params import Params, load_params
 from pipeline.params.place import Place, load_place
-from pipeline.progress import Progress
+from pipeline.reports.watched import Watched
+from pipeline.runs.identity import BEST, ROWS, RUN_ID, RunFolder
+from pipeline.runs.seals import seal
+from pipeline.storage.outs import write_json
 from pipeline.tracking import NoRun
 from pipeline.train import run as stage
 from pipeline.train.__main__ import main
@@ -35,7 +35,6 @@ from pipeline.train.run import (
     worker_config,
     write_reports,
 )
-from pipeline.watched import Watched
 from retinanet.inference.detector_file import load_detector, save_detector
 from tests.settings import change
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.curves import write_history_csv
+from pipeline.reports.curves import write_history_csv
 from tests.buckets import keys_in, make_bucket, move_to_bucket, variables_of
 from tests.nodes import laid_cable, two_nodes
 from tests.pipeline.test_train_killed import rows_of_csv

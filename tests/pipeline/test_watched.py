@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pipeline.reports.watched import KEY, Watched, choose_watched
 from pipeline.tracking import NoRun
-from pipeline.watched import KEY, Watched, choose_watched
 from tests.small_world import SmallWorld
 
 

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from pipeline.clean.run import run
-from pipeline.finished import export_finished
-from pipeline.fit import BEST, ROWS
-from pipeline.identity import RunFolder
-from pipeline.stores import ObjectStore
+from pipeline.cluster.finished import export_finished
+from pipeline.runs.identity import BEST, ROWS, RunFolder
+from pipeline.storage.stores import ObjectStore
 from tests.buckets import BUCKET, keys_in, make_bucket, variables_of
 from tests.servers import running_s3
 from tests.stored_runs import RUNS, add_run, commit_report

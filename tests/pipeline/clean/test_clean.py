@@ -10,10 +10,9 @@ import pytest
 from pipeline.clean import listing, needs
 from pipeline.clean.__main__ import main
 from pipeline.clean.run import remove, run
-from pipeline.finished import ENDED, export_finished, keep_finished
-from pipeline.fit import BEST, ROWS
-from pipeline.identity import RUN_ID, RunFolder, digest_file, lock_run
-from pipeline.outs import write_json
+from pipeline.cluster.finished import ENDED, export_finished, keep_finished
+from pipeline.runs.identity import BEST, ROWS, RUN_ID, RunFolder, digest_file, lock_run
+from pipeline.storage.outs import write_json
 from retinanet.inference.detector_file import save_detector
 from tests.stored_runs import HISTORY, RUNS, add_run, clean, commit_report, contents, git
 

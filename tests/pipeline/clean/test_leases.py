@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import lease
 from pipeline.clean import listing
-from pipeline.identity import lock_run
-from pipeline.lease import LeaseFile, Owner, identity_of
+from pipeline.runs import lease
+from pipeline.runs.identity import lock_run
+from pipeline.runs.lease import LeaseFile, Owner, identity_of
 from tests.stored_runs import RUNS, add_run, clean
 
 SILENT_S = 3 * 3600

@@ -15,8 +15,8 @@ import yaml
 from PIL import Image
 
 from pipeline.compare.bootstrap import average_precision, summarise
-from pipeline.outs import write_json
-from pipeline.results import write_results
+from pipeline.reports.results import write_results
+from pipeline.storage.outs import write_json
 from retinanet.evaluation.coco_eval import match_results
 from tests.judged_world import CLASSES, Row, random_truth
 

@@ -8,9 +8,9 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pipeline import stores
 from pipeline.formats import SplitFiles, read_splits
 from pipeline.formats.root import Root, check_stays_inside
+from pipeline.storage import stores
 from tests.flaky import SLOW_DOWN
 
 

@@ -10,7 +10,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pipeline import stores
+from pipeline.storage import stores
 from pipeline.sweep.listener import Listener
 from pipeline.sweep.records import SweepFolder, configure, newest_sweep
 

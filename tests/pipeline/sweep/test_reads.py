@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from pipeline.params import load_params
+from pipeline.reports.watched import Watched
 from pipeline.sweep import refusal as room
 from pipeline.sweep.listener import Listener
 from pipeline.sweep.records import SweepFolder, configure
 from pipeline.sweep.refusal import Refusal
 from pipeline.tracking import NoRun
-from pipeline.watched import Watched
 from tests.small_world import SmallWorld
 
 PARAMS = load_params(Path(__file__).parents[3] / "params.yaml")

@@ -11,11 +11,11 @@ import ray
 
 from pipeline.cluster import Resources
 from pipeline.params.sweep import Sweep
+from pipeline.reports.watched import Watched
 from pipeline.sweep.listener import Listener
 from pipeline.sweep.records import SweepFolder
 from pipeline.sweep.sampler import Sampler
 from pipeline.sweep.tuning import build_scheduler, tune
-from pipeline.watched import Watched
 from tests.pipeline.sweep.test_sampler import PARAMS
 
 pytestmark = pytest.mark.slow

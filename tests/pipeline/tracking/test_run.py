@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.stop import StoppedError
+from pipeline.cli.stop import StoppedError
 from pipeline.tracking import NoRun, Run
 from pipeline.tracking.records import clean_name
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from ray.util.queue import Empty
 
-from pipeline import stores
+from pipeline.cli.progress import Progress
 from pipeline.cluster.training import listening
-from pipeline.identity import RUN_ID, RunFolder
-from pipeline.progress import Progress
+from pipeline.reports.watched import Watched
+from pipeline.runs.identity import RUN_ID, RunFolder
+from pipeline.storage import stores
 from pipeline.train.run import Listener
-from pipeline.watched import Watched
 from tests.flaky import FlakyStore, full_disk
 
 # MLflow declares its tables with what SQLAlchemy deprecates.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pipeline.identity import digest_file
+from pipeline.runs.identity import digest_file
 
 DIGESTS = "sha256.json"
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.pictures import SheetPicture, draw_sheet
+from pipeline.reports.pictures import SheetPicture, draw_sheet
 from pipeline.tracking import Tracked
 from retinanet.data.splits import Split, load_split
 

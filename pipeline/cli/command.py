@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from pipeline.parent import stop_with_dvc
+from pipeline.cli.parent import stop_with_dvc
 
 # What the user can cause: a wrong parameter or file, a service that does not answer, a package that is not installed.
 USER_ERRORS = (ValueError, RuntimeError, OSError, ImportError, FloatingPointError, MemoryError)

@@ -12,10 +12,9 @@ from typing import TypeVar
 
 import fsspec
 
-from pipeline.cluster.seals import DIGESTS, check_whole, seal
-from pipeline.fit import BEST, ROWS
-from pipeline.identity import RunFolder
-from pipeline.stores import complaint
+from pipeline.runs.identity import BEST, ROWS, RunFolder
+from pipeline.runs.seals import DIGESTS, check_whole, seal
+from pipeline.storage.stores import complaint
 
 ENDED = "ended"
 """The text in a run's folder that says how many epochs it has trained to its end."""

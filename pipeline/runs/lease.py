@@ -1,6 +1,6 @@
 """The lease of a run in its storage: one driver writes to a run, whatever machines its drivers are on.
 
-The lock in pipeline.identity holds between processes that see one folder; two machines may share a bucket or a folder
+The lock of RunFolder holds between processes that see one folder; two machines may share a bucket or a folder
 without its locks. So a driver also writes a small file beside the runs, <storage>/leases/<run>.json, and changes it
 every HEARTBEAT_S. Another one that finds it watches it by its own clock, since those of two machines differ: where it
 changes within TTL_S the run is refused; where it does not, its owner is dead and the lease is taken over.
@@ -31,7 +31,7 @@ from typing import Any
 
 import fsspec
 
-from pipeline.stores import complaint, retry
+from pipeline.storage.stores import complaint, retry
 
 TTL_S = 120.0
 HEARTBEAT_S = 20.0

@@ -14,10 +14,14 @@ from typing import Any
 import fsspec
 from filelock import FileLock, Timeout
 
-from pipeline.outs import write_whole
-from pipeline.stores import complaint, retry
+from pipeline.storage.outs import write_whole
+from pipeline.storage.stores import complaint, retry
 
 SECONDS_BETWEEN_WORDS = 30
+BEST = "detector.pt"
+"""In a checkpoint: the best detector so far."""
+ROWS = "history.json"
+"""In a checkpoint: the rows of the epochs, for those who read it without torch."""
 CHECKPOINT = "checkpoint_"
 """How the folders of checkpoints begin within that of a run."""
 
@@ -113,7 +117,7 @@ def lock_run(folder: Path, digest: str) -> Iterator[Path]:
     """Hold a run, so that an orphan of a killed `dvc repro` does not train beside its successor.
 
     Waits for the other process and says so; its work is not lost, because this one then resumes it. The system frees
-    the lock of a process that dies. Processes on other machines are kept off by a lease (pipeline.lease).
+    the lock of a process that dies. Processes on other machines are kept off by a lease (pipeline.runs.lease).
 
     Yields:
         The file of the lock.

@@ -18,9 +18,9 @@ import fsspec
 from filelock import FileLock
 from fsspec.callbacks import TqdmCallback
 
-from pipeline import stores
-from pipeline.identity import digest_file
-from pipeline.outs import write_whole
+from pipeline.runs.identity import digest_file
+from pipeline.storage import stores
+from pipeline.storage.outs import write_whole
 
 CACHE = "~/.cache/retinanet-pipeline"
 """Of the user on each node: what came from URLs."""

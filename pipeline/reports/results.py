@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.outs import write_whole
+from pipeline.storage.outs import write_whole
 
 JUDGED = "judged"
 """The folder of a run in MLflow with <split>/detections.json.gz and the split itself, <split>/<split>.json."""

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import fsspec
 
-from pipeline.fingerprint import spell_changes
-from pipeline.identity import CHECKPOINT, RunFolder
-from pipeline.stores import complaint
+from pipeline.runs.fingerprint import spell_changes
+from pipeline.runs.identity import CHECKPOINT, RunFolder
+from pipeline.storage.stores import complaint
 
 CODE = "code.json"
 """The text in a run's folder that says which code trains it, and which run it went on from."""
@@ -39,7 +39,7 @@ def begin_run(storage: str, name: str, code: Mapping[str, str], *, goes_on: bool
 
     Args:
         storage: folder or URL of the runs.
-        code: as of pipeline.fingerprint.describe_code.
+        code: as of pipeline.runs.fingerprint.describe_code.
         goes_on: resume is `always` in conf/.
 
     Returns:

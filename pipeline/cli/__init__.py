@@ -1,0 +1,1 @@
+"""How a command runs: its guard, its messages, its progress, and how it stops."""
