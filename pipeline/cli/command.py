@@ -23,7 +23,7 @@ NOT_USER_ERRORS = (NotImplementedError, RecursionError)  # recognised here, rais
 # Packages that talk to a service, and whose exceptions have bases of their own.
 SERVICES = {"aiohttp", "azure", "botocore", "fsspec", "google", "http", "mlflow", "pyarrow", "ray", "sqlalchemy"}
 OURS = ("pipeline", "retinanet")
-PACKAGES = tuple(str(Path(__file__).resolve().parents[1] / name) + os.sep for name in OURS)
+PACKAGES = tuple(str(Path(__file__).resolve().parents[2] / name) + os.sep for name in OURS)
 TRACEBACK = "Traceback (most recent call last)"
 
 INTERRUPTED = 128 + 2  # a shell's status for SIGINT

@@ -30,7 +30,7 @@ REQUIREMENTS = ("torch", "torchvision", "numpy", "pillow", "pycocotools", "fsspe
 DIGEST = "sha256"
 """The tag of a model that holds the digest of its weights' file, models/model.pt."""
 
-SERVING = Path(__file__).resolve().parent.parent / "serving.py"
+SERVING = Path(__file__).resolve().with_name("serving.py")
 COLUMNS = {"image": "long", "x1": "double", "y1": "double", "x2": "double", "y2": "double"} | {
     "score": "double",
     "label": "long",

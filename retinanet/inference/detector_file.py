@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retinanet.network.pretrained import load_plain
+from retinanet.network.weights_file import load_plain
 
 FORMAT = 1
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 import torchvision.models as models
 from torch import Tensor
 
 from retinanet.network.backbone import Backbone
+from retinanet.network.weights_file import load_plain
 
 # Weights of the first recipe: those that the paper's learning rate was made for.
 IMAGENET = {
@@ -72,21 +72,3 @@ def read_backbone_weights(path: str) -> Mapping[str, Tensor]:
             f"model.weights {path!r} holds no state dictionary; expected names with tensors, as of a ResNet"
         )
     return state
-
-
-def load_plain(path: Path | str) -> object:
-    """What torch.save wrote, on the CPU: tensors and plain values only, because a pickle may run any code.
-
-    Raises:
-        ValueError: when the file is broken or holds anything else.
-    """
-    try:
-        content: object = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken pickle raises anything
-        # torch's own message tells how to load the file nevertheless; what it refused stands in the error below.
-        reason = (str(error.__context__ or error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            f"{path} cannot be read as weights ({reason}); "
-            "expected a file of torch.save that holds tensors and plain values only"
-        ) from error
-    return content
