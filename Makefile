@@ -18,7 +18,7 @@ export DO_NOT_TRACK := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro sweep ui test test-fast bench check format lock clean
+.PHONY: help setup repro sweep ui docs test test-fast bench check format lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -35,6 +35,9 @@ sweep: $(STAMP)  ## many variations of params.yaml, compared (PRESET=presets/swe
 ui: $(STAMP)  ## compare the runs in a browser, http://127.0.0.1:5000 (PORT=5001 for another port)
 	@$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(PORT) --workers 1
 
+docs: $(STAMP)  ## the documentation as a site: site/index.html; a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
 test: test-fast  ## all tests: the fast ones, then those that start Ray, MLflow or DVC
 	$(BIN)/python -m pytest -m slow --durations=10
 
@@ -44,11 +47,12 @@ test-fast: $(STAMP)  ## the fast tests
 bench: $(STAMP)  ## the detector's parts beside torchvision and pycocotools, into bench/RESULTS.md (an hour; BENCHES="losses loader": only these)
 	@for name in $(BENCHES); do echo "bench.$$name"; $(BIN)/python -m bench.$$name --write || exit 1; done
 
-check: $(STAMP)  ## lint, format, types and the plan of the house
+check: $(STAMP)  ## lint, format, types, architecture rules and links of the documentation
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_house.py tests/test_tree.py
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 format: $(STAMP)  ## format the code and mend what the linter can mend
 	$(BIN)/ruff check --fix-only

@@ -1,6 +1,6 @@
 """What a cluster's network lets through: predicted efficiency of training on 8 to 512 GPUs, from bytes and FLOPs.
 
-    python -m bench.cluster_model                             # the tables of docs/cluster.md
+    python -m bench.cluster_model                             # the tables of docs/scaling.md
     python -m bench.cluster_model --tflops 100 --gbits 10 50  # another GPU, another network
 
 Counted: the gradients of a backbone with the paper's heads (float32), and the operations of a forward and backward pass

@@ -17,6 +17,8 @@ import torch
 import yaml
 from PIL import Image
 
+from docs.reference import build_page
+from pipeline.params.place import Place
 from retinanet.anchors.grid import build_grid
 from retinanet.inference.detector import build_network
 from retinanet.inference.detector_file import describe_detector, save_detector
@@ -87,6 +89,39 @@ def test_every_file_that_a_document_names_is_there() -> None:
         for code in inline_code(path):
             complaints += [f"{path.name}: {name}" for name in pattern.findall(code) if not list(ROOT.glob(name))]
     demand_none(complaints)
+
+
+def test_every_link_between_documents_leads_somewhere() -> None:
+    """On the site MkDocs checks them; README and CONTRIBUTING are read on the forge."""
+    links = [(path, link) for path in DOCUMENTS for link in re.findall(r"\]\(([^)\s]+)\)", text_of(path))]
+    relative = [(path, *link.partition("#")[::2]) for path, link in links if "://" not in link]
+    assert len(relative) > 20
+    complaints = []
+    for path, name, anchor in relative:
+        target = path.parent / name if name else path
+        if not target.exists() or (anchor and anchor not in anchors_of(target)):
+            complaints.append(f"{path.name}: {name}#{anchor}")
+    demand_none(complaints)
+
+
+def anchors_of(path: Path) -> set[str]:
+    """The anchors that MkDocs and GitHub give to the headings of a document."""
+    headings = re.findall(r"^#+ +(.+)$", text_of(path), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_reference_has_every_parameter_once_with_its_shipped_value() -> None:
+    """Against the files themselves: the page is made from the declarations."""
+    page = build_page()
+    rows = re.findall(r"^\| `([\w.]+)` \| ([^|]+) \|", page, flags=re.MULTILINE)
+    content = load("params.yaml")
+    inner = {name for name, value in parameters(content) if isinstance(value, dict)}
+    leaves = {name for name, _ in parameters(content)} - inner | {"sweep.space", "sweep.fixed"}
+    leaves = {name for name in leaves if not re.match(r"sweep\.(space|fixed)\.", name)}
+    assert sorted(name for name, _ in rows) == sorted([*leaves, *Place.model_fields])
+    assert all(kind.strip() not in ("", "any") for _, kind in rows)
+    assert "| `optim.lr` | number > 0 | `0.012` | " in page
+    assert "| `workers` | integer >= 1 or list of 2 (integer >= 1) | `2` | `1` | `[2, 4]` | `1` | " in page
 
 
 def test_every_command_that_a_document_names_is_there() -> None:
