@@ -91,6 +91,20 @@ def test_every_file_that_a_document_names_is_there() -> None:
     demand_none(complaints)
 
 
+def test_the_answers_of_contributing_name_what_stands_in_the_files_beside_them() -> None:
+    table = [cells[1] for heading, cells in rows(ROOT / "CONTRIBUTING.md") if heading == "Finding your way"]
+    complaints = []
+    for answer in table[1:]:
+        codes = re.findall(r"`([^`]+)`", answer)
+        files = [ROOT / code for code in codes if (ROOT / code).is_file()]
+        sources = files + [path for code in codes if code.endswith("/") for path in (ROOT / code).glob("*.py")]
+        text = "".join(map(text_of, sources))
+        names = [code for code in codes if re.fullmatch(r"\w+(\.\w+)?", code) and ROOT / code not in files]
+        complaints += [f"{name} is in none of the files named" for name in names if name.split(".")[-1] not in text]
+    assert len(table) == 6
+    demand_none(complaints)
+
+
 def test_every_link_between_documents_leads_somewhere() -> None:
     """On the site MkDocs checks them; README and CONTRIBUTING are read on the forge."""
     links = [(path, link) for path in DOCUMENTS for link in re.findall(r"\]\(([^)\s]+)\)", text_of(path))]
