@@ -33,7 +33,7 @@ sweep: $(STAMP)  ## many variations of params.yaml, compared (PRESET=presets/swe
 	@$(BIN)/python -m pipeline.sweep $(if $(PRESET),--preset $(PRESET))
 
 ui: $(STAMP)  ## compare the runs in a browser, http://127.0.0.1:5000 (PORT=5001 for another port)
-	@$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(PORT) --workers 1
+	@$(BIN)/python -m pipeline ui --port $(PORT)
 
 docs: $(STAMP)  ## the documentation as a site: site/index.html; a broken link is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet

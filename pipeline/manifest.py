@@ -6,12 +6,12 @@ may be a URL of a kind that it does not know.
 
 from __future__ import annotations
 
-import argparse
 import json
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from pipeline.cli.command import run_command
+from pipeline.cli.command import Command
 from pipeline.formats import SplitFiles
 from pipeline.formats.digests import Digests
 from pipeline.formats.root import Root
@@ -33,12 +33,8 @@ writes   data/manifest.json, on which prepare depends
 """
 
 
-def main(arguments: list[str] | None = None) -> None:
+def work(options: Namespace) -> None:
     """Run the stage in the folder of params.yaml."""
-    parser = argparse.ArgumentParser(
-        "python -m pipeline.manifest", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.parse_args(arguments)
     data = load_params().data
     if data.format == "shapes":
         write_json(MANIFEST, {"root": None, "sources": {}})
@@ -102,5 +98,8 @@ def summary(url: str, content: dict[str, Any], before: dict[str, Any]) -> str:
     )
 
 
+COMMAND = Command("manifest", DESCRIPTION, work)
+main = COMMAND.main
+
 if __name__ == "__main__":
-    run_command("manifest", main)
+    COMMAND.run()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
+from argparse import Namespace
 from pathlib import Path
 
-from pipeline.cli.command import run_command
+from pipeline.cli.command import Command
 from pipeline.formats import Split, SplitFiles, format_report, read_splits, summarise
 from pipeline.formats.shapes import draw_split
 from pipeline.params import Params, load_params
@@ -26,12 +26,8 @@ writes   data/prepared/{train,val,test}.json, and data/prepared/images/ where fo
 """
 
 
-def main(arguments: list[str] | None = None) -> None:
+def work(options: Namespace) -> None:
     """Run the stage in the folder of params.yaml."""
-    parser = argparse.ArgumentParser(
-        "python -m pipeline.prepare", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.parse_args(arguments)
     params = load_params()
     unfinished = PREPARED.with_name("prepared.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -79,5 +75,8 @@ def replace_folder(path: Path, finished: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+COMMAND = Command("prepare", DESCRIPTION, work)
+main = COMMAND.main
+
 if __name__ == "__main__":
-    run_command("prepare", main)
+    COMMAND.run()

@@ -36,6 +36,8 @@ COMMANDS = (
     "export",
     "replay",
     "clean",
+    "ui",
+    "__main__",  # the command retinanet, which calls all others
 )  # every other room of the pipeline is a door or a help to these
 
 DETECTOR_LIBRARIES = {"torch", "torchvision", "numpy", "PIL", "fsspec"}

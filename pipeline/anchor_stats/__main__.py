@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
+from argparse import Namespace
 
-from pipeline.cli.command import run_command
+from pipeline.cli.command import Command
 from pipeline.params import load_params
 
 DESCRIPTION = """\
@@ -15,17 +15,16 @@ writes   anchors.json (what train reads), reports/anchor_stats.json
 """
 
 
-def main(arguments: list[str] | None = None) -> None:
+def work(options: Namespace) -> None:
     """Run the stage in the folder of params.yaml."""
-    parser = argparse.ArgumentParser(
-        "python -m pipeline.anchor_stats", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.parse_args(arguments)
     params = load_params()
     from pipeline.anchor_stats.run import run  # torch is not needed before
 
     run(params)
 
 
+COMMAND = Command("anchor_stats", DESCRIPTION, work)
+main = COMMAND.main
+
 if __name__ == "__main__":
-    run_command("anchor_stats", main)
+    COMMAND.run()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
+from argparse import ArgumentParser, Namespace
 
-from pipeline.cli.command import run_command
+from pipeline.cli.command import Command
 from pipeline.params.paths import storage_location
 from pipeline.params.place import load_place
 
@@ -21,15 +21,19 @@ kept     unfinished runs, unless --unfinished; all that is not known
 """
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command in the folder of params.yaml."""
-    parser = argparse.ArgumentParser(
-        "python -m pipeline.clean", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_options(parser: ArgumentParser) -> None:
+    """What is removed."""
     parser.add_argument("--delete", action="store_true", help="remove what the list marks")
     parser.add_argument("--dry-run", action="store_true", help="only list (the default)")
     parser.add_argument("--unfinished", action="store_true", help="also unfinished runs and sweeps that nobody needs")
-    options = parser.parse_args(arguments)
+
+
+def work(options: Namespace) -> None:
+    """Run the command in the folder of params.yaml.
+
+    Raises:
+        ValueError: for options that exclude each other.
+    """
     if options.delete and options.dry_run:
         raise ValueError("--delete and --dry-run are both given; choose one")
     storage = storage_location(load_place())
@@ -38,5 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
     run(storage, delete=options.delete, unfinished=options.unfinished)
 
 
+COMMAND = Command("clean", DESCRIPTION, work, add_options)
+main = COMMAND.main
+
 if __name__ == "__main__":
-    run_command("clean", main)
+    COMMAND.run()

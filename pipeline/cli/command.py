@@ -1,7 +1,11 @@
-"""What every command does around its work: a sentence for what the user can mend, a log for a bug, 130 for Ctrl-C."""
+"""A command: its help and options, and the guard that ends it.
+
+One sentence for what the user can mend, a log for a bug, 130 for Ctrl-C.
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
 import select
 import signal
@@ -11,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,6 +33,69 @@ TRACEBACK = "Traceback (most recent call last)"
 
 INTERRUPTED = 128 + 2  # a shell's status for SIGINT
 NO_READER = 128 + 13  # and for SIGPIPE
+
+
+def add_no_options(parser: argparse.ArgumentParser) -> None:
+    """The options of a command that takes everything from params.yaml and conf/."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command, as `python -m pipeline.<name>` and as a subcommand of `retinanet`.
+
+    Args:
+        name: begins its messages.
+        description: of its help: what it does, reads and writes.
+        work: does it, with the parsed options; heavy packages are imported only in here.
+        add_options: declares them.
+        in_project: whether it needs params.yaml.
+    """
+
+    name: str
+    description: str
+    work: Callable[[argparse.Namespace], object]
+    add_options: Callable[[argparse.ArgumentParser], object] = add_no_options
+    in_project: bool = True
+
+    def describe(self, parser: argparse.ArgumentParser) -> None:
+        """Give a parser the description and the options."""
+        parser.description, parser.formatter_class = self.description, argparse.RawDescriptionHelpFormatter
+        self.add_options(parser)
+
+    def do(self, options: argparse.Namespace) -> None:
+        """Do the work.
+
+        Raises:
+            ValueError: where the folder holds no experiment.
+        """
+        if self.in_project:
+            demand_project()
+        self.work(options)
+
+    def main(self, arguments: list[str] | None = None) -> None:
+        """Parse the arguments, of the process by default, and do the work."""
+        parser = argparse.ArgumentParser(f"python -m pipeline.{self.name}")
+        self.describe(parser)
+        self.do(parser.parse_args(arguments))
+
+    def run(self) -> None:
+        """Be the whole process."""
+        run_command(self.name, self.main)
+
+
+def demand_project() -> None:
+    """Refuse to work outside an experiment.
+
+    Raises:
+        ValueError: naming the folder that holds no params.yaml.
+    """
+    from pipeline.params.paths import project_root
+
+    if not (project_root() / "params.yaml").exists():
+        raise ValueError(
+            f"params.yaml does not exist in {Path.cwd()}; run from the folder of an experiment, which holds "
+            "params.yaml, dvc.yaml and conf/"
+        )
 
 
 def run_command(name: str, main: Callable[[], object]) -> None:

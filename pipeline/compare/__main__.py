@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from pipeline.cli.command import run_command
+from pipeline.cli.command import Command
 
 SHEET = Path("plots/compare.png")
 
@@ -20,23 +20,8 @@ writes   reports/compare.json, plots/compare.png
 """
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Compare two runs."""
-    options = parse(arguments)
-    from pipeline.compare.run import run  # torch and MLflow are not needed before
-
-    run(options)
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The options, checked.
-
-    Raises:
-        ValueError: for a number that makes no sense.
-    """
-    parser = argparse.ArgumentParser(
-        "python -m pipeline.compare", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_options(parser: ArgumentParser) -> None:
+    """The two runs, and how they are compared."""
     parser.add_argument("run_a", metavar="RUN_A", help="the run to compare with")
     parser.add_argument("run_b", metavar="RUN_B", help="the run that may be better")
     parser.add_argument("--split", help="val or test; needed only where both runs were judged on both")
@@ -45,13 +30,25 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--pictures", type=int, default=6, help="on the sheet, at most (default: 6)")
     parser.add_argument("--data-root", help="folder or URL of the pictures, if conf/ and the split do not say it right")
     parser.add_argument("--output", type=Path, default=SHEET, help=f"the sheet (default: {SHEET})")
-    options = parser.parse_args(arguments)
+
+
+def work(options: Namespace) -> None:
+    """Compare two runs.
+
+    Raises:
+        ValueError: for a number that makes no sense.
+    """
     if options.resamples < 1:
         raise ValueError(f"--resamples is {options.resamples}; give at least 1, and 1000 for an interval to rely on")
     if options.pictures < 0 or options.seed < 0:
         raise ValueError(f"--pictures is {options.pictures} and --seed {options.seed}; neither may be below 0")
-    return options
+    from pipeline.compare.run import run  # torch and MLflow are not needed before
 
+    run(options)
+
+
+COMMAND = Command("compare", DESCRIPTION, work, add_options, in_project=False)
+main = COMMAND.main
 
 if __name__ == "__main__":
-    run_command("compare", main)
+    COMMAND.run()

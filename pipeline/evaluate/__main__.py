@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
+from argparse import Namespace
 
-from pipeline.cli.command import run_command
+from pipeline.cli.command import Command
 from pipeline.params import load_params
 from pipeline.params.place import load_place
 
@@ -17,17 +17,16 @@ writes   reports/evaluate.json, reports/detections.json.gz (a COCO results file)
 """
 
 
-def main(arguments: list[str] | None = None) -> None:
+def work(options: Namespace) -> None:
     """Run the stage in the folder of params.yaml."""
-    parser = argparse.ArgumentParser(
-        "python -m pipeline.evaluate", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.parse_args(arguments)
     params, place = load_params(), load_place()
     from pipeline.evaluate.run import run  # torch is not needed before
 
     run(params, place)
 
 
+COMMAND = Command("evaluate", DESCRIPTION, work)
+main = COMMAND.main
+
 if __name__ == "__main__":
-    run_command("evaluate", main)
+    COMMAND.run()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from pipeline.cli.command import run_command
+from pipeline.cli.command import Command
 
 DESCRIPTION = """\
 Give the trained detector to those who use it: a name in MLflow's registry, a folder, or both.
@@ -16,22 +16,29 @@ writes   a version of --register with the alias and its AP; --output/pyfunc (wha
 """
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command in the folder of params.yaml."""
-    parser = argparse.ArgumentParser(
-        "python -m pipeline.export", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_options(parser: ArgumentParser) -> None:
+    """Which model, and where it goes."""
     parser.add_argument("--register", metavar="NAME", help="register the model under this name")
     parser.add_argument("--alias", default="champion", help="of the registered version (default: %(default)s)")
     parser.add_argument("--run", metavar="RUN_ID", help="MLflow run whose model is meant (default: models/model.pt)")
     parser.add_argument("--output", metavar="FOLDER", type=Path, help="a new folder for the model's files")
-    chosen = parser.parse_args(arguments)
-    if chosen.register is None and chosen.output is None:
+
+
+def work(options: Namespace) -> None:
+    """Run the command.
+
+    Raises:
+        ValueError: when neither a name nor a folder is given.
+    """
+    if options.register is None and options.output is None:
         raise ValueError("nothing to do; give --register NAME, --output FOLDER or both")
     from pipeline.export.run import run  # torch is not needed before
 
-    run(register=chosen.register, alias=chosen.alias, run_id=chosen.run, output=chosen.output)
+    run(register=options.register, alias=options.alias, run_id=options.run, output=options.output)
 
+
+COMMAND = Command("export", DESCRIPTION, work, add_options, in_project=False)
+main = COMMAND.main
 
 if __name__ == "__main__":
-    run_command("export", main)
+    COMMAND.run()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
+from argparse import ArgumentParser, Namespace
 
-from pipeline.cli.command import run_command
+from pipeline.cli.command import Command
 
 DESCRIPTION = """\
 Compute the losses of a kept step again, each image alone: once as training did, once in float32.
@@ -13,17 +13,20 @@ reads    the file that the message of `train` names
 """
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(
-        "python -m pipeline.replay", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_options(parser: ArgumentParser) -> None:
+    """The file."""
     parser.add_argument("file", help="path or URL of a not_finite_*.pt")
-    chosen = parser.parse_args(arguments)
+
+
+def work(options: Namespace) -> None:
+    """Run the command, in any folder."""
     from pipeline.replay.run import run  # torch is not needed before
 
-    run(chosen.file)
+    run(options.file)
 
+
+COMMAND = Command("replay", DESCRIPTION, work, add_options, in_project=False)
+main = COMMAND.main
 
 if __name__ == "__main__":
-    run_command("replay", main)
+    COMMAND.run()

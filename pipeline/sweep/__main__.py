@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from pipeline.cli.command import run_command
+from pipeline.cli.command import Command
 from pipeline.params import Params, load_params
 from pipeline.params.paths import storage_location
 from pipeline.params.place import load_place, place_path
@@ -29,17 +29,21 @@ report   table, plots and the winner of the newest sweep, again; --apply writes 
 """
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command in the folder of params.yaml."""
-    parser = argparse.ArgumentParser(
-        "python -m pipeline.sweep", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_options(parser: ArgumentParser) -> None:
+    """What to do, and with which section sweep."""
     parser.add_argument("command", nargs="?", default="run", choices=("run", "resume", "status", "report"))
     parser.add_argument(
         "--preset", type=Path, help="a file whose section sweep is taken instead, e.g. presets/sweeps/gamma.yaml"
     )
     parser.add_argument("--apply", action="store_true", help="write the winner into params.yaml; its comments stay")
-    options = parser.parse_args(arguments)
+
+
+def work(options: Namespace) -> None:
+    """Run the command in the folder of params.yaml.
+
+    Raises:
+        ValueError: when there is no sweep to run or to resume.
+    """
     params, conf = load_params(), place_path(CONF)
     place = load_place(conf)
     if options.command in ("run", "resume"):
@@ -84,5 +88,8 @@ def chosen_sweep(params: Params, preset: Path | None) -> Sweep:
     return sweep
 
 
+COMMAND = Command("sweep", DESCRIPTION, work, add_options)
+main = COMMAND.main
+
 if __name__ == "__main__":
-    run_command("sweep", main)
+    COMMAND.run()

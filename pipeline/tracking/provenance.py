@@ -68,9 +68,11 @@ def provenance_tags(
 
 
 def command() -> str:
-    """The stage or script that this process was started as."""
+    """The stage, command or script that this process was started as."""
     script = Path(sys.argv[0])
-    return script.parent.name if script.name == "__main__.py" else script.name
+    name = script.parent.name if script.name == "__main__.py" else script.name
+    # `retinanet train` and `python -m pipeline train`
+    return sys.argv[1] if name in ("retinanet", "pipeline") and len(sys.argv) > 1 else name
 
 
 def git_tags(params: Mapping[str, object]) -> dict[str, str | None]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
+from argparse import Namespace
 
-from pipeline.cli.command import run_command
+from pipeline.cli.command import Command
 from pipeline.params import load_params
 from pipeline.params.place import load_place
 from pipeline.train.refusals import check_inputs, check_share
@@ -19,12 +19,8 @@ keeps    checkpoints in <storage of conf/>/<digest>, one run in MLflow
 """
 
 
-def main(arguments: list[str] | None = None) -> None:
+def work(options: Namespace) -> None:
     """Run the stage in the folder of params.yaml."""
-    parser = argparse.ArgumentParser(
-        "python -m pipeline.train", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.parse_args(arguments)
     params, place = load_params(), load_place()
     check_share(params, place)
     check_inputs(params)
@@ -33,5 +29,8 @@ def main(arguments: list[str] | None = None) -> None:
     run(params, place)
 
 
+COMMAND = Command("train", DESCRIPTION, work)
+main = COMMAND.main
+
 if __name__ == "__main__":
-    run_command("train", main)
+    COMMAND.run()

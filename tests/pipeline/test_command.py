@@ -102,7 +102,7 @@ def test_every_command_ends_with_one_sentence_whatever_fails_below(
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_runs_under_the_guard(name: str) -> None:
     path = REPOSITORY / "pipeline" / ("prepare.py" if name == "prepare" else f"{name}/__main__.py")
-    assert path.read_text().endswith(f'\nif __name__ == "__main__":\n    run_command("{name}", main)\n')
+    assert path.read_text().endswith('\nif __name__ == "__main__":\n    COMMAND.run()\n')
 
 
 @pytest.mark.parametrize("error", CAUSED_BY_USERS, ids=lambda error: type(error).__name__)
