@@ -8,6 +8,9 @@ BENCHES ?= losses postprocess network loader evaluation imports first_step growt
 BIN := .venv/bin
 STAMP := .venv/.installed
 
+# An environment without bytecode makes every Ray worker compile torch again.
+unexport PYTHONDONTWRITEBYTECODE
+
 # DVC runs its stages as `python -m pipeline.<stage>`: that python is ours.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # None of our commands phones home.
@@ -16,6 +19,8 @@ export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# A mirror may have a certificate that only the system knows.
+export UV_SYSTEM_CERTS ?= true
 
 .DEFAULT_GOAL := help
 .PHONY: help setup repro sweep ui docs test test-fast bench check format lock clean
@@ -80,11 +85,14 @@ $(BIN)/pip:
 	"$$python" -m venv .venv
 	@$(BIN)/python -m pip install --quiet uv || echo "uv cannot be installed here; pip does its work, more slowly"
 
-# uv does not read pip's configuration, so where only that names a mirror, pip must do it.
+# uv does not read pip's configuration, so it is given the index that pip would ask. Where it fails all the same, pip
+# does the work, and says what is wrong if it cannot.
 $(STAMP): requirements.txt | $(BIN)/pip
 	@echo "installing the packages of requirements.txt into .venv"
-	@if [ ! -x $(BIN)/uv ] || ! $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.txt; then \
-		echo "installing with pip (some minutes)"; \
+	@index=$${PIP_INDEX_URL:-$$($(BIN)/python -m pip config get global.index-url 2>/dev/null)}; \
+	if [ -n "$$index" ]; then export UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$$index}"; fi; \
+	if ! $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.txt 2>/dev/null; then \
+		echo "uv cannot install from this package index; installing with pip (some minutes)"; \
 		$(BIN)/python -m pip install --quiet --require-hashes -r requirements.txt; \
 	fi
 	@touch $@
