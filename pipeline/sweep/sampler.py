@@ -152,8 +152,10 @@ class Sampler(Searcher):  # type: ignore[misc]  # ray has no types
 def build_sampler(sweep: Sweep, seed: int) -> BaseSampler:
     """Optuna's sampler by its name in params.yaml."""
     if sweep.search == "tpe":
-        # Its default of 10 random settings first would make a short sweep a random one.
-        return TPESampler(seed=seed, n_startup_trials=max(4, sweep.trials // 4), constant_liar=True)
+        # Optuna's default of 10 random settings first would make a short sweep a random one. The other two are its
+        # defaults since 5.0, stated because another release may change what a seed proposes.
+        startup = max(4, sweep.trials // 4)
+        return TPESampler(seed=seed, n_startup_trials=startup, multivariate=True, constant_liar=True)
     return RandomSampler(seed=seed)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.samplers import TPESampler
 from ray.tune.search import Searcher
 
 from pipeline.params import flatten, load_params
@@ -128,3 +129,14 @@ def test_a_sampler_that_was_saved_goes_on_as_if_nothing_had_been(tmp_path: Path)
 
 def allow(settings: Mapping[str, Any]) -> None:
     return None
+
+
+def test_one_seed_proposes_the_same_settings_and_no_default_of_optuna_decides_them() -> None:
+    def score(found: dict[str, Any]) -> float:
+        return 1 - abs(found.get("loss.alpha", 0.25) - 0.3)
+
+    first, second = (draw(make(search="tpe", trials=12), 12, score) for _ in range(2))
+    assert first == second and len(first) == 12
+    sampler = make(search="tpe", trials=12).study.sampler
+    assert isinstance(sampler, TPESampler)
+    assert (sampler._multivariate, sampler._constant_liar) == (True, True)
