@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a bar in a terminal, plain lines in a log."""
+"""Progress of a training: a bar of steps in a terminal, and a line per epoch, which is all that a log gets."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-SECONDS_BETWEEN_LINES = 60  # within an epoch, where there is no terminal
-
 
 class Progress:
-    """Turns a run's events into a line per epoch, and a sign of life in between.
+    """Prints a line per epoch; a terminal also shows a bar of its steps.
 
     Args:
         epochs: of the whole run.
@@ -22,18 +20,15 @@ class Progress:
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
         self._bar: tqdm[Any] | None = None
-        self._last_line = time.monotonic()
 
     def step(self, event: Mapping[str, Any]) -> None:
-        """Word from within an epoch: the bar moves, or a line now and then."""
-        if sys.stderr.isatty():
-            if self._bar is None:
-                self._bar = tqdm(
-                    total=event["steps"], leave=False, unit="step", desc=f"epoch {event['epoch']}/{self.epochs}"
-                )
-            self._bar.update(event["step"] - self._bar.n)
-        elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
-            self._say(f"epoch {event['epoch']}/{self.epochs} step {event['step']}/{event['steps']}")
+        """Move the bar; nothing without a terminal."""
+        if not sys.stderr.isatty():
+            return
+        if self._bar is None:
+            title = f"epoch {event['epoch']}/{self.epochs}"
+            self._bar = tqdm(total=event["steps"], leave=False, unit="step", desc=title)
+        self._bar.update(event["step"] - self._bar.n)
 
     def epoch(self, history: list[Mapping[str, Any]]) -> None:
         """An epoch has ended: its line, with the time that is left at the pace of the last epochs."""
@@ -46,11 +41,7 @@ class Progress:
         ap = f"  AP {row['AP']:.3f}  AP50 {row['AP50']:.3f}" if row.get("AP") is not None else ""
         parts = f"(class {row['loss_cls']:.4f}, box {row['loss_box']:.4f})"
         pace = f"{row['images_per_s']:.1f} images/s  {duration(left)} left"
-        self._say(f"epoch {row['epoch']}/{self.epochs}  loss {row['loss']:.4f} {parts}{ap}  {pace}")
-
-    def _say(self, line: str) -> None:
-        print(line, flush=True)
-        self._last_line = time.monotonic()
+        print(f"epoch {row['epoch']}/{self.epochs}  loss {row['loss']:.4f} {parts}{ap}  {pace}", flush=True)
 
 
 class Throttle:

@@ -38,17 +38,21 @@ def test_time_that_is_left_follows_the_last_three_epochs(capsys: pytest.CaptureF
     assert capsys.readouterr().out.endswith("80 s left\n")
 
 
-def test_steps_are_told_seldom_where_there_is_no_terminal(
+def test_log_file_gets_a_line_per_epoch_and_none_per_step(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [0.0]
     monkeypatch.setattr("pipeline.cli.progress.time.monotonic", lambda: clock[0])
-    shown = Progress(3)
-    for step in range(150):  # a step takes a second
-        clock[0] += 1.0
-        shown.step({"epoch": 1, "step": step, "steps": 150})
-    # More than 60 s after the start (at 61 s, step 60) and after that line (at 122 s, step 121).
-    assert capsys.readouterr().out.splitlines() == ["epoch 1/3 step 60/150", "epoch 1/3 step 121/150"]
+    shown, history = Progress(2), []
+    for epoch in (1, 2):
+        for step in range(150):  # a step takes a minute
+            clock[0] += 60.0
+            shown.step({"epoch": epoch, "step": step, "steps": 150})
+        history.append(row(epoch))
+        shown.epoch(history)
+    printed = capsys.readouterr()
+    assert [line.split("  ")[0] for line in printed.out.splitlines()] == ["epoch 1/2", "epoch 2/2"]
+    assert printed.err == ""
 
 
 def test_terminal_has_a_bar_that_goes_with_its_epoch(
