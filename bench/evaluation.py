@@ -1,6 +1,6 @@
-"""The COCO numbers of many images: ours beside pycocotools, from the same detections.
+"""The COCO numbers of many images: evaluate_detections (hotcoco on arrays) beside pycocotools, on the same detections.
 
-Both begin with a prepared file and with arrays of boxes, scores and labels by image, which is what a detector gives.
+Both start from a prepared file and from arrays of boxes, scores and labels by image, the output of a detector.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.utils import benchmark
 from bench.ratios import Case, run_bench
 from retinanet.evaluation.coco_eval import ImageDetections, coco_results, evaluate_detections
 
-NUM_CLASSES, TRUTHS, MOST = 80, 7, 100  # truths of an image on average; detections of it at most
+NUM_CLASSES, TRUTHS, MOST = 80, 7, 100  # ground-truth boxes per image on average; detections per image at most
 NUM_IMAGES = (500, 5000)
 NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
 
@@ -28,7 +28,7 @@ Detections = dict[int, ImageDetections]
 
 
 def build_world(num_images: int) -> tuple[dict[str, Any], Detections]:
-    """Truths of classes of very different numbers, 2 % of them crowds; half of the detections lie near one."""
+    """Ground truth with classes of very different size, 2 % crowds; half of the detections lie near its boxes."""
     rng = np.random.default_rng(0)
     annotations: list[dict[str, Any]] = []
     detections = {}
@@ -53,7 +53,7 @@ def random_boxes(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.n
 
 
 def random_detections(rng: np.random.Generator, truths: np.ndarray, truth_labels: np.ndarray) -> ImageDetections:
-    """50 to 100, half of them near a truth and mostly of its class."""
+    """50 to 100, half of them near a ground-truth box and mostly of its class."""
     count = int(rng.integers(MOST // 2, MOST + 1))
     boxes, labels = random_boxes(rng, count)
     near, found = rng.random(count) < 0.5, rng.integers(0, len(truths), count)
@@ -66,7 +66,7 @@ def random_detections(rng: np.random.Generator, truths: np.ndarray, truth_labels
 
 
 def judge_by_pycocotools(truth: dict[str, Any], detections: Detections) -> list[float]:
-    """The twelve numbers, as its demo has them; a COCO object of the truth, as from a file, included."""
+    """The twelve numbers, as in its demo; including the COCO object of the ground truth, as read from a file."""
     with contextlib.redirect_stdout(io.StringIO()):
         index = COCO()
         index.dataset = copy.deepcopy(truth)  # it writes into what it is given
@@ -79,18 +79,18 @@ def judge_by_pycocotools(truth: dict[str, Any], detections: Detections) -> list[
 
 
 def cases() -> Iterable[Case]:
-    """A small and a large set; all twelve numbers must be equal to 1e-12."""
+    """A small and a large set; all twelve numbers must be equal to the last bit."""
     for num_images in NUM_IMAGES:
         truth, detections = build_world(num_images)
         ours = partial(evaluate_detections, truth, detections)
         theirs = judge_by_pycocotools(truth, detections)
-        np.testing.assert_allclose([ours().metrics[name] for name in NAMES], theirs, rtol=0, atol=1e-12)
+        np.testing.assert_array_equal([ours().metrics[name] for name in NAMES], theirs)
         peer = partial(judge_by_pycocotools, truth, detections)
         yield Case(f"{num_images} images, {len(truth['annotations'])} truths", ours, {"pycocotools": peer})
 
 
 def growth() -> dict[str, list[tuple[float, float]]]:
-    """(thousand images, milliseconds) of ours."""
+    """(thousand images, milliseconds) of evaluate_detections."""
     pairs = []
     for num_images in (300, 1000, 3000, 10000):
         run = partial(evaluate_detections, *build_world(num_images))

@@ -1,7 +1,7 @@
-"""The search of post-processing thresholds on what a detector finds on COCO's val, as a trial of a sweep does it.
+"""The search of post-processing thresholds on candidates for COCO's val, as a trial of a sweep does it.
 
-Beside it the definition: each pair of thresholds judged by itself. The figures must be equal to the last bit. The whole
-grid of params.yaml is measured, and its first nms_iou alone under all score thresholds.
+Beside it the definition: suppression and evaluation for each pair of thresholds. The figures must be equal to the last
+bit. Measured are the whole grid of params.yaml, and its first nms_iou under all score thresholds.
 """
 
 from __future__ import annotations

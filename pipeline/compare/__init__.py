@@ -1,1 +1,1 @@
-"""Which of two runs is better: paired bootstrap of AP over the images, what changed, and the pictures that tell."""
+"""Comparison of two runs: paired bootstrap of AP over the images, what changed, and the images that differ most."""

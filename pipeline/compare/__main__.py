@@ -11,11 +11,11 @@ SHEET = Path("plots/compare.png")
 
 DESCRIPTION = """\
 Say whether run B is better than run A: AP with 95 % intervals by paired bootstrap over the images, what changed in
-params, data and code, and the pictures on which the two differ most. docs/compare.md tells how to read it.
+params, data and code, and the images on which the two differ most. docs/compare.md explains the output.
 
 A run is an MLflow run (id, its first 6 characters or more, or name), a DVC experiment, a git revision, or `workspace`.
 
-reads    the detections and the split that the stage evaluate has kept with each run, the pictures
+reads    the detections and the split that the stage evaluate stored with each run, the images
 writes   reports/compare.json, plots/compare.png
 """
 
@@ -24,7 +24,7 @@ def add_options(parser: ArgumentParser) -> None:
     """The two runs, and how they are compared."""
     parser.add_argument("run_a", metavar="RUN_A", help="the run to compare with")
     parser.add_argument("run_b", metavar="RUN_B", help="the run that may be better")
-    parser.add_argument("--split", help="val or test; needed only where both runs were judged on both")
+    parser.add_argument("--split", help="val or test; needed only if both runs were evaluated on both")
     parser.add_argument("--resamples", type=int, default=1000, help="of the images (default: 1000)")
     parser.add_argument("--seed", type=int, default=0, help="of the resamples (default: 0)")
     parser.add_argument("--pictures", type=int, default=6, help="on the sheet, at most (default: 6)")

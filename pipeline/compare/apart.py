@@ -1,4 +1,4 @@
-"""The pictures on which two runs differ most, measured by F1 at IoU .5 and drawn side by side."""
+"""The images on which two runs differ most, by F1 at IoU 0.5, drawn side by side."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from PIL import Image
 from pipeline.compare.bootstrap import IOU_50
 from pipeline.reports.pictures import SheetPicture, draw_sheet, set_side_by_side
 from retinanet.data.splits import Split
-from retinanet.evaluation.coco_eval import ClassMatches
+from retinanet.evaluation.class_matches import ClassMatches
 
 COLUMNS = 2  # of each run
 
 
 class ApartPicture(NamedTuple):
-    """A picture and how well each run does on it."""
+    """An image and the F1 of each run on it."""
 
     place: int  # in the split
     file_name: str
@@ -28,9 +28,9 @@ class ApartPicture(NamedTuple):
 
 
 def best_threshold(matches: Sequence[ClassMatches]) -> float:
-    """The score from which on F1 over the split is highest; 1 where nothing right is found.
+    """Return the score threshold with the highest F1 over the split; 1 if there is no true positive.
 
-    Each run gets its own: losses differ in how sure they make a detector, which is no merit.
+    Each run gets its own, because losses differ in the level of the scores, which says nothing about quality.
     """
     scores, rights, counted = (np.concatenate(parts) for parts in zip(*(_at_50(one) for one in matches), strict=True))
     if not rights.any():
@@ -39,12 +39,12 @@ def best_threshold(matches: Sequence[ClassMatches]) -> float:
     scores, right, found = scores[order], np.cumsum(rights[order]), np.cumsum(counted[order])
     truths = sum(int(one.num_truths.sum()) for one in matches)
     f1 = 2 * right / (found + truths)
-    f1[:-1][scores[:-1] == scores[1:]] = -1.0  # detections of one score go together
+    f1[:-1][scores[:-1] == scores[1:]] = -1.0  # a threshold cannot separate equal scores
     return float(scores[f1.argmax()])
 
 
 def f1_of_images(matches: Sequence[ClassMatches], threshold: float) -> NDArray[np.float64]:
-    """F1 of each image at IoU .5 over all classes, [N]; 1 where nothing is to be found and nothing was."""
+    """F1 of each image at IoU 0.5 over all classes, [N]; 1 without ground truth and detections."""
     truths = sum(one.num_truths for one in matches)
     right, found = np.zeros_like(truths), np.zeros_like(truths)
     for one in matches:
@@ -62,7 +62,7 @@ def _at_50(matches: ClassMatches) -> tuple[NDArray[np.float64], NDArray[np.bool_
 def furthest_apart(
     images: Sequence[Mapping[str, Any]], f1_a: NDArray[np.float64], f1_b: NDArray[np.float64], *, count: int
 ) -> list[ApartPicture]:
-    """The pictures with the greatest difference either way, none that has no difference."""
+    """The images with the largest difference in either direction; images without a difference are left out."""
     order = np.argsort(-np.abs(f1_b - f1_a), kind="stable")[:count].tolist()
     return [
         ApartPicture(index, images[index]["file_name"], float(f1_a[index]), float(f1_b[index]))
@@ -80,13 +80,13 @@ def draw_apart(
     thresholds: Sequence[float],
     titles: Sequence[str],
 ) -> Image.Image:
-    """A's sheet beside B's, the same picture in the same place.
+    """Draw A's sheet beside B's, with the same image at the same position.
 
     Args:
         results, thresholds, titles: of A and of B.
 
     Raises:
-        ValueError: naming the file, when a picture cannot be read.
+        ValueError: naming the file, when an image cannot be read.
     """
     images = {one.place: Image.fromarray(split.picture(one.place).permute(1, 2, 0).numpy()) for one in chosen}
     label_of = {category_id: label for label, category_id in enumerate(category_ids)}

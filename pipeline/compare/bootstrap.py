@@ -1,7 +1,7 @@
-"""AP of many resamples of the images from one matching, and what the difference of two runs may be.
+"""Paired bootstrap: AP of many resamples of the images from one matching, and intervals of the difference of two runs.
 
-A resample draws as many images as there are, with replacement. An image that is drawn w times weighs w: its truths and
-its detections count w times. Axes: B resamples, N images, K classes, T IoUs, D detections of a class, J of them right.
+A resample draws N of N images with replacement. An image drawn w times has weight w: its ground truth and its
+detections count w times. Axes: B resamples, N images, K classes, T IoUs, D detections of a class, J true positives.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from retinanet.evaluation.coco_eval import ClassMatches
+from retinanet.evaluation.class_matches import ClassMatches
 
 RECALLS = np.linspace(0.0, 1.0, 101)  # COCO's, to the last bit
-IOU_50, IOU_75 = 0, 5  # places of these thresholds on the axis T
+IOU_50, IOU_75 = 0, 5  # indices of these thresholds on the axis T
 INTERVAL = (0.025, 0.975)
-CELLS = 2_000_000  # numbers held at once: some 16 MB an array
+CELLS = 2_000_000  # elements of an array at once: 16 MB
 
 Weights = NDArray[np.int64]
 Numbers = NDArray[np.float64]
 
 
 class Difference(NamedTuple):
-    """One metric of two runs; None where no truth of its kind exists.
+    """One metric of two runs; None where it has no ground truth.
 
     Attributes:
-        low, high: of the 95 % interval of b - a, by percentiles.
-        b_better, a_better: shares of the resamples in which the one has more.
-        resamples: those in which the metric exists.
+        low, high: bounds of the 95 % percentile interval of b - a.
+        b_better, a_better: share of the resamples in which this run has the higher value.
+        resamples: number of resamples in which the metric is defined.
     """
 
     a: float | None
@@ -53,11 +53,11 @@ def compare_matches(
 ) -> dict[str, Difference]:
     """AP, AP50, AP75 and per_class.<name>.AP of two runs on the same images.
 
-    Both are judged on the same resamples, so that what makes an image hard for both does not blur the difference.
+    Both are evaluated on the same resamples, so that images that are hard for both do not widen the interval.
     """
     num_images = len(a[0].num_truths) if a else 0
     weights = draw_weights(num_images, resamples, seed=seed)
-    weights = np.concatenate([np.ones((1, num_images), dtype=np.int64), weights])  # the images as they are, first
+    weights = np.concatenate([np.ones((1, num_images), dtype=np.int64), weights])  # first the original images
     values = [
         summarise(average_precision(matches, weights, name=name), class_names) for matches, name in ((a, "A"), (b, "B"))
     ]
@@ -65,17 +65,17 @@ def compare_matches(
 
 
 def draw_weights(num_images: int, resamples: int, *, seed: int) -> Weights:
-    """How often each image is drawn in each resample, [B, N]."""
+    """Draw the number of copies of each image in each resample, [B, N]."""
     if num_images == 0:
         return np.zeros((resamples, 0), dtype=np.int64)
     return np.random.default_rng(seed).multinomial(num_images, np.full(num_images, 1 / num_images), size=resamples)
 
 
 def average_precision(matches: Sequence[ClassMatches], weights: Weights, *, name: str = "") -> Numbers:
-    """AP of every resample, class and IoU, [B, K, T], as pycocotools has it; NaN where a class has no truth.
+    """AP of every resample, class and IoU, [B, K, T], as in pycocotools; NaN where a class has no ground truth.
 
-    Copies of an image stand side by side in the order of scores. That is what pycocotools would do with real copies,
-    but for detections of one score: their order it leaves to the order of the images.
+    Copies of an image are adjacent in the order of scores. pycocotools would give the same with real copies, except
+    for equal scores, which it sorts by image.
     """
     result = np.full((len(weights), len(matches), len(matches[0].right) if matches else 0), np.nan)
     for k in tqdm(range(len(matches)), disable=None, unit="class", desc=f"resampling {name}".strip(), leave=False):
@@ -88,11 +88,11 @@ def average_precision(matches: Sequence[ClassMatches], weights: Weights, *, name
 def _class_average_precision(matches: ClassMatches, weights: Weights) -> Numbers:
     num_truths = weights @ matches.num_truths  # [B]
     weight = np.take(weights, matches.images, axis=1)  # [B, D]
-    seen = np.cumsum(weight, axis=1)  # detections down to this score
+    seen = np.cumsum(weight, axis=1)  # detections with at least this score
     result = np.empty((len(weights), len(matches.right)))
     for t, (right, ignored) in enumerate(zip(matches.right, matches.ignored, strict=True)):
         (rights,), (crowded,) = np.nonzero(right), np.nonzero(ignored)
-        counted = seen[:, rights]  # [B, J]; only where a truth is found does precision rise or recall move
+        counted = seen[:, rights]  # [B, J]; precision rises and recall changes only at true positives
         if len(crowded):
             over_crowds = np.pad(np.cumsum(weight[:, crowded], axis=1), ((0, 0), (1, 0)))
             counted = counted - over_crowds[:, np.searchsorted(crowded, rights)]
@@ -105,11 +105,11 @@ def _interpolate(found: Weights, counted: Weights, num_truths: Weights) -> Numbe
     """Mean over the 101 recalls of the highest precision at this recall or above, [B].
 
     Args:
-        found, counted: [B, J] truths found, and detections that count, down to each right detection.
+        found, counted: [B, J] cumulated true positives, and true or false positives, at each true positive.
     """
     precision = found / (counted + np.spacing(1))
     precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    # Each right detection answers for the recalls that it is the first to reach.
+    # Each true positive counts for the recalls that it is the first to reach.
     reached = np.searchsorted(RECALLS, found / np.maximum(num_truths, 1)[:, None], side="right")
     answered_for = np.diff(reached, axis=1, prepend=0)
     total: Numbers = (precision * answered_for).sum(axis=1)
@@ -117,7 +117,7 @@ def _interpolate(found: Weights, counted: Weights, num_truths: Weights) -> Numbe
 
 
 def summarise(precision: Numbers, class_names: Sequence[str]) -> dict[str, Numbers]:
-    """The metrics of every resample, by COCO's names: [B, K, T] -> [B] each. A class that is absent joins no mean."""
+    """COCO's metrics of every resample: [B, K, T] -> [B] each. Means leave out classes without ground truth."""
     by_class = precision.mean(axis=2)  # [B, K]
     metrics = {
         "AP": _mean_over_classes(by_class),
@@ -134,7 +134,7 @@ def _mean_over_classes(values: Numbers) -> Numbers:
 
 
 def describe_difference(a: Numbers, b: Numbers) -> Difference:
-    """What the values of a metric say, [1 + B]: first on the images as they are, then on their resamples."""
+    """Summarise a metric from its values [1 + B]: on the original images, then on the resamples."""
     differences = (b - a)[1:]
     differences = differences[~np.isnan(differences)]
     if np.isnan(a[0]) or len(differences) == 0:

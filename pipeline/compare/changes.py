@@ -1,4 +1,4 @@
-"""What changed between two runs: parameters, data, code, and the place where they ran."""
+"""Differences between two runs: parameters, data, code, and the environment in which they ran."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from pipeline.compare.runs import Judged, Origin
 from pipeline.tracking.provenance import CODE
 
 Change = tuple[str | None, str | None]
-"""Values in A and in B; None where a run has none."""
+"""Values in A and in B; None if the run has none."""
 
 
 def check_split(a: Judged, b: Judged) -> str | None:
-    """Refuse runs that were judged on different pictures or classes; a sentence where only the truths differ.
+    """Check that both runs were evaluated on the same images and classes.
+
+    Returns:
+        A warning if only the annotations differ.
 
     Raises:
-        ValueError: saying how the splits differ.
+        ValueError: stating how the splits differ.
     """
     demand = "both runs must be judged on the same split; evaluate one of them on the other's data"
     pictures = [
@@ -40,18 +43,18 @@ def check_split(a: Judged, b: Judged) -> str | None:
 
 
 def digest_split(truth: Mapping[str, Any]) -> str:
-    """12 hexadecimal digits of the pictures, truths and classes; where the pictures lie does not count."""
+    """Digest of images, annotations and classes, 12 hexadecimal digits; independent of the image folder."""
     content = {key: truth[key] for key in ("images", "annotations", "categories")}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def differing(a: Mapping[str, str], b: Mapping[str, str]) -> dict[str, Change]:
-    """The names whose values differ, or that only one run has."""
+    """Entries whose values differ, or that only one run has."""
     return {name: (a.get(name), b.get(name)) for name in sorted({*a, *b}) if a.get(name) != b.get(name)}
 
 
 def describe_changes(a: Origin, b: Origin) -> dict[str, Any]:
-    """Parameters and place by name, sentences on data and code."""
+    """Changed parameters and environment by name; sentences on data and code."""
     place = differing(a.place, b.place) if a.place and b.place else None  # None: not known
     return {
         "params": differing(a.params, b.params),
@@ -62,14 +65,14 @@ def describe_changes(a: Origin, b: Origin) -> dict[str, Any]:
 
 
 def say_data(a: str | None, b: str | None) -> str:
-    """Whether both were trained on the same prepared split."""
+    """State whether both runs were trained on the same prepared split."""
     if a is None or b is None:
         return "not known: no digest of the train split"
     return f"the same train split ({a[:12]})" if a == b else f"train split {a[:12]} -> {b[:12]}"
 
 
 def say_code(a: Origin, b: Origin) -> str:
-    """What `git diff --stat` says of the code, as far as both commits are known here."""
+    """Differences in code by `git diff --stat`, if both commits are in this repository."""
     sentences = [say_commits(a.commit, b.commit)]
     for name, origin in (("A", a), ("B", b)):
         if origin.changes:
@@ -78,7 +81,7 @@ def say_code(a: Origin, b: Origin) -> str:
 
 
 def say_commits(a: str | None, b: str | None) -> str:
-    """The difference of two commits in the code."""
+    """Differences in code between two commits."""
     if a is None or b is None:
         return "not known: a run without a commit"
     if a == b:

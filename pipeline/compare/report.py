@@ -1,4 +1,4 @@
-"""What a comparison says, for the screen."""
+"""Text output of a comparison."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FEW_IMAGES = 50
 
 
 def verdict(metrics: Mapping[str, Difference]) -> str:
-    """One sentence on AP: B is better or worse where the interval leaves 0 out."""
+    """One sentence on AP: B is better or worse if the interval excludes 0."""
     ap = metrics["AP"]
     if ap.difference is None or ap.low is None or ap.high is None:
         return "nothing can be said: the split has no truths"
@@ -26,7 +26,7 @@ def verdict(metrics: Mapping[str, Difference]) -> str:
 
 
 def metrics_table(metrics: Mapping[str, Difference]) -> str:
-    """A line for each metric."""
+    """A table with a row for each metric."""
     names = {name: name.removeprefix("per_class.").removesuffix(".AP") for name in metrics}
     width = max(20, *(len(name) + 2 for name in names.values()))
     lines = [f"{'':<{width}}     A       B    B - A   95 % interval       B better in"]
@@ -37,7 +37,7 @@ def metrics_table(metrics: Mapping[str, Difference]) -> str:
 
 
 def figures(metric: Difference) -> str:
-    """The numbers of a line."""
+    """The numbers of a row."""
     if metric.a is None:
         return "    -       -        -   no truth of this class"
     interval = f"{metric.low:+.3f} .. {metric.high:+.3f}"
@@ -46,14 +46,14 @@ def figures(metric: Difference) -> str:
 
 
 def say_few_images(num_images: int) -> list[str]:
-    """A sentence where the interval promises too much; docs/compare.md has the trial."""
+    """A warning if the interval is too narrow; measured in docs/compare.md."""
     if num_images >= FEW_IMAGES:
         return []
     return [f"{num_images} images are few: the 95 % interval is narrower than it should be, take it for a hint"]
 
 
 def say_undefined(metrics: Mapping[str, Difference], resamples: int) -> list[str]:
-    """A sentence for each metric that not every resample has."""
+    """A sentence for each metric that is undefined in some resamples."""
     return [
         f"{name}: {resamples - metric.resamples} of {resamples} resamples hold no truth of it and are left out; "
         "a class in so few images tells little"
@@ -63,7 +63,7 @@ def say_undefined(metrics: Mapping[str, Difference], resamples: int) -> list[str
 
 
 def changes_text(changes: Mapping[str, Any]) -> str:
-    """What changed, a line each."""
+    """The differences between the runs, one per line."""
     place = changes["place"]
     lines = ["params", *change_lines(changes["params"])]
     lines += [f"data    {changes['data']}", f"code    {indented(changes['code'])}"]
@@ -72,19 +72,19 @@ def changes_text(changes: Mapping[str, Any]) -> str:
 
 
 def change_lines(changes: Mapping[str, Change]) -> list[str]:
-    """name: A -> B."""
+    """Lines of the form `name: A -> B`."""
     none = ["  the same"]
     texts = {name: ["not there" if text is None else text for text in pair] for name, pair in changes.items()}
     return [f"  {name}: {old} -> {new}" for name, (old, new) in texts.items()] or none
 
 
 def indented(text: str) -> str:
-    """The lines after the first stand below it."""
+    """Indent all lines but the first."""
     return text.replace("\n", "\n        ")
 
 
 def pictures_text(apart: Sequence[ApartPicture], thresholds: Sequence[float]) -> str:
-    """The pictures on which the runs differ most."""
+    """List the images on which the runs differ most."""
     measure = f"F1 at IoU .5, at score {thresholds[0]:.2f} in A and {thresholds[1]:.2f} in B (where each does best)"
     if not apart:
         return f"no picture differs in its {measure}"

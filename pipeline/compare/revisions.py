@@ -1,4 +1,4 @@
-"""Files of a git revision or a DVC experiment, by the commands of git and DVC."""
+"""Files of a git revision or a DVC experiment, read by the commands of git and DVC."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EXPERIMENT = re.compile(r"^\s+([0-9a-f]{7,40}) \[(.+)\]$", re.MULTILINE)
 
 
 def git(*arguments: str) -> str | None:
-    """What git prints here; None where it fails, or there is no git."""
+    """Output of a git command; None if it fails or git is missing."""
     try:
         done = subprocess.run(["git", *arguments], capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -21,7 +21,7 @@ def git(*arguments: str) -> str | None:
 
 
 def resolve(name: str) -> str | None:
-    """The commit of a revision of git, or else of a DVC experiment; None for what is neither."""
+    """Return the commit of a git revision or a DVC experiment; None if the name is neither."""
     if not name or name.startswith("-"):
         return None
     commit = git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
@@ -31,7 +31,7 @@ def resolve(name: str) -> str | None:
 
 
 def experiments() -> dict[str, str]:
-    """Name -> commit of all DVC experiments; none outside a repository."""
+    """Name -> commit of all DVC experiments; empty outside a repository."""
     if git("rev-parse", "--git-dir") is None:
         return {}
     done = _dvc("exp", "list", "--all-commits")
@@ -39,16 +39,16 @@ def experiments() -> dict[str, str]:
 
 
 def known_names() -> list[str]:
-    """Branches, tags and experiments."""
+    """Names of branches, tags and experiments."""
     refs = git("for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/tags") or ""
     return [*refs.split(), *experiments()]
 
 
 def fetch(name: str, commit: str, path: Path) -> Path:
-    """Write the file of that name in a commit, kept by git or by DVC, to a path.
+    """Write a file of a commit, stored by git or DVC, to a path.
 
     Raises:
-        ValueError: naming both, when neither keeps it.
+        ValueError: naming file and commit, when neither git nor DVC has it.
     """
     done = subprocess.run(["git", "show", f"{commit}:./{name}"], capture_output=True, check=False)
     if done.returncode == 0:

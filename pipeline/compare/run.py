@@ -1,4 +1,4 @@
-"""Two runs against each other: figures, intervals, what changed, and the pictures on which they differ most."""
+"""Compare two runs: metrics with intervals, what changed, and the images on which they differ most."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pipeline.params.paths import picture_root, resolve_input
 from pipeline.params.place import load_place
 from pipeline.storage.outs import write_json, write_whole
 from retinanet.data.splits import Split
-from retinanet.evaluation.coco_eval import match_results
+from retinanet.evaluation.class_matches import match_results
 
 REPORT = Path("reports/compare.json")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Compare two runs; the options as of the command, checked."""
+    """Compare two runs, given the checked options of the command."""
     runs = [find_run(word) for word in (options.run_a, options.run_b)]
     split = common_split(*runs, wanted=options.split)
     judged = [run.judged(split) for run in runs]
@@ -59,10 +59,10 @@ def run(options: argparse.Namespace) -> None:
 
 
 class Comparison(NamedTuple):
-    """What two runs have found, against each other.
+    """Result of comparing two runs.
 
     Attributes:
-        thresholds: of A and B, the score from which on a detection counts in apart.
+        thresholds: of A and B, the score threshold of the F1 in apart.
     """
 
     metrics: dict[str, Difference]
@@ -71,7 +71,7 @@ class Comparison(NamedTuple):
 
 
 def compare(judged: Sequence[Judged], options: argparse.Namespace) -> Comparison:
-    """Match both runs with the truths of B, and resample."""
+    """Match both runs with the ground truth of B, and resample."""
     truth = judged[1].truth
     matches = [match_results(truth, run.results) for run in judged]
     class_names = [category["name"] for category in truth["categories"]]
@@ -82,10 +82,10 @@ def compare(judged: Sequence[Judged], options: argparse.Namespace) -> Comparison
 
 
 def common_split(a: Run, b: Run, *, wanted: str | None) -> str:
-    """The split on which both runs were judged: the wanted one, else test before val.
+    """Return the split on which both runs were evaluated: the wanted one, else test before val.
 
     Raises:
-        ValueError: when there is none, saying what each run has.
+        ValueError: when there is none, listing the splits of each run.
     """
     splits = [run.splits() for run in (a, b)]
     for run, own in zip((a, b), splits, strict=True):
@@ -106,10 +106,10 @@ def common_split(a: Run, b: Run, *, wanted: str | None) -> str:
 def check_recorded(
     runs: Sequence[Run], judged: Sequence[Judged], metrics: Mapping[str, Difference], *, same_truths: bool
 ) -> None:
-    """Refuse detections that do not give the AP which their run reported: they are not those that were judged.
+    """Check that the detections of a run give the AP that it reported.
 
     Raises:
-        ValueError: naming the run and both figures.
+        ValueError: naming the run and both values; the detections are then not those that were evaluated.
     """
     found = (metrics["AP"].a, metrics["AP"].b)
     for run, one, ap in list(zip(runs, judged, found, strict=True))[0 if same_truths else 1 :]:
@@ -121,14 +121,14 @@ def check_recorded(
 
 
 def root_of(truth: Mapping[str, Any], data_root: str | None) -> str:
-    """Where the pictures are: --data-root, else as conf/ and the split say."""
+    """The image folder: --data-root, else from conf/ or the split."""
     if data_root is not None:
         return resolve_input(data_root, name="--data-root")
     return picture_root(truth["info"]["root"], load_place())
 
 
 def draw(options: argparse.Namespace, runs: Sequence[Run], judged: Sequence[Judged], comparison: Comparison) -> str:
-    """Write the sheet; a sentence on where it is, or why there is none."""
+    """Write the sheet; return a sentence with its path, or the reason why there is none."""
     truth = judged[1].truth
     try:
         sheet = draw_apart(

@@ -1,4 +1,4 @@
-"""The runs to compare, wherever their files lie: MLflow's store, a revision of git and DVC, or the workspace."""
+"""The runs to compare, from MLflow, a revision of git and DVC, or the workspace."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from pipeline.tracking.records import as_param
 WORKSPACE = "workspace"
 DETECTIONS, REPORT, TRAINING = "reports/detections.json.gz", "reports/evaluate.json", "reports/train.json"
 PLACE = ("host", "python", "torch", "torchvision")
-"""Tags that say what computed a run, beside its conf/."""
+"""Tags on the environment of a run, beside its conf/."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a run comes from; what is not known is None or left out.
+    """Origin of a run; unknown values are None or left out.
 
     Attributes:
-        params: dotted name -> value as params.yaml spells it.
+        params: dotted name -> value as written in params.yaml.
         place: conf.<key>, host and versions.
         train_data: SHA-256 of data/prepared/train.json.
-        changes: uncommitted changes of the code, as `git status --porcelain` says them.
+        changes: uncommitted changes of the code, as of `git status --porcelain`.
     """
 
     params: Mapping[str, str]
@@ -46,12 +46,12 @@ class Origin:
 
 @dataclass(frozen=True)
 class Judged:
-    """What a run has found on a split.
+    """Detections of a run on a split.
 
     Attributes:
         truth: the prepared split.
         results: rows of the COCO results file.
-        recorded_ap: as the run itself reported it; None where it has no figure.
+        recorded_ap: as reported by the run; None if it reported none.
     """
 
     truth: dict[str, Any]
@@ -60,36 +60,36 @@ class Judged:
 
 
 class Run(Protocol):
-    """A run that can be asked for its parts."""
+    """Interface of a run to compare."""
 
     label: str
 
     def splits(self) -> list[str]:
-        """The splits on which it was judged."""
+        """The splits on which the run was evaluated."""
         ...
 
     def judged(self, split: str) -> Judged:
-        """What it found on one of them."""
+        """Its detections on one of them."""
         ...
 
     def origin(self) -> Origin:
-        """Where it comes from."""
+        """Its parameters, data and code."""
         ...
 
 
 class TrackedRun:
-    """A run of MLflow; needs nothing but the store."""
+    """An MLflow run; reads only from the tracking server."""
 
     def __init__(self, reader: RunReader, stored: StoredRun) -> None:
         self._reader, self._stored = reader, stored
         self.label = f"MLflow run {stored.run_id[:8]} ({stored.name})"
 
     def splits(self) -> list[str]:
-        """Those whose detections are among the artifacts."""
+        """The splits whose detections are among the artifacts."""
         return self._reader.list_artifacts(self._stored.run_id, JUDGED)
 
     def judged(self, split: str) -> Judged:
-        """Fetch the split and the detections."""
+        """Download the split and the detections."""
         with tempfile.TemporaryDirectory() as name:
             fetch = self._reader.download
             paths = [
@@ -100,7 +100,7 @@ class TrackedRun:
         return Judged(truth, results, self._stored.metrics.get(f"{split}.AP"))
 
     def origin(self) -> Origin:
-        """As the run's parameters and tags say."""
+        """Read from the parameters and tags of the run."""
         params, tags = self._stored.params, self._stored.tags
         return Origin(
             params={key: text for key, text in params.items() if not key.startswith("conf.")},
@@ -112,11 +112,11 @@ class TrackedRun:
 
 
 class FileRun:
-    """A run whose files can be read by their names: those of the workspace, or of a revision.
+    """A run in files: of the workspace, or of a revision.
 
     Args:
-        commit: None where there is no git.
-        is_workspace: read the files that lie here, not those of the commit.
+        commit: None without git.
+        is_workspace: read the files of the working tree, not those of the commit.
     """
 
     def __init__(self, label: str, commit: str | None, *, is_workspace: bool, reader: RunReader) -> None:
@@ -124,7 +124,7 @@ class FileRun:
         self._commit, self._is_workspace, self._reader = commit, is_workspace, reader
 
     def splits(self) -> list[str]:
-        """The one that its params.yaml names."""
+        """The one split that its params.yaml names."""
         return [self._params()["evaluate"]["split"]]
 
     def judged(self, split: str) -> Judged:
@@ -134,7 +134,7 @@ class FileRun:
             return Judged(read_json(truth), read_results(results), recorded.get("AP"))
 
     def origin(self) -> Origin:
-        """As its files say; where it ran is asked of MLflow."""
+        """Read from its files; the environment from MLflow."""
         with self._file("data/prepared/train.json") as train:
             train_data = digest_file(train)
         changes = (
@@ -174,16 +174,16 @@ class FileRun:
 
 
 def place_of(stored: StoredRun) -> dict[str, str]:
-    """What computed a run, as far as MLflow knows."""
+    """Environment of a run, from its parameters and tags in MLflow."""
     conf = {key: text for key, text in stored.params.items() if key.startswith("conf.")}
     return conf | {key: stored.tags[key] for key in PLACE if key in stored.tags}
 
 
 def find_run(word: str) -> Run:
-    """The run of a name: `workspace`; an MLflow run's id, its beginning, or name; a DVC experiment or git revision.
+    """Find a run by `workspace`, the id, id prefix or name of an MLflow run, a DVC experiment or a git revision.
 
     Raises:
-        ValueError: when nothing, or more than one thing, is called so.
+        ValueError: when the name has no match, or more than one.
     """
     reader = RunReader()
     if word == WORKSPACE:
@@ -205,12 +205,12 @@ def find_run(word: str) -> Run:
 
 
 def listing(runs: list[StoredRun]) -> str:
-    """The first ids, newest first."""
+    """List the first ids, newest first."""
     return ", ".join(run.run_id[:8] for run in runs[:5]) + (", .." if len(runs) > 5 else "")
 
 
 def unknown(word: str, reader: RunReader) -> str:
-    """A sentence with the nearest names that there are."""
+    """An error message with the nearest known names."""
     runs = reader.all()
     ids = {run.run_id[: max(len(word), MIN_PREFIX)]: run.run_id[:8] for run in runs}
     names = {name: name for name in [*(run.name for run in runs), *revisions.known_names(), WORKSPACE]}

@@ -1,1 +1,1 @@
-"""Stage evaluate: what the trained detector finds on pictures it has not seen, in figures and in pictures."""
+"""Stage evaluate: COCO metrics, curves and drawn detections of the trained detector on a held-out split."""

@@ -1,4 +1,4 @@
-"""The stage evaluate as a command."""
+"""Command of the stage evaluate."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pipeline.params import load_params
 from pipeline.params.place import load_place
 
 DESCRIPTION = """\
-Detect on the test (or val) split with models/model.pt and judge it as COCO does.
+Detect on the test (or val) split with models/model.pt and compute the COCO metrics.
 
-reads    params.yaml (postprocess, evaluate), models/model.pt, data/prepared/<split>.json, the pictures
+reads    params.yaml (postprocess, evaluate), models/model.pt, data/prepared/<split>.json, the images
 writes   reports/evaluate.json, reports/detections.json.gz (a COCO results file), plots/precision_recall.{csv,png},
-         plots/detections.png; MLflow: goes on with train's run
+         plots/detections.png; MLflow: continues the run of train
 """
 
 
 def work(options: Namespace) -> None:
     """Run the stage in the folder of params.yaml."""
     params, place = load_params(), load_place()
-    from pipeline.evaluate.run import run  # torch is not needed before
+    from pipeline.evaluate.run import run  # imports torch, which the check of params.yaml does not need
 
     run(params, place)
 

@@ -1,4 +1,4 @@
-"""Stage evaluate: what the trained detector finds on pictures it has not seen, in figures and in pictures."""
+"""Evaluate the trained detector on a held-out split: COCO metrics, curves and drawn detections."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COLUMNS = 4
 
 
 def run(params: Params, place: Place) -> None:
-    """Detect, judge and draw."""
+    """Detect, evaluate and draw."""
     detector = Detector.load(MODEL, "cuda" if torch.cuda.is_available() else "cpu")
     detector.postprocess = detector.build_postprocess(**params.postprocess.model_dump())
     content = read_json(Path(f"data/prepared/{params.evaluate.split}.json"))
@@ -42,7 +42,7 @@ def run(params: Params, place: Place) -> None:
     check_folder(root)
     split = Split(content, root=root)
 
-    # MLflow may refuse, and says so before the work.
+    # Opened first, so that an error of MLflow comes before the work.
     with open_training(detector.description["run"]["digest"], params, place) as run:
         detections = detect(detector, split)
         result = evaluate_detections(content, detections)
@@ -56,7 +56,7 @@ def run(params: Params, place: Place) -> None:
 
 
 def open_training(digest: str, params: Params, place: Place) -> Run:
-    """The MLflow run of the training; one for the evaluation alone where this store does not have it."""
+    """Continue the MLflow run of the training; if MLflow does not have it, create one for the evaluation."""
     run_id = None
     try:
         run_id = RunFolder(storage_location(place), digest).read(RUN_ID)
@@ -68,7 +68,7 @@ def open_training(digest: str, params: Params, place: Place) -> Run:
 
 
 def detect(detector: Detector, split: Split) -> dict[int, ImageDetections]:
-    """Detections of every image by its id, in px of the picture."""
+    """Detections of every image by its id, in px of the original image."""
     batches = EvaluationBatches(split, detector.transforms)
     progress = tqdm(range(len(batches)), disable=None, unit="batch", desc="evaluate")
     found = detector.predict(batches[position] for position in progress)
@@ -76,7 +76,7 @@ def detect(detector: Detector, split: Split) -> dict[int, ImageDetections]:
 
 
 def draw_detections(split: Split, detections: Mapping[int, ImageDetections], params: Params) -> Image.Image:
-    """A sheet of pictures spread evenly over the split, so that the same ones are seen after every run."""
+    """Draw images at even steps over the split, the same ones after every run."""
     count = min(params.evaluate.pictures, len(split.records))
     chosen = np.linspace(0, len(split.records) - 1, count).round().astype(int).tolist()
     pictures = []
@@ -99,7 +99,7 @@ def draw_detections(split: Split, detections: Mapping[int, ImageDetections], par
 
 
 def record(run: Run, result: CocoResult, *, split: str, epoch: int) -> None:
-    """Add the figures and the pictures to the MLflow run.
+    """Log metrics and pictures to the MLflow run.
 
     Args:
         epoch: of the detector.
@@ -109,14 +109,14 @@ def record(run: Run, result: CocoResult, *, split: str, epoch: int) -> None:
     log_split(run, split, truths)
     for artifact in (REPORT, CURVE_PICTURE, SHEET):
         run.log_artifact(artifact)
-    # What was found and what is there: enough to judge the run again, and against another, on any machine.
+    # Detections and ground truth, with which pipeline.compare can evaluate the run on any machine.
     for artifact in (DETECTIONS, truths):
         run.log_artifact(artifact, f"{JUDGED}/{split}")
     run.log_picture("detections", SHEET, step=epoch)
 
 
 def summary(result: CocoResult, split: str) -> str:
-    """The figures for the screen."""
+    """The metrics as text."""
     metrics = {name: "   -" if value is None else f"{value:.3f}" for name, value in result.metrics.items()}
     overall = "  ".join(f"{name} {metrics[name]}" for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100"))
     classes = [name for name in metrics if name.startswith("per_class.") and name.endswith(".AP")]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from retinanet.data.pixels import to_rgb
-from retinanet.evaluation.coco_eval import match_detections
+from retinanet.evaluation.class_matches import match_detections
 
 TILE = 320  # px, the longer side of a picture on the sheet
 GAP = 12  # px between tiles

@@ -1,4 +1,4 @@
-"""Post-processing thresholds, which cost no training: searched on what a detector finds before suppression."""
+"""Search of post-processing thresholds on the candidates of a detector, before non-maximum suppression."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ BOXES_TOGETHER = 1000  # torchvision's, on the CPU
 def find_candidates(
     detector: Detector, split: Split, *, postprocess: Mapping[str, Any], lowest: float
 ) -> Iterator[tuple[int, ImageDetections]]:
-    """Detect without suppression, image by image: of COCO's val, all candidates together are up to 25 million.
+    """Detect without suppression, image by image: all candidates of COCO's val together are up to 25 million.
 
     Args:
-        postprocess: section `postprocess`; all of it but the thresholds holds here too.
-        lowest: the smallest score threshold that will be asked for.
+        postprocess: section `postprocess`; everything in it except the thresholds applies.
+        lowest: the lowest score threshold of the search.
 
     Yields:
-        Each image's id, and what non-maximum suppression would judge: boxes [D, 4] float32 px of the picture, scores
-        [D] float32, labels [D].
+        Each image's id and its candidates for non-maximum suppression: boxes [D, 4] float32 px of the original
+        image, scores [D] float32, labels [D].
     """
     rest = {**postprocess, "score_threshold": lowest, "nms_iou": 1.0, "max_detections": None}
     detector.postprocess = detector.build_postprocess(**rest)
@@ -52,12 +52,11 @@ def search_thresholds(
 ) -> list[dict[str, float]]:
     """AP and AP50 under every pair of thresholds, best AP first.
 
-    Each image's candidates are taken once; of them at most `max_detections` for each nms_iou are kept, and judged
-    together.
+    Each image's candidates are read once; at most `max_detections` of them are kept for each nms_iou.
 
     Args:
-        candidates: by image, as of find_candidates, which may yield them as they are found.
-        content: the split, as its prepared file holds it.
+        candidates: by image, as of find_candidates; an iterator suffices.
+        content: the content of the split's prepared file.
     """
     # The best detections of a lower score threshold begin with those of a higher one.
     lowest = min(thresholds.score_threshold)
@@ -79,12 +78,12 @@ def search_thresholds(
 def suppress(
     candidates: ImageDetections, nms_ious: Sequence[float], *, score_threshold: float, most: int | None
 ) -> tuple[ImageDetections, NDArray[np.bool_]]:
-    """Detections of one image that are left under any nms_iou, best first, as retinanet.inference.postprocess ends.
+    """Suppress the candidates of one image under each nms_iou, as retinanet.inference.postprocess does.
 
-    As there, the best few are tried alone, which mostly leave enough.
+    As there, the best few are tried first, which are mostly enough.
 
     Returns:
-        The D detections, copies and no views; [V, D] which of them each nms_iou leaves.
+        The D detections that any nms_iou keeps, best first, as copies; [V, D] which of them each nms_iou keeps.
     """
     boxes, scores, labels = candidates
     count = int(np.count_nonzero(scores > score_threshold))
@@ -106,10 +105,10 @@ def suppress(
 def suppressor(
     boxes: NDArray[np.float32], scores: NDArray[np.float32], labels: NDArray[np.int64]
 ) -> Callable[[float], Tensor]:
-    """What torchvision's batched_nms keeps, by the IoU: its own steps, of which all but the last are done only once.
+    """Torchvision's batched_nms as a function of the IoU, with all of its steps but the last done once.
 
-    Up to 1000 boxes it moves each class to a place of its own and calls nms, above that it takes class by class; in
-    float64, so that boxes far out are not rounded.
+    Up to 1000 boxes, batched_nms shifts each class by an offset of its own and calls nms; above that it calls nms class
+    by class. In float64, so that large offsets are not rounded.
 
     Args:
         boxes: [D, 4]; scores, labels: [D].

@@ -17,7 +17,7 @@ from PIL import Image
 from pipeline.compare.bootstrap import average_precision, summarise
 from pipeline.reports.results import write_results
 from pipeline.storage.outs import write_json
-from retinanet.evaluation.coco_eval import match_results
+from retinanet.evaluation.class_matches import match_results
 from tests.judged_world import CLASSES, Row, random_truth
 
 REPOSITORY = Path(__file__).parents[3]

@@ -11,7 +11,7 @@ from PIL import Image
 from pipeline.compare.apart import best_threshold, draw_apart, f1_of_images, furthest_apart
 from pipeline.reports.pictures import set_side_by_side
 from retinanet.data.splits import Split
-from retinanet.evaluation.coco_eval import match_results
+from retinanet.evaluation.class_matches import match_results
 from tests.judged_world import Row, as_row, exact_results, random_results, random_truth
 from tests.small_world import SmallWorld
 

@@ -20,7 +20,7 @@ from pipeline.compare.bootstrap import (
     draw_weights,
     summarise,
 )
-from retinanet.evaluation.coco_eval import match_results
+from retinanet.evaluation.class_matches import match_results
 from tests.judged_world import CLASSES, Row, as_row, exact_results, random_results, random_truth
 
 WIDTH = 1e-12

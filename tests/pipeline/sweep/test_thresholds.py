@@ -18,7 +18,6 @@ from retinanet.anchors.grid import build_grid
 from retinanet.data.dataset import EvaluationBatches
 from retinanet.data.splits import Split
 from retinanet.evaluation.coco_eval import ImageDetections, evaluate_detections
-from retinanet.evaluation.coco_match import Pairs, find_pairs
 from retinanet.inference.detector import Detector, build_network
 from retinanet.inference.detector_file import describe_detector
 from tests.small_world import SmallWorld
@@ -153,22 +152,6 @@ def test_the_search_counts_the_best_100_of_an_image_and_class_under_each_overlap
     assert max(np.bincount(labels, minlength=3).max() for _, _, labels in left) > 200
     rows = search_thresholds(candidates.items(), truth, thresholds, max_detections=None)
     assert rows == search_one_by_one(candidates, truth, thresholds, None)
-
-
-def test_the_search_looks_for_overlaps_of_detections_and_truths_once_for_all_thresholds(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    calls: list[int] = []
-
-    def counting(*arguments: Any) -> Pairs:
-        calls.append(1)
-        return find_pairs(*arguments)
-
-    monkeypatch.setattr("retinanet.evaluation.coco_match.find_pairs", counting)
-    truth, candidates = random_candidates(5, 0)
-    thresholds = Thresholds(nms_iou=[0.3, 0.5, 0.7], score_threshold=[0.05, 0.1, 0.2])
-    assert len(search_thresholds(candidates.items(), truth, thresholds, max_detections=10)) == 9
-    assert len(calls) == 1
 
 
 def test_the_search_of_no_image_finds_nothing() -> None:

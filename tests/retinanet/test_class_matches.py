@@ -1,4 +1,4 @@
-"""Laws of the matches in retinanet/evaluation/coco_eval.py, from which AP of any part of the images can be told."""
+"""Laws of retinanet/evaluation/class_matches.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from retinanet.evaluation.coco_eval import coco_results, evaluate_detections, match_results
+from retinanet.evaluation.class_matches import match_results
+from retinanet.evaluation.coco_eval import coco_results, evaluate_detections
 from tests.judged_world import as_row, exact_results, random_results, random_truth
 
 

@@ -1,10 +1,13 @@
-"""COCO matching and tables beside pycocotools' own figures, to the last bit or nearly."""
+"""Metrics, curves and matches are those of pycocotools, to the last bit, where boxes crowd and scores are equal."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +15,11 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from retinanet.evaluation import coco_match
-from retinanet.evaluation.coco_eval import (
-    ImageDetections,
-    coco_results,
-    evaluate_detections,
-    match_results,
-)
+import retinanet
+from retinanet.evaluation import coco_evaluator
+from retinanet.evaluation.class_matches import match_results
+from retinanet.evaluation.coco_eval import ImageDetections, coco_results, evaluate_detections
+from retinanet.evaluation.coco_evaluator import GroundTruth, Rows
 
 COCO_NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
 LIMITS = ((1, 10, 100), (1, 2, 5))
@@ -93,10 +94,7 @@ def test_all_figures_and_curves_are_those_of_pycocotools(seed: int, limits: tupl
     names = [f"c{category_id}" for category_id in evaluator.params.catIds]
     ours = evaluate_detections(truth, detections, max_detections=limits)
     theirs = metrics_of(evaluator, names, limits)
-    assert ours.metrics.keys() == theirs.keys()
-    assert [value is None for value in ours.metrics.values()] == [value is None for value in theirs.values()]
-    for name in (name for name, value in theirs.items() if value is not None):
-        assert ours.metrics[name] == pytest.approx(theirs[name], rel=0, abs=1e-12), name
+    assert ours.metrics == theirs
 
     curves = np.array([point[2:] for point in ours.precision_recall]).reshape(-1, 2, 101, 3)  # [K, IoU, R, 3]
     known = [k for k in range(len(names)) if evaluator.eval["precision"][0, 0, k, 0, -1] > -1]
@@ -134,11 +132,34 @@ def test_every_match_is_that_of_pycocotools(seed: int, limit: int) -> None:
         assert matches.num_truths.tolist() == [counts.get(image_id, 0) for image_id in listed]
 
 
-def test_how_many_pairs_are_looked_at_together_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    truth, detections = crowded_world(3)
-    whole = evaluate_detections(truth, detections)
-    monkeypatch.setattr(coco_match, "PAIRS_AT_ONCE", 7)
-    assert evaluate_detections(truth, detections) == whole
+def evaluate_rows_by_pycocotools(
+    ground_truth: GroundTruth, rows: Rows, *, max_detections: Sequence[int], all_areas_only: bool = False
+) -> COCOeval:
+    """coco_evaluator.evaluate_rows without hotcoco, but for the index that it reads the ground truth from."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        index = COCO()
+        index.dataset = ground_truth.coco.dataset
+        index.createIndex()
+        evaluator = COCOeval(index, index.loadRes(rows), "bbox")
+        evaluator.params.maxDets = list(max_detections)
+        if all_areas_only:
+            evaluator.params.areaRng, evaluator.params.areaRngLbl = [coco_evaluator.ALL_AREAS], ["all"]
+        evaluator.evaluate()
+    return evaluator
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_pycocotools_can_stand_in_for_hotcoco(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth, detections = crowded_world(seed)
+    rows = list(coco_results(truth, detections))
+    result, matches = evaluate_detections(truth, detections), match_results(truth, rows)
+    for module in ("coco_eval", "class_matches"):
+        monkeypatch.setattr(f"retinanet.evaluation.{module}.evaluate_rows", evaluate_rows_by_pycocotools)
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert evaluate_detections(truth, detections) == result
+        again = match_results(truth, rows)
+    for one, other in zip(again, matches, strict=True):
+        assert all(np.array_equal(*fields) for fields in zip(one, other, strict=True))
 
 
 def test_annotations_and_results_of_other_images_and_categories_are_left_out() -> None:
@@ -150,3 +171,10 @@ def test_annotations_and_results_of_other_images_and_categories_are_left_out() -
     assert evaluate_detections(more, detections) == evaluate_detections(truth, detections)
     for one, other in zip(match_results(more, rows + stray), match_results(truth, rows), strict=True):
         assert all(np.array_equal(*fields) for fields in zip(one, other, strict=True))
+
+
+def test_no_other_folder_of_the_detector_needs_the_evaluator() -> None:
+    """So it trains and detects where hotcoco is not installed."""
+    files = [path for path in Path(retinanet.__path__[0]).rglob("*.py") if path.parent.name != "evaluation"]
+    assert len(files) > 10
+    assert [path for path in files if re.search("retinanet.evaluation|hotcoco", path.read_text())] == []
