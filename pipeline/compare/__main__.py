@@ -36,13 +36,13 @@ def work(options: Namespace) -> None:
     """Compare two runs.
 
     Raises:
-        ValueError: for a number that makes no sense.
+        ValueError: for a number out of range.
     """
     if options.resamples < 1:
         raise ValueError(f"--resamples is {options.resamples}; give at least 1, and 1000 for an interval to rely on")
     if options.pictures < 0 or options.seed < 0:
         raise ValueError(f"--pictures is {options.pictures} and --seed {options.seed}; neither may be below 0")
-    from pipeline.compare.run import run  # torch and MLflow are not needed before
+    from pipeline.compare.run import run  # imports torch and MLflow, which the options do not need
 
     run(options)
 
