@@ -15,6 +15,7 @@ import argparse
 import itertools
 import json
 import os
+import pickle
 import statistics
 import subprocess
 import sys
@@ -130,7 +131,7 @@ def timed_training(folder: Path, place: Place, *, workers: int, launcher: str) -
     precision = native_precision(place.gpus_per_worker > 0) if place.precision == "auto" else place.precision
     place = place.model_copy(update={"workers": workers, "precision": precision})
     config = worker_config(load_params(), place, digest="timed", run=str(folder))
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.pickle").write_bytes(pickle.dumps(config))
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers)]
     command = [sys.executable, *(torchrun if launcher == "torchrun" else []), "-m", "bench.timed_training", str(folder)]
     begun = time.time()

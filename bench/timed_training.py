@@ -3,7 +3,7 @@
     python -m bench.timed_training FOLDER
     python -m torch.distributed.run --standalone --nproc-per-node 2 -m bench.timed_training FOLDER
 
-FOLDER/config.json is what pipeline.fit takes, and gets beside it training.json: the losses of every epoch, and the
+FOLDER/config.pickle is what pipeline.fit takes, and gets beside it training.json: the losses of every epoch, and the
 stamps of the first worker. Both ways run the same pipeline.fit.work.train_worker; bench/scaling.py compares them.
 """
 
@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from pipeline.cluster.storage import WriteCheckpoint
 from pipeline.cluster.training import run_trainer
 from pipeline.cluster.worker import Worker
 from pipeline.fit import fit
+from pipeline.fit.config import WorkerConfig
 from pipeline.fit.work import load_splits, train_worker
 
 RESULT, STAMPS = "training.json", "stamps.json"
@@ -37,7 +39,7 @@ TIMES = ("seconds", "images_per_s")  # what differs between two trainings that a
 def main() -> None:
     """Train as this process was started."""
     folder = Path(sys.argv[1])
-    config = json.loads((folder / "config.json").read_text())
+    config = pickle.loads((folder / "config.pickle").read_bytes())
     under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
     history = train_plainly(config, folder) if under_torchrun else train_on_ray(config, folder)
     if history:
@@ -46,16 +48,16 @@ def main() -> None:
         (folder / RESULT).write_text(json.dumps({"losses": losses, "stamps": stamps}))
 
 
-def train_on_ray(config: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
+def train_on_ray(config: WorkerConfig, folder: Path) -> list[dict[str, Any]]:
     """The history of a training on a Ray of its own."""
-    place = config["place"]
-    resources = Resources(**{name: place[name] for name in Resources.__dataclass_fields__ if name in place})
+    place = config.place
+    resources = Resources.of(place)
 
-    def fit_with_stamps(config: dict[str, Any]) -> None:
+    def fit_with_stamps(loop_config: dict[str, Any]) -> None:
         with stamping(folder):
-            fit(config)
+            fit(loop_config)
 
-    with start_ray(place["address"], resources):
+    with start_ray(place.address, resources):
         result = run_trainer(
             fit_with_stamps,
             config,
@@ -69,9 +71,9 @@ def train_on_ray(config: Mapping[str, Any], folder: Path) -> list[dict[str, Any]
     return history
 
 
-def train_plainly(config: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
+def train_plainly(config: WorkerConfig, folder: Path) -> list[dict[str, Any]]:
     """The history of a training by torchrun's processes, in the first of them; nothing in the others."""
-    dist.init_process_group(config["place"]["backend"])
+    dist.init_process_group(config.place.backend)
     rank, reports = dist.get_rank(), []
 
     def report(metrics: dict[str, Any], write_checkpoint: WriteCheckpoint | None) -> None:
@@ -89,14 +91,14 @@ def train_plainly(config: Mapping[str, Any], folder: Path) -> list[dict[str, Any
         last_checkpoint=lambda: nullcontext(None),
     )
     with stamping(folder):
-        train_worker(config, worker, *load_splits(config))
+        train_worker(config, worker, *load_splits(config.data))
     dist.destroy_process_group()
     return reports[-1]["history"] if rank == 0 else []
 
 
-def own_device(config: Mapping[str, Any]) -> torch.device:
+def own_device(config: WorkerConfig) -> torch.device:
     """The CPU, or the GPU of this process among those of its node."""
-    if config["place"]["gpus_per_worker"] == 0:
+    if config.place.gpus_per_worker == 0:
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
 

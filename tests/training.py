@@ -103,7 +103,7 @@ def train_here(folder: Path, **options: Any) -> Trained:
 
     config = worker_config(params, place, digest="d1", run=str(folder))
     threads = torch.get_num_threads()
-    train_worker(config, replace(alone(), report=keep), *load_splits(config))
+    train_worker(config, replace(alone(), report=keep), *load_splits(config.data))
     torch.set_num_threads(threads)
     (state,) = kept
     return Trained(state["history"], state["learner"], [])

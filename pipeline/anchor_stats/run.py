@@ -11,6 +11,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.params import Params
+from pipeline.params.detector import Anchors, Matcher
+from pipeline.params.experiment import Transforms as Section
 from pipeline.storage.outs import read_json, write_json
 from retinanet.anchors.grid import Grid, build_grid
 from retinanet.anchors.matcher import match_anchors
@@ -27,21 +29,35 @@ SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, float("
 def run(params: Params) -> None:
     """Write the anchors and what they cover."""
     content = read_json(TRAIN)
-    grid = build_grid(**params.anchors.model_dump())
+    grid = anchor_grid(params.anchors)
     truths = Truths(content["categories"])
     records = tqdm(read_records(content), disable=None, unit="image", desc="anchor_stats")
-    for record, boxes, image_size in at_training_scale(records, Transforms(**params.transforms.model_dump())):
-        truths.add(record, *cover(boxes, grid, image_size, **params.matcher.model_dump()))
+    for record, boxes, image_size in at_training_scale(records, params.transforms):
+        truths.add(record, *cover(boxes, grid, image_size, params.matcher))
     report = truths.report(params.matcher.foreground_iou, params.matcher.background_iou)
     write_json(ANCHORS, grid.to_dict())
     write_json(REPORT, report)
     print(summary(report))
 
 
-def at_training_scale(
-    records: Iterable[Record], transforms: Transforms
-) -> Iterator[tuple[Record, Tensor, tuple[int, int]]]:
+def anchor_grid(anchors: Anchors) -> Grid:
+    """The grid of section anchors."""
+    return build_grid(
+        base_scale=anchors.base_scale,
+        scales_per_octave=anchors.scales_per_octave,
+        sizes=anchors.sizes,
+        aspect_ratios=anchors.aspect_ratios,
+        offset=anchors.offset,
+        rounded=anchors.rounded,
+        strides_from_image=anchors.strides_from_image,
+    )
+
+
+def at_training_scale(records: Iterable[Record], section: Section) -> Iterator[tuple[Record, Tensor, tuple[int, int]]]:
     """Every image with its truths resized as for evaluation, and its padded size: (record, [M, 4] px, (H, W))."""
+    transforms = Transforms(
+        short_side=section.short_side, long_side=section.long_side, size_divisor=section.size_divisor
+    )
     for record in records:
         height, width = transforms.resized_size(record.size, transforms.for_evaluation)
         factor_y, factor_x = height / record.size[0], width / record.size[1]
@@ -49,13 +65,20 @@ def at_training_scale(
         yield record, boxes, transforms.padded_size([(height, width)])
 
 
-def cover(boxes: Tensor, grid: Grid, image_size: tuple[int, int], **matching: Any) -> tuple[Tensor, Tensor, Tensor]:
+def cover(boxes: Tensor, grid: Grid, image_size: tuple[int, int], matcher: Matcher) -> tuple[Tensor, Tensor, Tensor]:
     """How the anchors of an image of that size cover its truths.
 
     Returns:
         [M] best IoU with any anchor, [M] number of foreground anchors, [M] area in px.
     """
-    matches = match_anchors([boxes], grid, image_size, **matching)
+    matches = match_anchors(
+        [boxes],
+        grid,
+        image_size,
+        foreground_iou=matcher.foreground_iou,
+        background_iou=matcher.background_iou,
+        low_quality=matcher.low_quality,
+    )
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     return matches.best_iou, torch.bincount(matches.truth, minlength=boxes.shape[0]), areas
 

@@ -67,7 +67,7 @@ class FixedWorkers(FixedScalingPolicy):  # type: ignore[misc]  # ray has no type
 
 def train_on_ray(
     fit: Callable[[dict[str, Any]], None],
-    config: Mapping[str, Any],
+    config: object,
     *,
     resources: Resources,
     name: str,
@@ -78,7 +78,7 @@ def train_on_ray(
     """Run `fit` on the workers of the Ray that runs, from the last checkpoint of a run of that name if there is one.
 
     Args:
-        fit: runs in every worker with `config`.
+        fit: runs in every worker with a dictionary that holds `config` under this name, which can be pickled.
         storage: folder or URL; the run lies in <storage>/<name>.
         on_event: called in this process first with the cluster (describe_cluster), then with every report, and with
             what the workers tell in between.
@@ -126,7 +126,7 @@ def train_on_ray(
 
 def run_trainer(
     fit: Callable[[dict[str, Any]], None],
-    config: Mapping[str, Any],
+    config: object,
     *,
     resources: Resources,
     name: str,
@@ -150,7 +150,7 @@ def run_trainer(
     link = {"_events": events, "_stop": stop, "_has_nodes": resources.has_nodes}
     trainer = (Trainer if lasting else BriefTrainer)(
         fit,
-        train_loop_config={**config, **link},
+        train_loop_config={"config": config, **link},
         torch_config=ray.train.torch.TorchConfig(backend=resources.backend, timeout_s=resources.hang_timeout_s),
         scaling_config=ray.train.ScalingConfig(
             num_workers=resources.most if resources.fewest == resources.most else (resources.fewest, resources.most),

@@ -36,7 +36,13 @@ COLUMNS = 4
 def run(params: Params, place: Place) -> None:
     """Detect, evaluate and draw."""
     detector = Detector.load(MODEL, "cuda" if torch.cuda.is_available() else "cpu")
-    detector.postprocess = detector.build_postprocess(**params.postprocess.model_dump())
+    detector.postprocess = detector.build_postprocess(
+        score_threshold=params.postprocess.score_threshold,
+        candidates_per_level=params.postprocess.candidates_per_level,
+        nms_iou=params.postprocess.nms_iou,
+        max_detections=params.postprocess.max_detections,
+        min_size=params.postprocess.min_size,
+    )
     content = read_json(Path(f"data/prepared/{params.evaluate.split}.json"))
     root = picture_root(content["info"]["root"], place)
     check_folder(root)

@@ -5,22 +5,26 @@ Who only says what the workers shall do imports neither the detector nor its lib
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.fit.config import WorkerConfig
 
 
-def fit(config: dict[str, Any]) -> None:
+def fit(loop_config: dict[str, Any]) -> None:
     """Train in this worker of Ray Train; all workers run it at once.
 
     Args:
-        config: description (of the detector), params (as in params.yaml), place, data (train and val files and the
-            root of the pictures), all plain values.
+        loop_config: as of pipeline.cluster.training.run_trainer: `config` is the WorkerConfig, the rest is the link to
+            the driver.
     """
     from pipeline.cluster.worker import worker
     from pipeline.fit.memory import picture_budget
     from pipeline.fit.work import load_splits, tell_memory, train_worker
 
-    own = worker(config)
+    config: WorkerConfig = loop_config["config"]
+    own = worker(loop_config)
     keep_bytes = picture_budget(config, own)
-    splits = load_splits(config, keep_bytes=keep_bytes)
+    splits = load_splits(config.data, keep_bytes=keep_bytes)
     tell_memory(own, keep_bytes, *splits)
     train_worker(config, own, *splits)

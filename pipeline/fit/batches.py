@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from torch.utils.data import DataLoader, Subset
 
 from pipeline.cli.progress import Throttle
 from pipeline.cluster.worker import Worker
+from pipeline.fit.building import build_transforms
+from pipeline.fit.config import WorkerConfig
 from retinanet.data.dataset import Batch, TrainingBatches
 from retinanet.data.splits import Split
-from retinanet.data.transforms import Transforms
 
 
 class Batches:
     """This worker's share of the training batches, epoch by epoch, with word of the progress."""
 
-    def __init__(self, config: Mapping[str, Any], split: Split, worker: Worker) -> None:
+    def __init__(self, config: WorkerConfig, split: Split, worker: Worker) -> None:
         self.config, self.split, self.worker = config, split, worker
-        self.transforms = Transforms(**config["params"]["transforms"])
+        self.transforms = build_transforms(config.params.transforms)
         self.may_tell = Throttle(seconds=1.0)
 
     def of_epoch(self, epoch: int) -> TrainingBatches:
@@ -27,8 +27,8 @@ class Batches:
         return TrainingBatches(
             self.split,
             self.transforms,
-            batch_size=self.config["params"]["train"]["batch_size"],
-            seed=self.config["params"]["seed"],
+            batch_size=self.config.params.train.batch_size,
+            seed=self.config.params.seed,
             epoch=epoch,
             rank=self.worker.rank,
             num_workers=self.worker.num_workers,
@@ -37,7 +37,7 @@ class Batches:
     def loader(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from a step on, read ahead by the place's loader processes."""
         batches = self.of_epoch(epoch)
-        processes = self.config["place"]["loader_processes"]
+        processes = self.config.place.loader_processes
         loader = DataLoader(
             Subset(batches, range(first_step, len(batches))),
             batch_size=None,

@@ -1,22 +1,29 @@
-"""What trains, built from plain values: the network, its optimiser and its criterion."""
+"""The detector and all that trains it, built from the sections of params.yaml.
+
+This is the one place where a parameter of the detector becomes an argument: each is passed on by name, so that mypy
+checks its type against the section's, and a test that no key of a section is forgotten.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LRScheduler
 
 from pipeline.cluster.worker import Worker
+from pipeline.fit.config import WorkerConfig
+from pipeline.params import Params
+from pipeline.params.experiment import Optim, Train
+from pipeline.params.experiment import Transforms as Section
 from pipeline.runs.inputs import BUILT_IN, fetch
 from retinanet.anchors.grid import Grid
-from retinanet.inference.detector import build_network
+from retinanet.data.transforms import Transforms
 from retinanet.losses.criterion import Criterion
-from retinanet.network.model import recompute_activations
+from retinanet.network.model import RetinaNet, build_model, recompute_activations
 from retinanet.network.pretrained import load_backbone_weights
 from retinanet.training.learner import Learner
 from retinanet.training.optim import construct_ema, construct_optimizer, construct_schedule, scale_lr
@@ -29,41 +36,118 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def build_learner(config: Mapping[str, Any], worker: Worker, *, total_steps: int) -> Learner:
+def build_learner(config: WorkerConfig, worker: Worker, *, total_steps: int) -> Learner:
     """The model with all that trains it, the same in every worker."""
-    params, place, description = config["params"], config["place"], config["description"]
-    seed_all(params["seed"])
-    network = build_network(description)
-    weights = params["model"]["weights"]
-    if weights is not None:
-        file = weights if weights in BUILT_IN else str(fetch(weights))
-        load_backbone_weights(network.backbone, params["model"]["backbone"], file)
+    params, place = config.params, config.place
+    grid, num_classes = Grid.from_dict(config.description["anchors"]), len(config.description["categories"])
+    seed_all(params.seed)
+    network = build_network(params, grid, num_classes)
     network.to(worker.device)
-    if place["channels_last"]:
+    if place.channels_last:
         network.to(memory_format=torch.channels_last)
-    if place["recompute"]:
+    if place.recompute:
         recompute_activations(network)
-    if place["compile"]:
+    if place.compile:
         network.compile()  # in place: the names of the weights stay
-    optim = params["optim"]
-    lr = scale_lr(optim["lr"], optim["lr_batch_size"], params["train"]["batch_size"])
-    optimizer = construct_optimizer(
-        network, optimizer=optim["optimizer"], lr=lr, momentum=optim["momentum"], weight_decay=optim["weight_decay"]
-    )
-    ramp = ("schedule", "warmup_fraction", "warmup_start", "steps", "step_factor")
+    optimizer = build_optimizer(network, params.optim, params.train)
     return Learner(
         model=distribute(network, worker),
-        criterion=build_criterion(description, params),
+        criterion=build_criterion(params, grid, num_classes),
         optimizer=optimizer,
-        schedule=construct_schedule(optimizer, total_steps, **{key: optim[key] for key in ramp}),
-        mean=params["transforms"]["mean"],
-        std=params["transforms"]["std"],
+        schedule=build_schedule(optimizer, params.optim, total_steps),
+        mean=params.transforms.mean,
+        std=params.transforms.std,
         device=worker.device,
-        precision=place["precision"],
-        clip_grad_norm=optim["clip_grad_norm"],
-        images_per_step=place["images_per_step"],
-        ema=construct_ema(network, optim["ema_decay"]),
-        max_skipped=0 if params["train"]["on_nan"] == "stop" else params["train"]["on_nan"],
+        precision=place.precision,
+        clip_grad_norm=params.optim.clip_grad_norm,
+        images_per_step=place.images_per_step,
+        ema=construct_ema(network, params.optim.ema_decay),
+        max_skipped=0 if params.train.on_nan == "stop" else params.train.on_nan,
+    )
+
+
+def build_network(params: Params, grid: Grid, num_classes: int) -> RetinaNet:
+    """The network of section model with its pretrained weights; the other weights are drawn."""
+    model = params.model
+    network = build_model(
+        num_logits=num_classes + (params.loss.class_loss == "softmax_focal"),
+        anchors_per_cell=grid.anchors_per_cell,
+        backbone=model.backbone,
+        norm=model.norm,
+        frozen_stages=model.frozen_stages,
+        fpn_channels=model.fpn_channels,
+        p6_from=model.p6_from,
+        head_channels=model.head_channels,
+        head_depth=model.head_depth,
+        head_norm=model.head_norm,
+        prior=model.prior,
+    )
+    if model.weights is not None:
+        file = model.weights if model.weights in BUILT_IN else str(fetch(model.weights))
+        load_backbone_weights(network.backbone, model.backbone, file)
+    return network
+
+
+def build_optimizer(network: nn.Module, optim: Optim, train: Train) -> torch.optim.Optimizer:
+    """The optimiser of section optim, its learning rate scaled to the global batch."""
+    return construct_optimizer(
+        network,
+        optimizer=optim.optimizer,
+        lr=scale_lr(optim.lr, optim.lr_batch_size, train.batch_size),
+        momentum=optim.momentum,
+        weight_decay=optim.weight_decay,
+    )
+
+
+def build_schedule(optimizer: torch.optim.Optimizer, optim: Optim, total_steps: int) -> LRScheduler:
+    """The learning rate schedule of section optim."""
+    return construct_schedule(
+        optimizer,
+        total_steps,
+        schedule=optim.schedule,
+        warmup_fraction=optim.warmup_fraction,
+        warmup_start=optim.warmup_start,
+        steps=optim.steps,
+        step_factor=optim.step_factor,
+    )
+
+
+def build_criterion(params: Params, grid: Grid, num_classes: int) -> Criterion:
+    """The criterion of sections matcher and loss, with the box code of section model."""
+    matcher, loss, model = params.matcher, params.loss, params.model
+    return Criterion(
+        grid,
+        num_classes,
+        foreground_iou=matcher.foreground_iou,
+        background_iou=matcher.background_iou,
+        low_quality=matcher.low_quality,
+        class_loss=loss.class_loss,
+        alpha=loss.alpha,
+        gamma=loss.gamma,
+        box_loss=loss.box_loss,
+        beta=loss.beta,
+        box_weight=loss.box_weight,
+        normaliser=loss.normaliser,
+        box_means=model.box_means,
+        box_stds=model.box_stds,
+    )
+
+
+def build_transforms(section: Section) -> Transforms:
+    """The transforms of section transforms."""
+    return Transforms(
+        short_side=section.short_side,
+        long_side=section.long_side,
+        size_divisor=section.size_divisor,
+        mean=section.mean,
+        std=section.std,
+        horizontal_flip=section.horizontal_flip,
+        vertical_flip=section.vertical_flip,
+        scale_jitter=section.scale_jitter,
+        brightness=section.brightness,
+        contrast=section.contrast,
+        saturation=section.saturation,
+        hue=section.hue,
     )
 
 
@@ -73,10 +157,3 @@ def distribute(network: nn.Module, worker: Worker) -> nn.Module:
         return network
     devices = [worker.device] if worker.device.type == "cuda" else None
     return DistributedDataParallel(network, device_ids=devices, gradient_as_bucket_view=True, broadcast_buffers=False)
-
-
-def build_criterion(description: Mapping[str, Any], params: Mapping[str, Any]) -> Criterion:
-    """The criterion of sections matcher and loss, with the model's box code."""
-    code = {key: params["model"][key] for key in ("box_means", "box_stds")}
-    grid = Grid.from_dict(description["anchors"])
-    return Criterion(grid, len(description["categories"]), **params["matcher"], **params["loss"], **code)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from pipeline.cluster.worker import Worker
+from pipeline.fit.config import WorkerConfig
+from pipeline.params.place import Place
 
 FRACTION = 0.5  # the rest is for batches, activations and gradients, which are not there yet
 # Of a control group: its limit, its use, and the part of the use that is only a cache of files.
@@ -17,22 +18,20 @@ FILES_V2 = ("memory.max", "memory.current", "inactive_file")
 FILES_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
 
-def picture_budget(config: Mapping[str, Any], worker: Worker) -> int:
+def picture_budget(config: WorkerConfig, worker: Worker) -> int:
     """Bytes of decoded pictures that this worker may keep; 0 where conf/ says cache_images: false."""
-    if not config["place"]["cache_images"]:
+    if not config.place.cache_images:
         return 0
-    return int(FRACTION * available_memory() / processes_here(config, worker))
+    processes = processes_here(config.place, worker, trials_at_once=config.trials_at_once)
+    return int(FRACTION * available_memory() / processes)
 
 
-def processes_here(config: Mapping[str, Any], worker: Worker) -> int:
+def processes_here(place: Place, worker: Worker, *, trials_at_once: int | None) -> int:
     """Processes that train on this node at once, those of other trials of a sweep included, at most."""
-    trials = config.get("trials_at_once")
-    if trials is None:
+    if trials_at_once is None:
         return worker.workers_here
-    place = config["place"]
-    widest = place["workers"] if isinstance(place["workers"], int) else place["workers"][1]
-    room = (os.cpu_count() or 1) // place["cpus_per_worker"]
-    return max(worker.workers_here, int(min(room, trials * widest)))
+    room = (os.cpu_count() or 1) // place.cpus_per_worker
+    return max(worker.workers_here, min(room, trials_at_once * place.most))
 
 
 def available_memory(root: Path = Path("/")) -> int:

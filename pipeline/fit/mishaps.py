@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
-from typing import Any
 
 import fsspec
 import torch
 
 from pipeline.cluster.worker import Worker
 from pipeline.fit.batches import Batches
+from pipeline.fit.config import WorkerConfig
 from pipeline.storage.stores import complaint, retry
 from retinanet.training.engine import LossNotFiniteError
 from retinanet.training.learner import Learner
 
 
 def explain_loss(
-    error: LossNotFiniteError, batches: Batches, learner: Learner, config: Mapping[str, Any], worker: Worker
+    error: LossNotFiniteError, batches: Batches, learner: Learner, config: WorkerConfig, worker: Worker
 ) -> str:
     """A sentence with step, losses and images; the batch, and the weights that met it, go into a file beside the run.
 
@@ -26,13 +25,13 @@ def explain_loss(
     """
     batch = batches.of_epoch(error.epoch)[error.step]
     step = f"epoch{error.epoch + 1}_step{error.step + 1}_worker{worker.rank}"
-    url = f"{config['data']['run']}/not_finite_{config['description']['run']['digest']}_{step}.pt"
+    url = f"{config.data.run}/not_finite_{config.description['run']['digest']}_{step}.pt"
     content = {
         "batch": batch._asdict(),
         "weights": {key: value.cpu() for key, value in learner.network.state_dict().items()},
-        "description": config["description"],
-        "params": config["params"],
-        "precision": config["place"]["precision"],
+        "description": config.description,
+        "params": config.params.model_dump(exclude={"sweep"}),
+        "precision": config.place.precision,
         "error": str(error),
     }
     memory = io.BytesIO()

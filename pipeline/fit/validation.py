@@ -8,6 +8,8 @@ from typing import Any
 import torch.distributed as dist
 
 from pipeline.cluster.worker import Worker
+from pipeline.fit.config import WorkerConfig
+from pipeline.params.experiment import Train
 from pipeline.runs.inputs import fetch
 from pipeline.storage.outs import read_json
 from retinanet.data.dataset import Batch, EvaluationBatches
@@ -17,13 +19,12 @@ from retinanet.inference.detector import Detector
 from retinanet.training.learner import Learner
 
 
-def is_evaluated(epoch: int, config: Mapping[str, Any]) -> bool:
+def is_evaluated(epoch: int, train: Train) -> bool:
     """Every evaluate_every epochs (1-based), and after the last."""
-    train: Mapping[str, int] = config["params"]["train"]
-    return epoch % train["evaluate_every"] == 0 or epoch == train["epochs"]
+    return epoch % train.evaluate_every == 0 or epoch == train.epochs
 
 
-def validate(learner: Learner, config: Mapping[str, Any], split: Split, worker: Worker) -> dict[str, Any]:
+def validate(learner: Learner, config: WorkerConfig, split: Split, worker: Worker) -> dict[str, Any]:
     """AP of the validation split, each worker detecting on its share.
 
     The post-process has the paper's values, not those of section `postprocess`: training must not depend on what only
@@ -32,7 +33,7 @@ def validate(learner: Learner, config: Mapping[str, Any], split: Split, worker: 
     Returns:
         The 12 COCO numbers, the same in every worker.
     """
-    detector = Detector(learner.judged, dict(config["description"]))
+    detector = Detector(learner.judged, dict(config.description))
     batches = EvaluationBatches(split, detector.transforms, rank=worker.rank, num_workers=worker.num_workers)
     mine = {
         image_id: (d.boxes.numpy(), d.scores.numpy(), d.labels.numpy())
@@ -58,13 +59,13 @@ def iter_batches(batches: EvaluationBatches) -> Iterator[Batch]:
     return (batches[position] for position in range(len(batches)))
 
 
-def show(worker: Worker, config: Mapping[str, Any], detections: Mapping[int, ImageDetections]) -> None:
+def show(worker: Worker, config: WorkerConfig, detections: Mapping[int, ImageDetections]) -> None:
     """Tell the driver what was found on the pictures that it watches: per image boxes, scores, labels."""
-    found = {image_id: [field.tolist() for field in detections[image_id]] for image_id in config["data"]["watched"]}
+    found = {image_id: [field.tolist() for field in detections[image_id]] for image_id in config.data.watched}
     worker.tell({"kind": "detections", "found": found})
 
 
-def judge(config: Mapping[str, Any], detections: Mapping[int, Any]) -> dict[str, Any]:
+def judge(config: WorkerConfig, detections: Mapping[int, Any]) -> dict[str, Any]:
     """The 12 COCO numbers of detections on the validation split."""
-    metrics = evaluate_detections(read_json(fetch(config["data"]["val"])), detections).metrics
+    metrics = evaluate_detections(read_json(fetch(config.data.val)), detections).metrics
     return {name: value for name, value in metrics.items() if "." not in name}

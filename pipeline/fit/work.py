@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ import torch
 from pipeline.cluster.worker import Worker
 from pipeline.fit.batches import Batches
 from pipeline.fit.building import build_learner
+from pipeline.fit.config import InputFiles, WorkerConfig
 from pipeline.fit.keeping import Kept, resume, without_steps
 from pipeline.fit.mishaps import explain_loss
 from pipeline.fit.validation import is_evaluated, validate
@@ -19,13 +19,12 @@ from retinanet.training.engine import Course, EpochReport, LossNotFiniteError, t
 from retinanet.training.learner import Halt, Learner
 
 
-def load_splits(config: Mapping[str, Any], *, keep_bytes: int = 0) -> tuple[Split, Split]:
+def load_splits(data: InputFiles, *, keep_bytes: int = 0) -> tuple[Split, Split]:
     """The training and the validation split; decoded pictures stay in so much memory, those for training first."""
-    data = config["data"]
-    options = {"root": data["root"], "cache_folder": data["cache_folder"]}
-    check_pictures(data["root"])
-    train = load_split(fetch(data["train"]), keep_bytes=keep_bytes, **options)
-    return train, load_split(fetch(data["val"]), keep_bytes=keep_bytes - train.kept_bytes, **options)
+    options = {"root": data.root, "cache_folder": data.cache_folder}
+    check_pictures(data.root)
+    train = load_split(fetch(data.train), keep_bytes=keep_bytes, **options)
+    return train, load_split(fetch(data.val), keep_bytes=keep_bytes - train.kept_bytes, **options)
 
 
 def tell_memory(worker: Worker, keep_bytes: int, *splits: Split) -> None:
@@ -37,15 +36,15 @@ def tell_memory(worker: Worker, keep_bytes: int, *splits: Split) -> None:
     worker.tell({"kind": "memory", "text": f"keeping {kept} of {pictures} decoded pictures in memory ({budget})"})
 
 
-def train_worker(config: Mapping[str, Any], worker: Worker, train_split: Split, val_split: Split) -> None:
+def train_worker(config: WorkerConfig, worker: Worker, train_split: Split, val_split: Split) -> None:
     """One worker's training from the last checkpoint to the end; `config` as of fit.
 
     Raises:
         FloatingPointError: when a loss is not finite, with the step, the images, and a file that holds the batch.
     """
-    torch.set_num_threads(config["place"]["cpus_per_worker"])
+    torch.set_num_threads(config.place.cpus_per_worker)
     batches = Batches(config, train_split, worker)
-    learner = build_learner(config, worker, total_steps=len(batches.of_epoch(0)) * config["params"]["train"]["epochs"])
+    learner = build_learner(config, worker, total_steps=len(batches.of_epoch(0)) * config.params.train.epochs)
     kept = resume(learner, worker)
     if kept.step and worker.rank == 0:
         worker.tell({"kind": "resume", "epoch": kept.course.epoch, "step": len(kept.course.losses)})
@@ -54,8 +53,8 @@ def train_worker(config: Mapping[str, Any], worker: Worker, train_split: Split, 
             learner,
             batches.loader,
             course=kept.course,
-            epochs=config["params"]["train"]["epochs"],
-            checkpoint_every=config["place"]["checkpoint_every"],
+            epochs=config.params.train.epochs,
+            checkpoint_every=config.place.checkpoint_every,
             halt=lambda: Halt(*worker.wants_pause()),
         ):
             if isinstance(news, EpochReport):
@@ -71,17 +70,17 @@ def end_epoch(
     news: EpochReport,
     kept: Kept,
     learner: Learner,
-    config: Mapping[str, Any],
+    config: WorkerConfig,
     val_split: Split,
     worker: Worker,
 ) -> None:
     """Write an epoch into the history, with its AP where it is evaluated, and keep the best detector."""
     row = row_of(news)
-    if is_evaluated(news.epoch, config):
+    if is_evaluated(news.epoch, config.params.train):
         row |= validate(learner, config, val_split, worker)
     kept.history.append(row)
-    if worker.rank == 0 and is_evaluated(news.epoch, config):
-        kept.keep_best(learner, config["description"])
+    if worker.rank == 0 and is_evaluated(news.epoch, config.params.train):
+        kept.keep_best(learner, config.description)
 
 
 def report(kept: Kept, learner: Learner, worker: Worker, *, is_partial: bool) -> None:

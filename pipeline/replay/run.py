@@ -11,7 +11,10 @@ import fsspec
 import torch
 
 from pipeline.fit.building import build_criterion
+from pipeline.params import Params
+from pipeline.params.experiment import Transforms
 from pipeline.params.paths import resolve
+from retinanet.anchors.grid import Grid
 from retinanet.data.dataset import Batch, split_batch
 from retinanet.inference.detector import build_network
 from retinanet.losses.criterion import Criterion
@@ -59,11 +62,12 @@ def replay(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The losses of each image alone, at the precision of the training and in float32; on the CPU, without TF32."""
     network = build_network(kept["description"]).train()
     network.load_state_dict(kept["weights"])
-    criterion = build_criterion(kept["description"], kept["params"])
+    params, description = Params.model_validate(kept["params"]), kept["description"]
+    criterion = build_criterion(params, Grid.from_dict(description["anchors"]), len(description["categories"]))
     rows = []
     for part in split_batch(Batch(**kept["batch"]), 1):
         for precision in dict.fromkeys(("fp32" if kept["precision"] == "tf32" else kept["precision"], "fp32")):
-            loss_cls, loss_box = losses_of(network, criterion, part, kept["params"]["transforms"], precision)
+            loss_cls, loss_box = losses_of(network, criterion, part, params.transforms, precision)
             losses = {"loss_cls": loss_cls, "loss_box": loss_box}
             rows.append({"image": part.image_ids[0], "boxes": part.counts[0], "precision": precision, **losses})
     return rows
@@ -71,11 +75,11 @@ def replay(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def losses_of(
-    network: RetinaNet, criterion: Criterion, part: Batch, transforms: Mapping[str, Any], precision: str
+    network: RetinaNet, criterion: Criterion, part: Batch, transforms: Transforms, precision: str
 ) -> tuple[float, float]:
     """loss_cls and loss_box of one image, over its own foreground anchors."""
     assignment = assign(criterion, part)
-    images = normalise_images(part.images, transforms["mean"], transforms["std"])
+    images = normalise_images(part.images, transforms.mean, transforms.std)
     with autocast(torch.device("cpu"), precision):
         predictions = network(images.contiguous(memory_format=memory_format(network)))
     losses = criterion(predictions, assignment, criterion.mass(assignment))

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import fsspec
 from filelock import FileLock
@@ -27,19 +25,6 @@ CACHE = "~/.cache/retinanet-pipeline"
 
 BUILT_IN = (None, "imagenet")
 """Values of model.weights that name no file."""
-
-
-def publish_inputs(config: Mapping[str, Any], storage: str) -> dict[str, Any]:
-    """The configuration of a worker with its files in the storage.
-
-    Args:
-        config: as of pipeline.fit, with files of this machine.
-    """
-    data = {name: publish(Path(config["data"][name]), storage) for name in ("train", "val")}
-    model = config["params"]["model"]
-    if model["weights"] not in BUILT_IN:
-        model = model | {"weights": publish(Path(model["weights"]), storage)}
-    return {**config, "data": config["data"] | data, "params": config["params"] | {"model": model}}
 
 
 def publish(path: Path, storage: str) -> str:

@@ -5,22 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from pipeline.anchor_stats.run import at_training_scale, cover
+from pipeline.anchor_stats.run import anchor_grid, at_training_scale, cover
 from pipeline.params import Params, flatten
 from pipeline.params.sweep import Sweep
 from pipeline.storage.outs import read_json
 from pipeline.sweep.space import Settings, broken_constraint, params_with, spell
-from retinanet.anchors.grid import build_grid
 from retinanet.data.splits import Record, read_records
-from retinanet.data.transforms import Transforms
 
 IMAGES = 100  # spread evenly over the training split; enough to see that most truths are lost
-COVERING = ("anchors", "matcher", "transforms")
 
 
 @dataclass
@@ -58,10 +54,9 @@ class Refusal:
 
     def covered(self, params: Params) -> float:
         """The share of truths with a foreground anchor at training scale."""
-        sections: dict[str, dict[str, Any]] = params.model_dump(include=set(COVERING))
-        key = repr(sections)
+        key = repr((params.anchors, params.matcher, params.transforms))
         if key not in self._covered:
-            self._covered[key] = share_covered(sections, self.records())
+            self._covered[key] = share_covered(params, self.records())
         return self._covered[key]
 
     def records(self) -> list[Record]:
@@ -79,10 +74,9 @@ def told(settings: Settings, reason: str) -> str:
     return reason
 
 
-def share_covered(sections: dict[str, dict[str, Any]], records: Sequence[Record]) -> float:
+def share_covered(params: Params, records: Sequence[Record]) -> float:
     """As the stage anchor_stats computes it; 1 where there is no truth."""
-    grid = build_grid(**sections["anchors"])
-    scaled = at_training_scale(records, Transforms(**sections["transforms"]))
-    owned = [cover(boxes, grid, size, **sections["matcher"])[1] for _, boxes, size in scaled]
+    grid, scaled = anchor_grid(params.anchors), at_training_scale(records, params.transforms)
+    owned = [cover(boxes, grid, size, params.matcher)[1] for _, boxes, size in scaled]
     counts = torch.cat(owned)
     return float((counts > 0).double().mean()) if counts.numel() else 1.0

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import chdir
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline import cluster
+from pipeline.fit.config import publish_inputs
 from pipeline.params import Params, flatten, project_root
 from pipeline.params.paths import check_folder, outer_root, picture_root, storage_location
 from pipeline.params.place import Place
@@ -17,7 +18,6 @@ from pipeline.params.sweep import Sweep, every_value, replaced
 from pipeline.reports.watched import Watched
 from pipeline.runs.fingerprint import digest_code
 from pipeline.runs.identity import RUN_ID, digest_file, digest_run, lock_run
-from pipeline.runs.inputs import publish_inputs
 from pipeline.runs.lease import hold_lease
 from pipeline.storage.outs import read_json
 from pipeline.sweep.listener import Listener
@@ -27,7 +27,7 @@ from pipeline.sweep.refusal import Refusal
 from pipeline.sweep.report import Report, report
 from pipeline.sweep.sampler import Sampler
 from pipeline.sweep.space import params_with
-from pipeline.sweep.trial import run_trial
+from pipeline.sweep.trial import TrialBase, run_trial
 from pipeline.sweep.tuning import build_scheduler, tune
 from pipeline.tracking import Run, cluster_tags, log_code_changes, log_split, open_run, provenance_tags
 from pipeline.tracking.note import NOTE
@@ -189,22 +189,17 @@ def run_trials(plan: Plan, parent: Run) -> None:
     if cluster.is_elsewhere(place.address):
         worker = publish_inputs(worker, storage_location(place))
     at_once = sweep.trials * sweep.seeds if place.trials_at_once is None else place.trials_at_once
-    base: dict[str, Any] = {
-        "params": params.model_dump(exclude={"sweep"}),
-        "worker": worker | {"thresholds": sweep.postprocess, "trials_at_once": at_once},
-        "folder": plan.folder.url,
-        "resources": {name: getattr(resources, name) for name in cluster.Resources.__dataclass_fields__},
-    }
+    worker = replace(worker, thresholds=sweep.postprocess, trials_at_once=at_once)
+    base = TrialBase(params, worker, plan.folder.url, resources)
     open_trial_run = OpenTrialRun(
         flat, {f"conf.{key}": value for key, value in place.model_dump().items()}, tags, str(Path.cwd())
     )
-    root = base["worker"]["data"]["root"]
     listener = Listener(
         plan.folder,
         trials=sweep.trials * sweep.seeds,
         epochs=params.train.epochs,
         open_run=open_trial_run,
-        watched=Watched(SPLITS["val"].resolve(), root=root, score_threshold=params.evaluate.picture_score),
+        watched=Watched(SPLITS["val"].resolve(), root=worker.data.root, score_threshold=params.evaluate.picture_score),
     )
     with cluster.start_ray(
         place.address,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import batched_nms, nms
 
+from pipeline.params.detector import Postprocess
 from pipeline.params.sweep import Thresholds
 from retinanet.data.dataset import EvaluationBatches
 from retinanet.data.splits import Split
@@ -24,7 +25,7 @@ BOXES_TOGETHER = 1000  # torchvision's, on the CPU
 
 
 def find_candidates(
-    detector: Detector, split: Split, *, postprocess: Mapping[str, Any], lowest: float
+    detector: Detector, split: Split, *, postprocess: Postprocess, lowest: float
 ) -> Iterator[tuple[int, ImageDetections]]:
     """Detect without suppression, image by image: all candidates of COCO's val together are up to 25 million.
 
@@ -36,8 +37,13 @@ def find_candidates(
         Each image's id and its candidates for non-maximum suppression: boxes [D, 4] float32 px of the original
         image, scores [D] float32, labels [D].
     """
-    rest = {**postprocess, "score_threshold": lowest, "nms_iou": 1.0, "max_detections": None}
-    detector.postprocess = detector.build_postprocess(**rest)
+    detector.postprocess = detector.build_postprocess(
+        score_threshold=lowest,
+        candidates_per_level=postprocess.candidates_per_level,
+        nms_iou=1.0,
+        max_detections=None,
+        min_size=postprocess.min_size,
+    )
     batches = EvaluationBatches(split, detector.transforms)
     for image_id, found in detector.predict(batches[position] for position in range(len(batches))):
         yield image_id, (found.boxes.numpy(), found.scores.numpy(), found.labels.numpy())

@@ -5,17 +5,20 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray.tune
 import torch
 
+from pipeline.anchor_stats.run import anchor_grid
 from pipeline.cluster import Resources
 from pipeline.cluster.storage import Checkpoints, WriteCheckpoint
 from pipeline.cluster.training import run_trainer
 from pipeline.cluster.worker import Worker
 from pipeline.fit import fit
+from pipeline.fit.config import InputFiles, WorkerConfig, with_weights
 from pipeline.fit.memory import picture_budget
 from pipeline.fit.work import load_splits, train_worker
 from pipeline.params import Params
@@ -26,77 +29,93 @@ from pipeline.sweep.records import FINISHED, TRAIN, SweepFolder, settings_of
 from pipeline.sweep.sampler import EPOCH, SCORE
 from pipeline.sweep.space import params_with
 from pipeline.sweep.thresholds import find_candidates, search_thresholds
-from retinanet.anchors.grid import build_grid
 from retinanet.data.splits import Split
 from retinanet.inference.detector import Detector
 from retinanet.inference.detector_file import describe_detector
 
 # A process of Ray Tune runs trial after trial: pictures that one has decoded serve the next.
-_SPLITS: dict[str, tuple[Split, Split]] = {}
+_SPLITS: dict[InputFiles, tuple[Split, Split]] = {}
 
 
-def run_trial(configuration: dict[str, Any], base: Mapping[str, Any]) -> None:
+@dataclass(frozen=True)
+class TrialBase:
+    """What all trials of a sweep share; it can be pickled.
+
+    Attributes:
+        params: before a trial's settings.
+        worker: the configuration of a worker, of which a trial replaces parameters and description.
+        folder: path or URL of the sweep's folder.
+    """
+
+    params: Params
+    worker: WorkerConfig
+    folder: str
+    resources: Resources
+
+
+def run_trial(configuration: dict[str, Any], base: TrialBase) -> None:
     """Train one configuration to its end, or until the scheduler stops it.
 
     Args:
         configuration: dotted parameter -> value, with seed, number and key.
-        base: what all trials share, in plain values: params, worker (as of fit), folder, resources.
     """
     # Under PBT the configuration may be another trial's; the name stays.
     configuration = {**configuration, "key": ray.tune.get_context().get_trial_name()}
-    folder = SweepFolder(base["folder"])
+    folder = SweepFolder(base.folder)
     record = folder.record(configuration["key"])
     if record is not None and record["state"] == FINISHED:
         report_history(record["history"], None)
         return
     config = trial_config(configuration, base)
     try:
-        if config["place"]["workers"] == 1:
+        if config.place.workers == 1:
             train_here(config, folder)
         else:
             train_wide(config, base, folder)
     except FloatingPointError as error:
         # A setting that diverges is an answer, and would diverge again.
-        ray.tune.report({SCORE: 0.0, EPOCH: config["params"]["train"]["epochs"], "history": [], "error": str(error)})
+        ray.tune.report({SCORE: 0.0, EPOCH: config.params.train.epochs, "history": [], "error": str(error)})
 
 
-def trial_config(configuration: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+def trial_config(configuration: Mapping[str, Any], base: TrialBase) -> WorkerConfig:
     """What `fit` needs: the base's with this configuration's parameters and anchors."""
-    settings, worker = settings_of(configuration), base["worker"]
-    sections = params_with(Params.model_validate(base["params"]), settings).model_dump(exclude={"sweep"})
+    settings, worker = settings_of(configuration), base.worker
+    params = params_with(base.params, settings)
     description = describe_detector(
-        **{name: sections[name] for name in ("model", "loss", "transforms")},
-        anchors=build_grid(**sections["anchors"]).to_dict(),
-        categories=worker["description"]["categories"],
+        model=params.model.model_dump(),
+        loss=params.loss.model_dump(),
+        transforms=params.transforms.model_dump(),
+        anchors=anchor_grid(params.anchors).to_dict(),
+        categories=worker.description["categories"],
         run={"digest": configuration["key"]},
     )
     if "model.weights" not in settings:
-        sections["model"] = sections["model"] | {"weights": worker["params"]["model"]["weights"]}
-    return {**worker, "params": sections | {"seed": configuration["seed"]}, "description": description}
+        params = with_weights(params, worker.params.model.weights)
+    params = params.model_copy(update={"seed": configuration["seed"]})
+    return replace(worker, params=params, description=description)
 
 
-def train_here(config: Mapping[str, Any], folder: SweepFolder) -> None:
+def train_here(config: WorkerConfig, folder: SweepFolder) -> None:
     """Train in this process: Ray Tune's trial is the worker."""
     watched = LastFound()
     worker = Worker(
         rank=0,
         num_workers=1,
-        device=torch.device("cuda" if config["place"]["gpus_per_worker"] else "cpu"),
+        device=torch.device("cuda" if config.place.gpus_per_worker else "cpu"),
         tell=watched.hear,
         report=lambda metrics, write: report_epoch(metrics, write, config, folder, watched),
         last_checkpoint=last_checkpoint,
     )
-    data = repr(config["data"])
-    if data not in _SPLITS:
+    if config.data not in _SPLITS:
         _SPLITS.clear()
-        _SPLITS[data] = load_splits(config, keep_bytes=picture_budget(config, worker))
-    train_worker(config, worker, *_SPLITS[data])
+        _SPLITS[config.data] = load_splits(config.data, keep_bytes=picture_budget(config, worker))
+    train_worker(config, worker, *_SPLITS[config.data])
 
 
 def report_epoch(
     metrics: Mapping[str, Any],
     write: WriteCheckpoint | None,
-    config: Mapping[str, Any],
+    config: WorkerConfig,
     folder: SweepFolder,
     watched: LastFound,
 ) -> None:
@@ -109,7 +128,7 @@ def report_epoch(
         write(Path(temporary))
         if history[-1]["AP"] >= best_ap(history):
             folder.write(f"trials/{key_of(config)}/detector.pt", (Path(temporary) / BEST).read_bytes())
-        if history[-1]["epoch"] == config["params"]["train"]["epochs"]:
+        if history[-1]["epoch"] == config.params.train.epochs:
             # Before the last report, at which a scheduler may end this process.
             write_thresholds(config, folder)
         report_history(history, ray.tune.Checkpoint.from_directory(temporary), found=watched.found)
@@ -153,9 +172,9 @@ def last_checkpoint() -> Iterator[Path | None]:
         yield Path(folder)
 
 
-def train_wide(config: Mapping[str, Any], base: Mapping[str, Any], folder: SweepFolder) -> None:
+def train_wide(config: WorkerConfig, base: TrialBase, folder: SweepFolder) -> None:
     """Train with several workers: a Ray Train of its own, whose reports this trial passes on."""
-    epochs, watched = config["params"]["train"]["epochs"], LastFound()
+    epochs, watched = config.params.train.epochs, LastFound()
 
     def pass_on(event: dict[str, Any]) -> None:
         watched.hear(event)
@@ -167,7 +186,7 @@ def train_wide(config: Mapping[str, Any], base: Mapping[str, Any], folder: Sweep
     run_trainer(
         fit,
         config,
-        resources=Resources(**base["resources"]),
+        resources=base.resources,
         name=key_of(config),
         storage=folder.path(TRAIN),
         on_event=pass_on,
@@ -183,24 +202,25 @@ def train_wide(config: Mapping[str, Any], base: Mapping[str, Any], folder: Sweep
     report_history(history, None, found=watched.found)
 
 
-def key_of(config: Mapping[str, Any]) -> str:
+def key_of(config: WorkerConfig) -> str:
     """The trial's key."""
-    key: str = config["description"]["run"]["digest"]
+    key: str = config.description["run"]["digest"]
     return key
 
 
-def write_thresholds(config: Mapping[str, Any], folder: SweepFolder) -> None:
+def write_thresholds(config: WorkerConfig, folder: SweepFolder) -> None:
     """Keep what thresholds make of the trial's best detector on the validation split."""
-    thresholds, postprocess = config["thresholds"], config["params"]["postprocess"]
+    thresholds, postprocess = config.thresholds, config.params.postprocess
+    assert thresholds is not None
     own = f"trials/{key_of(config)}"
     weights = folder.read(f"{own}/detector.pt")
     assert weights is not None, own
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "detector.pt"
         path.write_bytes(weights)
-        detector = Detector.load(path, "cuda" if config["place"]["gpus_per_worker"] else "cpu")
-    _, split = _SPLITS.get(repr(config["data"])) or load_splits(config)
+        detector = Detector.load(path, "cuda" if config.place.gpus_per_worker else "cpu")
+    _, split = _SPLITS.get(config.data) or load_splits(config.data)
     candidates = find_candidates(detector, split, postprocess=postprocess, lowest=min(thresholds.score_threshold))
-    content = read_json(fetch(config["data"]["val"]))
-    rows = search_thresholds(candidates, content, thresholds, max_detections=postprocess["max_detections"])
+    content = read_json(fetch(config.data.val))
+    rows = search_thresholds(candidates, content, thresholds, max_detections=postprocess.max_detections)
     folder.write_json(f"{own}/thresholds.json", rows)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 import ray.tune
@@ -35,14 +35,15 @@ VARIABLES = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
+Base = TypeVar("Base")  # what all trials share, as of the trainable
 TRIES = 2  # of a trial that dies, after the first
 # Ray reserves what a trial asks for; one that only waits for its own workers must take nothing that they need.
 NOTHING = {"memory": 1 << 20}
 
 
 def tune(
-    trainable: Callable[[dict[str, Any], Mapping[str, Any]], None],
-    base: Mapping[str, Any],
+    trainable: Callable[[dict[str, Any], Base], None],
+    base: Base,
     *,
     folder: SweepFolder,
     sampler: Sampler,
@@ -56,7 +57,7 @@ def tune(
     os.environ.update(VARIABLES)
     wide = resources.most > 1
     needs = NOTHING if wide else {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker}
-    runnable = ray.tune.with_resources(ray.tune.with_parameters(trainable, base=dict(base)), needs)
+    runnable = ray.tune.with_resources(ray.tune.with_parameters(trainable, base=base), needs)
     path = folder.path(TUNE)
     clones = isinstance(scheduler, PopulationBasedTraining)
     space = drawn_space(sampler, trials) if clones else None

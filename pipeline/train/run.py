@@ -6,6 +6,7 @@ import shutil
 import threading
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pipeline import cluster
 from pipeline.cli.progress import Progress
 from pipeline.cluster.finished import ENDED, export_finished, is_finished
 from pipeline.fit import fit
+from pipeline.fit.config import InputFiles, WorkerConfig, publish_inputs, with_weights
 from pipeline.params import Params, flatten, project_root
 from pipeline.params.paths import check_folder, outer_root, picture_root, storage_location
 from pipeline.params.place import Place
@@ -23,7 +25,7 @@ from pipeline.reports.curves import plot_curves, write_history_csv
 from pipeline.reports.watched import Watched, choose_watched
 from pipeline.runs.fingerprint import describe_code, digest_code
 from pipeline.runs.identity import BEST, ROWS, RUN_ID, RunFolder, digest_file, digest_run, lock_run
-from pipeline.runs.inputs import CACHE, publish_inputs
+from pipeline.runs.inputs import CACHE
 from pipeline.runs.lease import hold_lease
 from pipeline.runs.predecessor import begin_run
 from pipeline.storage.outs import read_json, write_json, write_whole
@@ -61,7 +63,7 @@ def run(params: Params, place: Place) -> None:
     storage = storage_location(place)
     config = worker_config(params, place, digest=digest, run=RunFolder(storage, digest).url)
     if not cluster.is_elsewhere(place.address):
-        check_folder(config["data"]["root"])
+        check_folder(config.data.root)
     locks = outer_root(project_root()) / "runs" / "locks"
     with lock_run(locks, digest) as lock, hold_lease(storage, digest, lock=lock):
         threading.Thread(target=import_ahead, daemon=True).start()
@@ -97,7 +99,7 @@ def training_code() -> dict[str, str]:
     return describe_code(CODE, root=HOUSE)
 
 
-def train(params: Params, place: Place, config: dict[str, Any], *, digest: str, storage: str) -> None:
+def train(params: Params, place: Place, config: WorkerConfig, *, digest: str, storage: str) -> None:
     """Train one run to its end, export its best detector, and record it."""
     folder = RunFolder(storage, digest)
     if place.resume == "never":
@@ -118,7 +120,7 @@ def train(params: Params, place: Place, config: dict[str, Any], *, digest: str, 
         print(f"run {digest}: {params.train.epochs} epochs on {workers} workers, {place.precision}", flush=True)
         run.sample_machine()
         log_code_changes(run)
-        watched = Watched(SPLITS["val"], root=config["data"]["root"], score_threshold=params.evaluate.picture_score)
+        watched = Watched(SPLITS["val"], root=config.data.root, score_threshold=params.evaluate.picture_score)
         listener = Listener(run, folder, Progress(params.train.epochs), watched, kept=known)
         listener.keep_run_id()
         found = export_finished(folder, partial(export, digest=digest))
@@ -150,7 +152,7 @@ def put_aside(folder: RunFolder) -> None:
 
 
 def train_in_memory(
-    config: dict[str, Any], place: Place, folder: RunFolder, *, name: str, storage: str, listener: Listener
+    config: WorkerConfig, place: Place, folder: RunFolder, *, name: str, storage: str, listener: Listener
 ) -> tuple[list[dict[str, Any]], int]:
     """Train; where a worker's images do not fit its memory, with half as many at once, which changes no result.
 
@@ -161,7 +163,7 @@ def train_in_memory(
 
     known = folder.read(IMAGES_PER_STEP)
     if known is not None and (place.images_per_step is None or int(known) < place.images_per_step):
-        config["place"] |= {"images_per_step": int(known)}
+        config = with_images_per_step(config, int(known))
     while True:
         try:
             return train_on_ray(
@@ -175,24 +177,29 @@ def train_in_memory(
             )
         except torch.OutOfMemoryError as error:
             images = halve_images(config, workers=place.fewest, error=error)
-            config["place"] |= {"images_per_step": images}
+            config = with_images_per_step(config, images)
             try:
                 folder.write(IMAGES_PER_STEP, str(images))
             except ValueError as failure:  # the next run has to find the number again
                 print(f"warning: {failure}", flush=True)
 
 
-def halve_images(config: Mapping[str, Any], *, workers: int, error: BaseException) -> int:
+def with_images_per_step(config: WorkerConfig, images: int) -> WorkerConfig:
+    """The configuration with another number of images that a worker holds at once."""
+    return replace(config, place=config.place.model_copy(update={"images_per_step": images}))
+
+
+def halve_images(config: WorkerConfig, *, workers: int, error: BaseException) -> int:
     """Half of the images that a worker has held at once.
 
     Raises:
         RuntimeError: when it was one image, or the norm must see them together.
     """
-    share = -(-config["params"]["train"]["batch_size"] // workers)
-    asked = config["place"]["images_per_step"]
-    held: int = share if asked is None else min(asked, share)
+    share = -(-config.params.train.batch_size // workers)
+    asked = config.place.images_per_step
+    held = share if asked is None else min(asked, share)
     reason = str(error).partition("\n")[0]
-    if config["params"]["model"]["norm"] == "sync_batch":
+    if config.params.model.norm == "sync_batch":
         raise RuntimeError(f"out of memory ({reason}); use more workers, or a smaller train.batch_size") from error
     if held == 1:
         raise RuntimeError(
@@ -207,29 +214,29 @@ def halve_images(config: Mapping[str, Any], *, workers: int, error: BaseExceptio
     return half
 
 
-def worker_config(params: Params, place: Place, *, digest: str, run: str) -> dict[str, Any]:
-    """All that a worker needs, in plain values; paths are absolute because workers run elsewhere."""
+def worker_config(params: Params, place: Place, *, digest: str, run: str) -> WorkerConfig:
+    """The configuration of every worker, with the files of this machine."""
     content = read_json(SPLITS["train"])
-    sections = params.model_dump()
-    weights = [str(path) for path in weights_file(params)]
-    return {
-        "params": sections
-        | {"model": sections["model"] | {"weights": weights[0] if weights else params.model.weights}},
-        "place": place.model_dump(),
-        "description": describe_detector(
-            **{name: sections[name] for name in ("model", "loss", "transforms")},
+    weights = weights_file(params)
+    return WorkerConfig(
+        params=with_weights(params, str(weights[0])) if weights else params,
+        place=place,
+        description=describe_detector(
+            model=params.model.model_dump(),
+            loss=params.loss.model_dump(),
+            transforms=params.transforms.model_dump(),
             anchors=read_json(ANCHORS),
             categories=content["categories"],
             run={"digest": digest},
         ),
-        "data": {
+        data=InputFiles(
             **{name: str(path.resolve()) for name, path in SPLITS.items()},
-            "root": picture_root(content["info"]["root"], place),
-            "watched": choose_watched(read_json(SPLITS["val"])),
-            "run": run,
-            "cache_folder": f"{CACHE}/pictures",
-        },
-    }
+            root=picture_root(content["info"]["root"], place),
+            watched=tuple(choose_watched(read_json(SPLITS["val"]))),
+            run=run,
+            cache_folder=f"{CACHE}/pictures",
+        ),
+    )
 
 
 class Listener:

@@ -58,16 +58,28 @@ class Detector:
         """Where the network's weights are."""
         return next(self.model.parameters()).device
 
-    def build_postprocess(self, **parameters: Any) -> Postprocess:
-        """A post-process for this network; parameters as in section `postprocess`."""
+    def build_postprocess(
+        self,
+        *,
+        score_threshold: float = 0.05,
+        candidates_per_level: int | None = 1000,
+        nms_iou: float = 0.5,
+        max_detections: int | None = 100,
+        min_size: float | None = 0.0,
+    ) -> Postprocess:
+        """A post-process for this network; parameters as of Postprocess, by default the paper's."""
         model = self.description["model"]
         return Postprocess(
             self.grid,
             len(self.class_names),
+            score_threshold=score_threshold,
+            candidates_per_level=candidates_per_level,
+            nms_iou=nms_iou,
+            max_detections=max_detections,
+            min_size=min_size,
             softmax=self.description["loss"]["class_loss"] == "softmax_focal",
             box_means=model["box_means"],
             box_stds=model["box_stds"],
-            **parameters,
         )
 
     def __call__(

@@ -217,7 +217,7 @@ class Ranks:
             last_checkpoint=self.last_checkpoint,
             wants_pause=Stopped(None, first=rank == 0, watches_nodes=True),
         )
-        train_worker(self.config, link, *load_splits(self.config))
+        train_worker(self.config, link, *load_splits(self.config.data))
 
     @contextmanager
     def last_checkpoint(self) -> Iterator[Path | None]:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
 import pytest
 
+from pipeline.fit.config import InputFiles, WorkerConfig, publish_inputs, with_weights
 from pipeline.fit.work import load_splits
+from pipeline.params import load_params
+from pipeline.params.place import load_place
 from pipeline.runs import inputs
 from pipeline.runs.identity import digest_file
-from pipeline.runs.inputs import check_pictures, fetch, publish, publish_inputs
+from pipeline.runs.inputs import check_pictures, fetch, publish
 
 URL = "memory://storage"  # of fsspec, in this process
 
@@ -82,26 +86,32 @@ def test_file_that_a_node_does_not_see_is_one_sentence_with_the_node(tmp_path: P
 
 
 def test_pictures_that_a_node_does_not_see_are_one_sentence_with_the_node(prepared: Path, tmp_path: Path) -> None:
-    data = {"root": str(tmp_path / "nowhere"), "train": str(prepared), "val": str(prepared), "cache_folder": None}
+    data = InputFiles(str(prepared), str(prepared), root=str(tmp_path / "nowhere"))
     node = socket.gethostname()
     with pytest.raises(ValueError, match=rf"folder .*nowhere does not exist on node {node}; set data_root in conf/"):
-        load_splits({"data": data, "place": {"cache_images": False}})
+        load_splits(data)
     check_pictures("s3://bucket/pictures")
     check_pictures(str(tmp_path))
+
+
+def config_of(prepared: Path, weights: str | None) -> WorkerConfig:
+    root = Path(__file__).parents[2]
+    params, place = load_params(root / "params.yaml"), load_place(root / "conf/local.yaml")
+    data = InputFiles(str(prepared), str(prepared), root="s3://bucket/pictures")
+    return WorkerConfig(with_weights(params, weights), place, description={}, data=data)
 
 
 def test_workers_elsewhere_get_places_and_no_content(prepared: Path, tmp_path: Path) -> None:
     weights = tmp_path / "r18.pt"
     weights.write_bytes(b"weights")
-    data = {"train": str(prepared), "val": str(prepared), "root": "s3://bucket/pictures"}
-    config = {"data": data, "params": {"model": {"weights": str(weights)}, "seed": 1}}
+    config = config_of(prepared, str(weights))
     there = publish_inputs(config, URL)
-    assert there["data"] == {**data, "train": publish(prepared, URL), "val": publish(prepared, URL)}
-    assert there["params"] == {"model": {"weights": f"{URL}/inputs/{digest_file(weights)}.pt"}, "seed": 1}
-    assert config["params"] == {"model": {"weights": str(weights)}, "seed": 1}
+    assert there.data == replace(config.data, train=publish(prepared, URL), val=publish(prepared, URL))
+    assert there.params == with_weights(config.params, f"{URL}/inputs/{digest_file(weights)}.pt")
+    assert config.params.model.weights == str(weights)
 
 
 @pytest.mark.parametrize("weights", [None, "imagenet"])
 def test_weights_without_a_file_stay_as_they_are(weights: str | None, prepared: Path) -> None:
-    config = {"data": {"train": str(prepared), "val": str(prepared)}, "params": {"model": {"weights": weights}}}
-    assert publish_inputs(config, URL)["params"] == config["params"]
+    config = config_of(prepared, weights)
+    assert publish_inputs(config, URL).params == config.params

@@ -14,12 +14,18 @@ import torch
 
 from pipeline.cluster.worker import Worker
 from pipeline.fit import memory
+from pipeline.fit.config import InputFiles, WorkerConfig
 from pipeline.fit.memory import available_memory, picture_budget, processes_here
 from pipeline.fit.work import load_splits, tell_memory
+from pipeline.params import load_params
+from pipeline.params.place import Place, load_place
 from tests.small_world import SmallWorld
 
 GB = 10**9
-PLACE = {"cache_images": True, "workers": [1, 2], "cpus_per_worker": 2}
+PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
+PLACE = load_place(Path(__file__).parents[2] / "conf/local.yaml").model_copy(
+    update={"cache_images": True, "loader_processes": 0, "workers": [1, 2], "cpus_per_worker": 2}
+)
 
 
 def worker_of(workers_here: int, events: list[dict[str, Any]] | None = None, rank: int = 0) -> Worker:
@@ -33,6 +39,10 @@ def worker_of(workers_here: int, events: list[dict[str, Any]] | None = None, ran
         last_checkpoint=lambda: pytest.fail("no checkpoint is looked for"),
         workers_here=workers_here,
     )
+
+
+def config_of(place: Place) -> WorkerConfig:
+    return WorkerConfig(PARAMS, place, description={}, data=InputFiles("train.json", "val.json", "pictures"))
 
 
 @pytest.fixture
@@ -89,25 +99,25 @@ def test_a_container_of_cgroup_1_has_what_its_limit_leaves(machine: Path, seen: 
 
 def test_workers_of_a_node_share_half_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_memory", lambda: 12 * GB)
-    assert picture_budget({"place": PLACE}, worker_of(1)) == 6 * GB
-    assert picture_budget({"place": PLACE}, worker_of(3)) == 2 * GB
-    assert picture_budget({"place": PLACE | {"cache_images": False}}, worker_of(1)) == 0
+    assert picture_budget(config_of(PLACE), worker_of(1)) == 6 * GB
+    assert picture_budget(config_of(PLACE), worker_of(3)) == 2 * GB
+    assert picture_budget(config_of(PLACE.model_copy(update={"cache_images": False})), worker_of(1)) == 0
 
 
 def test_trials_of_a_sweep_share_the_node_with_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 8)  # room for 4 processes of 2 CPUs
-    assert processes_here({"place": PLACE, "trials_at_once": 50}, worker_of(1)) == 4
-    assert processes_here({"place": PLACE, "trials_at_once": 1}, worker_of(1)) == 2  # of at most 2 workers
-    assert processes_here({"place": PLACE | {"workers": 1}, "trials_at_once": 3}, worker_of(1)) == 3
-    assert processes_here({"place": PLACE, "trials_at_once": 1}, worker_of(5)) == 5  # they are there
-    assert processes_here({"place": PLACE}, worker_of(2)) == 2
+    assert processes_here(PLACE, worker_of(1), trials_at_once=50) == 4
+    assert processes_here(PLACE, worker_of(1), trials_at_once=1) == 2  # of at most 2 workers
+    assert processes_here(PLACE.model_copy(update={"workers": 1}), worker_of(1), trials_at_once=3) == 3
+    assert processes_here(PLACE, worker_of(5), trials_at_once=1) == 5  # they are there
+    assert processes_here(PLACE, worker_of(2), trials_at_once=None) == 2
 
 
 def test_what_is_kept_is_told_once_training_pictures_first(small_world: SmallWorld) -> None:
-    data = {name: str(getattr(small_world, name)) for name in ("train", "val", "root")} | {"cache_folder": None}
-    size = load_splits({"data": data}, keep_bytes=10**9)[0].kept_bytes
+    data = InputFiles(str(small_world.train), str(small_world.val), str(small_world.root))
+    size = load_splits(data, keep_bytes=10**9)[0].kept_bytes
     # All nine pictures for training, and the first of those for validation: 64 x 64 px of 3 bytes.
-    train, val = load_splits({"data": data}, keep_bytes=size + 12_288)
+    train, val = load_splits(data, keep_bytes=size + 12_288)
     assert (train.num_kept, val.num_kept) == (9, 1)
     events: list[dict[str, Any]] = []
     for rank in range(2):

@@ -154,7 +154,7 @@ def test_copy_has_its_own_pictures_before_those_of_the_project(project: Path, mo
     (project / "data/mine").mkdir()
     monkeypatch.setenv("DVC_ROOT", str(project))
     monkeypatch.chdir(aside)
-    assert worker_config(load_params(), load_place(), digest="d", run="")["data"]["root"] == str(
+    assert worker_config(load_params(), load_place(), digest="d", run="").data.root == str(
         aside / "data/prepared/images"
     )
     assert picture_root("data/mine") == str(project / "data/mine")
@@ -208,7 +208,7 @@ def test_prepare_reads_a_root_as_train_and_evaluate_and_compare_do(spelt: str, o
     truth = json.loads(Path("data/prepared/val.json").read_text())
     assert truth["info"]["root"] == written  # as written, so that its bytes are the same for every user
     assert len(truth["images"]) == 1
-    assert worker_config(load_params(), load_place(), digest="d", run="")["data"]["root"] == str(own_data)
+    assert worker_config(load_params(), load_place(), digest="d", run="").data.root == str(own_data)
     assert picture_root(truth["info"]["root"], load_place()) == str(own_data)
     assert root_of(truth, None) == str(own_data)
     assert root_of(truth, "~/mine") == str(own_data)

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
+from pipeline.cluster import Resources
 from pipeline.fit import mishaps
 from pipeline.fit.batches import Batches
 from pipeline.fit.building import build_learner
+from pipeline.fit.config import WorkerConfig
 from pipeline.fit.work import load_splits
 from pipeline.params import load_params
 from pipeline.params.place import load_place
 from pipeline.replay.__main__ import main
 from pipeline.replay.run import KEYS, read_kept, replay
 from pipeline.sweep.records import configure
-from pipeline.sweep.trial import trial_config
+from pipeline.sweep.trial import TrialBase, trial_config
 from pipeline.train.run import worker_config
 from retinanet.training.engine import LossNotFiniteError
 from tests.alone import alone
@@ -32,10 +33,10 @@ def kept(project: Path) -> tuple[str, Path]:
     return sentence, Path(sentence.rpartition(" ")[2])
 
 
-def explain(config: dict[str, Any]) -> str:
+def explain(config: WorkerConfig) -> str:
     """The sentence of a training whose second step is not finite."""
     worker = alone()
-    batches = Batches(config, load_splits(config)[0], worker)
+    batches = Batches(config, load_splits(config.data)[0], worker)
     learner = build_learner(config, worker, total_steps=9)
     with torch.no_grad():
         learner.network.box_head.output.bias.fill_(math.nan)
@@ -67,7 +68,7 @@ def test_trials_of_a_sweep_that_fail_at_the_same_step_keep_a_file_each(project: 
     """Their folder is that of the sweep."""
     params = load_params()
     worker = worker_config(params, load_place(), digest="s1", run=str(project / "runs/sweeps/s1"))
-    base = {"params": params.model_dump(exclude={"sweep"}), "worker": worker}
+    base = TrialBase(params, worker, "runs/sweeps/s1", Resources.of(load_place()))
     configurations = [configure({"loss.gamma": gamma}, seed=1, number=0) for gamma in (1.0, 2.5)]
     sentences = [explain(trial_config(configuration, base)) for configuration in configurations]
     kept = [read_kept(sentence.rpartition(" ")[2]) for sentence in sentences]

@@ -15,6 +15,7 @@ from pipeline import cluster
 from pipeline.cli.progress import Progress
 from pipeline.cluster import training
 from pipeline.cluster.finished import keep_finished
+from pipeline.fit.config import WorkerConfig
 from pipeline.params import Params, load_params
 from pipeline.params.place import Place, load_place
 from pipeline.reports.watched import Watched
@@ -97,8 +98,8 @@ def test_images_that_do_not_fit_are_halved_until_they_do_and_it_is_remembered(
 ) -> None:
     tried = []
 
-    def train_on_ray(fit: Any, config: dict[str, Any], **options: Any) -> str:
-        tried.append(config["place"]["images_per_step"])
+    def train_on_ray(fit: Any, config: WorkerConfig, **options: Any) -> str:
+        tried.append(config.place.images_per_step)
         if tried[-1] is None or tried[-1] > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return "trained"
@@ -208,8 +209,8 @@ def test_backbone_from_a_file_is_found_by_workers_elsewhere_and_is_part_of_the_r
     (project / "weights/r18.pt").write_bytes(b"other")
     assert digest_training(*here()) != first
     config = worker_config(*here(), digest="d1", run="runs/d1")
-    assert config["params"]["model"]["weights"] == str(project / "weights/r18.pt")
-    assert config["description"]["model"]["weights"] == "weights/r18.pt"
+    assert config.params.model.weights == str(project / "weights/r18.pt")
+    assert config.description["model"]["weights"] == "weights/r18.pt"
 
 
 @pytest.mark.usefixtures("project")
@@ -217,15 +218,15 @@ def test_backbone_from_a_file_is_found_by_workers_elsewhere_and_is_part_of_the_r
 def test_weights_without_a_file_stay_as_they_are(weights: str | None) -> None:
     change("params.yaml", model__weights=weights, model__norm="group" if weights is None else "frozen_batch")
     assert weights_file(load_params()) == []
-    assert worker_config(*here(), digest="d1", run="runs/d1")["params"]["model"]["weights"] == weights
+    assert worker_config(*here(), digest="d1", run="runs/d1").params.model.weights == weights
 
 
 def test_paths_that_workers_get_do_not_depend_on_where_they_run(project: Path) -> None:
-    data = worker_config(*here(), digest="d1", run="runs/d1")["data"]
-    assert data["train"] == str(project / "data/prepared/train.json")
-    assert data["root"] == str(project / "data/prepared/images")
+    data = worker_config(*here(), digest="d1", run="runs/d1").data
+    assert data.train == str(project / "data/prepared/train.json")
+    assert data.root == str(project / "data/prepared/images")
     change("conf/local.yaml", data_root="s3://bucket/pictures")
-    assert worker_config(*here(), digest="d1", run="runs/d1")["data"]["root"] == "s3://bucket/pictures"
+    assert worker_config(*here(), digest="d1", run="runs/d1").data.root == "s3://bucket/pictures"
 
 
 def test_run_of_which_only_its_outputs_were_kept_gives_them_again_without_ray(

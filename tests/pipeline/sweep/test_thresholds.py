@@ -12,6 +12,7 @@ import pytest
 import torch
 from torchvision.ops import batched_nms
 
+from pipeline.params.detector import Postprocess
 from pipeline.params.sweep import Thresholds
 from pipeline.sweep.thresholds import find_candidates, search_thresholds, suppress
 from retinanet.anchors.grid import build_grid
@@ -22,7 +23,8 @@ from retinanet.inference.detector import Detector, build_network
 from retinanet.inference.detector_file import describe_detector
 from tests.small_world import SmallWorld
 
-POSTPROCESS = {"candidates_per_level": 1000, "max_detections": 20, "min_size": 0.0}
+POSTPROCESS: dict[str, Any] = {"candidates_per_level": 1000, "max_detections": 20, "min_size": 0.0}
+SECTION = Postprocess(score_threshold=0.05, nms_iou=0.5, **POSTPROCESS)
 MODEL = {"backbone": "resnet18", "norm": "group", "frozen_stages": 0, "fpn_channels": 8, "p6_from": "c5"}
 MODEL |= {"head_channels": 8, "head_depth": 1, "head_norm": "group", "prior": 0.01, "weights": None}
 MODEL |= {"box_means": [0.0] * 4, "box_stds": [1.0] * 4}
@@ -56,7 +58,7 @@ def split(small_world: SmallWorld) -> Split:
 def test_candidates_give_what_the_postprocess_gives(
     detector: Detector, split: Split, nms_iou: float, score_threshold: float
 ) -> None:
-    candidates = dict(find_candidates(detector, split, postprocess=POSTPROCESS, lowest=0.01))
+    candidates = dict(find_candidates(detector, split, postprocess=SECTION, lowest=0.01))
     changed = {**POSTPROCESS, "nms_iou": nms_iou, "score_threshold": score_threshold}
     detector.postprocess = detector.build_postprocess(**changed)
     batches = EvaluationBatches(split, detector.transforms)

@@ -1,0 +1,66 @@
+"""What a worker is given: the frozen parameters, the resources, and where its inputs are; all of it can be pickled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.params import Params
+from pipeline.params.place import Place
+from pipeline.params.sweep import Thresholds
+from pipeline.runs.inputs import BUILT_IN, publish
+
+
+@dataclass(frozen=True)
+class InputFiles:
+    """Where the inputs of a training are, as absolute paths or URLs, because workers run elsewhere.
+
+    Attributes:
+        train, val: prepared files.
+        root: of the pictures.
+        cache_folder: where a node keeps pictures of a URL; None: nowhere.
+        watched: ids of the validation images that are drawn after every evaluated epoch.
+        run: the folder of the run in the storage.
+    """
+
+    train: str
+    val: str
+    root: str
+    cache_folder: str | None = None
+    watched: tuple[int, ...] = ()
+    run: str = ""
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """The configuration of a worker.
+
+    Attributes:
+        description: of the detector, in plain values, as its file holds it.
+        trials_at_once: at most, on the whole cluster; None outside a sweep.
+        thresholds: searched on the detector of every trial; None outside a sweep.
+    """
+
+    params: Params
+    place: Place
+    description: dict[str, Any]
+    data: InputFiles
+    trials_at_once: int | None = None
+    thresholds: Thresholds | None = None
+
+
+def with_weights(params: Params, weights: str | None) -> Params:
+    """The parameters with another file of pretrained weights."""
+    return params.model_copy(update={"model": params.model.model_copy(update={"weights": weights})})
+
+
+def publish_inputs(config: WorkerConfig, storage: str) -> WorkerConfig:
+    """Copy the files of this machine to the storage; the configuration that names them there."""
+    data = replace(
+        config.data, train=publish(Path(config.data.train), storage), val=publish(Path(config.data.val), storage)
+    )
+    params, weights = config.params, config.params.model.weights
+    if weights not in BUILT_IN:
+        params = with_weights(params, publish(Path(weights), storage))
+    return replace(config, data=data, params=params)
