@@ -166,7 +166,7 @@ def copy_of(prepared: Path, folder: Path, **options: Any) -> Project:
 def compare_curves(project: Project, reference: Project) -> str:
     """Equal in every loss, AP and weight; else the largest relative difference of a step's loss."""
     ours, theirs = project.state(), reference.state()
-    if curve_of(ours) == curve_of(theirs) and is_same(ours["learner"]["model"], theirs["learner"]["model"]):
+    if curve_of(ours) == curve_of(theirs) and is_same(*(each["training_state"]["model"] for each in (ours, theirs))):
         return "bitwise"
     pairs = zip(step_losses(ours), step_losses(theirs), strict=True)
     return f"{max(abs(one - other) / abs(other) for one, other in pairs):.1e}"

@@ -27,12 +27,13 @@ from bench.network import (
     NUM_CLASSES,
     Contender,
     build_contenders,
-    build_learner,
+    build_state,
     convolve,
     detect,
     made_up_batch,
     prepare,
     shift_scores,
+    train_step,
 )
 from bench.peer import torchvision_detect, torchvision_losses, torchvision_maps
 from bench.ratios import table
@@ -41,7 +42,6 @@ from retinanet.data.dataset import Batch, move_batch
 from retinanet.inference.postprocess import Postprocess
 from retinanet.network.model import RetinaNet
 from retinanet.network.precision import autocast, convolving_float32
-from retinanet.training.learner import train_step
 
 LAYOUTS = {"": torch.contiguous_format, ", channels_last": torch.channels_last}
 COLUMNS = [
@@ -128,9 +128,9 @@ def build_our_trainer(setting: Setting, compiled: bool) -> Trainer:
     assert isinstance(network, RetinaNet)
     if compiled:
         network.compile(backend=setting.compiler)
-    learner = build_learner(network, setting.precision, setting.device)
+    state = build_state(network, setting.precision, setting.device)
     images = prepare(batch, network)
-    return Trainer(partial(train_step, learner, batch), partial(convolve, contender, images, setting.precision))
+    return Trainer(partial(train_step, state, batch), partial(convolve, contender, images, setting.precision))
 
 
 def build_torchvision_trainer(setting: Setting, layout: torch.memory_format, compiled: bool) -> Trainer:

@@ -22,8 +22,10 @@ from retinanet.inference.predict import predict
 from retinanet.losses.criterion import Criterion
 from retinanet.network.model import RetinaNet, build_model, memory_format, normalise_images
 from retinanet.network.precision import autocast
-from retinanet.training.learner import Learner, train_step
+from retinanet.training.engine import train_one_epoch
 from retinanet.training.optim import construct_optimizer, construct_schedule
+from retinanet.training.progress import TrainingProgress
+from retinanet.training.state import TrainingState
 
 NUM_CLASSES = 80  # COCO's
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -113,12 +115,18 @@ def prepare(batch: Batch, network: nn.Module) -> Tensor:
     return normalise_images(batch.images, MEAN, STD).contiguous(memory_format=memory_format(network))
 
 
-def build_learner(network: RetinaNet, precision: str, device: torch.device = CPU) -> Learner:
+def train_step(state: TrainingState, batch: Batch) -> None:
+    """One optimisation step."""
+    for _ in train_one_epoch(state, [batch], TrainingProgress()):
+        pass
+
+
+def build_state(network: RetinaNet, precision: str, device: torch.device = CPU) -> TrainingState:
     """All that a step needs, with the paper's values and a rate so small that a network without training lives."""
     optimizer = construct_optimizer(network, lr=1e-6)
     criterion = Criterion(build_grid(), NUM_CLASSES)
     schedule = construct_schedule(optimizer, 10**6)
-    return Learner(network, criterion, optimizer, schedule, MEAN, STD, device, precision)
+    return TrainingState(network, criterion, optimizer, schedule, MEAN, STD, device, precision)
 
 
 @torch.no_grad()
@@ -147,10 +155,10 @@ def cases() -> Iterator[Case]:
             partial(convolve, ours, last, precision),
             {"torchvision in fp32": partial(convolve, theirs, images, "fp32")},
         )
-        learner, batch = build_learner(ours.network, precision), made_up_batch(TRAINED)
+        state, batch = build_state(ours.network, precision), made_up_batch(TRAINED)
         yield Case(
             f"training step in {precision}, 2 x 512x512",
-            partial(train_step, learner, batch),
+            partial(train_step, state, batch),
             {"its convolutions": partial(convolve, ours, last, precision)},
         )
     batch = made_up_batch(DETECTED)

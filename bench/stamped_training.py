@@ -18,8 +18,7 @@ from unittest.mock import patch
 from pipeline.fit import fit
 from pipeline.train import run as stage
 from pipeline.train.__main__ import main as train
-from retinanet.training import engine
-from retinanet.training.learner import Learner, update_weights
+from retinanet.training.progress import StepLog
 
 STAMPS = "stamps"
 
@@ -31,14 +30,15 @@ class Stamped:
         self.folder, self.rest = folder, rest
 
     def __call__(self, config: dict[str, Any]) -> None:
+        check = StepLog.check_recent_losses
         with (self.folder / str(os.getpid())).open("a", buffering=1) as file:
 
-            def stamped(learner: Learner) -> None:
-                update_weights(learner)
-                file.write(f"{time.time()} {learner.schedule.last_epoch}\n")  # torch's word for its steps
+            def stamped(log: StepLog) -> None:
+                check(log)
+                file.write(f"{time.time()} {log.state.schedule.last_epoch}\n")  # torch's word for its steps
                 time.sleep(self.rest)
 
-            with patch.object(engine, "update_weights", stamped):
+            with patch.object(StepLog, "check_recent_losses", stamped):
                 fit(config)
 
 

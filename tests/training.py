@@ -32,7 +32,7 @@ class Trained:
     """
 
     history: list[dict[str, Any]]
-    learner: dict[str, Any]
+    state: dict[str, Any]
     events: list[dict[str, Any]]
     storage: Path | None = None
 
@@ -82,7 +82,7 @@ def train(
             export=lambda folder: None,
         )
     state = torch.load(max((storage / "d1").glob("checkpoint_*/state.pt")), weights_only=True)
-    return Trained(state["history"], state["learner"], events, storage)
+    return Trained(state["history"], state["training_state"], events, storage)
 
 
 def train_here(folder: Path, **options: Any) -> Trained:
@@ -106,7 +106,7 @@ def train_here(folder: Path, **options: Any) -> Trained:
     train_worker(config, replace(alone(), report=keep), *load_splits(config.data))
     torch.set_num_threads(threads)
     (state,) = kept
-    return Trained(state["history"], state["learner"], [])
+    return Trained(state["history"], state["training_state"], [])
 
 
 def lengthen(project: Path) -> None:

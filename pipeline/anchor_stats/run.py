@@ -62,7 +62,7 @@ def at_training_scale(records: Iterable[Record], section: Section) -> Iterator[t
         height, width = transforms.resized_size(record.size, transforms.for_evaluation)
         factor_y, factor_x = height / record.size[0], width / record.size[1]
         boxes = record.boxes * torch.tensor([factor_x, factor_y, factor_x, factor_y])
-        yield record, boxes, transforms.padded_size([(height, width)])
+        yield record, boxes, transforms.padded_size_of([(height, width)])
 
 
 def cover(boxes: Tensor, grid: Grid, image_size: tuple[int, int], matcher: Matcher) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,6 +1,7 @@
-"""The training of one worker: built from plain values, resumed from a checkpoint, reported epoch by epoch.
+"""The training of one worker: build, resume from a checkpoint, train, report.
 
-Who only says what the workers shall do imports neither the detector nor its libraries, which takes 5 s.
+`fit` imports the detector and its libraries only when it runs, so that the driver, which passes the function on, does
+not: that import takes 5 s.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def fit(loop_config: dict[str, Any]) -> None:
-    """Train in this worker of Ray Train; all workers run it at once.
+    """The training function of Ray Train; every worker runs it.
 
     Args:
         loop_config: as of pipeline.cluster.training.run_trainer: `config` is the WorkerConfig, the rest is the link to

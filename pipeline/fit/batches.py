@@ -15,7 +15,7 @@ from retinanet.data.splits import Split
 
 
 class Batches:
-    """This worker's share of the training batches, epoch by epoch, with word of the progress."""
+    """This worker's share of the training batches, epoch by epoch; reports the step to the driver."""
 
     def __init__(self, config: WorkerConfig, split: Split, worker: Worker) -> None:
         self.config, self.split, self.worker = config, split, worker
@@ -35,7 +35,7 @@ class Batches:
         )
 
     def loader(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from a step on, read ahead by the place's loader processes."""
+        """The batches of an epoch from a step on, prefetched by `loader_processes` of conf/."""
         batches = self.of_epoch(epoch)
         processes = self.config.place.loader_processes
         loader = DataLoader(

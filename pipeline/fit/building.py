@@ -1,4 +1,4 @@
-"""The detector and all that trains it, built from the sections of params.yaml.
+"""Build the training state from the sections of params.yaml.
 
 This is the one place where a parameter of the detector becomes an argument: each is passed on by name, so that mypy
 checks its type against the section's, and a test that no key of a section is forgotten.
@@ -25,19 +25,19 @@ from retinanet.data.transforms import Transforms
 from retinanet.losses.criterion import Criterion
 from retinanet.network.model import RetinaNet, build_model, recompute_activations
 from retinanet.network.pretrained import load_backbone_weights
-from retinanet.training.learner import Learner
 from retinanet.training.optim import construct_ema, construct_optimizer, construct_schedule, scale_lr
+from retinanet.training.state import TrainingState
 
 
 def seed_all(seed: int) -> None:
-    """Seed what draws the initial weights; data and augmentation are drawn from their own seeds."""
+    """Seed the generators of the initial weights; data and augmentation have seeds of their own."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
 
 
-def build_learner(config: WorkerConfig, worker: Worker, *, total_steps: int) -> Learner:
-    """The model with all that trains it, the same in every worker."""
+def build_state(config: WorkerConfig, worker: Worker, *, total_steps: int) -> TrainingState:
+    """Build the training state, the same in every worker."""
     params, place = config.params, config.place
     grid, num_classes = Grid.from_dict(config.description["anchors"]), len(config.description["categories"])
     seed_all(params.seed)
@@ -48,9 +48,9 @@ def build_learner(config: WorkerConfig, worker: Worker, *, total_steps: int) -> 
     if place.recompute:
         recompute_activations(network)
     if place.compile:
-        network.compile()  # in place: the names of the weights stay
+        network.compile()  # in place, so that the names of the weights stay
     optimizer = build_optimizer(network, params.optim, params.train)
-    return Learner(
+    return TrainingState(
         model=distribute(network, worker),
         criterion=build_criterion(params, grid, num_classes),
         optimizer=optimizer,
@@ -67,7 +67,7 @@ def build_learner(config: WorkerConfig, worker: Worker, *, total_steps: int) -> 
 
 
 def build_network(params: Params, grid: Grid, num_classes: int) -> RetinaNet:
-    """The network of section model with its pretrained weights; the other weights are drawn."""
+    """Build the network of section model with its pretrained weights; other weights are random."""
     model = params.model
     network = build_model(
         num_logits=num_classes + (params.loss.class_loss == "softmax_focal"),
@@ -89,7 +89,7 @@ def build_network(params: Params, grid: Grid, num_classes: int) -> RetinaNet:
 
 
 def build_optimizer(network: nn.Module, optim: Optim, train: Train) -> torch.optim.Optimizer:
-    """The optimiser of section optim, its learning rate scaled to the global batch."""
+    """Build the optimiser of section optim, its learning rate scaled to the global batch."""
     return construct_optimizer(
         network,
         optimizer=optim.optimizer,
@@ -100,7 +100,7 @@ def build_optimizer(network: nn.Module, optim: Optim, train: Train) -> torch.opt
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, optim: Optim, total_steps: int) -> LRScheduler:
-    """The learning rate schedule of section optim."""
+    """Build the learning rate schedule of section optim."""
     return construct_schedule(
         optimizer,
         total_steps,
@@ -113,7 +113,7 @@ def build_schedule(optimizer: torch.optim.Optimizer, optim: Optim, total_steps: 
 
 
 def build_criterion(params: Params, grid: Grid, num_classes: int) -> Criterion:
-    """The criterion of sections matcher and loss, with the box code of section model."""
+    """Build the criterion of sections matcher and loss, with the box code of section model."""
     matcher, loss, model = params.matcher, params.loss, params.model
     return Criterion(
         grid,
@@ -134,7 +134,7 @@ def build_criterion(params: Params, grid: Grid, num_classes: int) -> Criterion:
 
 
 def build_transforms(section: Section) -> Transforms:
-    """The transforms of section transforms."""
+    """Build the transforms of section transforms."""
     return Transforms(
         short_side=section.short_side,
         long_side=section.long_side,
@@ -152,7 +152,7 @@ def build_transforms(section: Section) -> Transforms:
 
 
 def distribute(network: nn.Module, worker: Worker) -> nn.Module:
-    """Gradients averaged over the workers; alone, a network needs no wrapping."""
+    """Wrap the network in DistributedDataParallel, unless there is one worker."""
     if worker.num_workers == 1:
         return network
     devices = [worker.device] if worker.device.type == "cuda" else None

@@ -1,4 +1,4 @@
-"""How much memory a worker may fill with decoded pictures: its share of half of what the node has left."""
+"""Memory of a worker for decoded pictures: its share of half of the free memory of the node."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pipeline.cluster.worker import Worker
 from pipeline.fit.config import WorkerConfig
 from pipeline.params.place import Place
 
-FRACTION = 0.5  # the rest is for batches, activations and gradients, which are not there yet
-# Of a control group: its limit, its use, and the part of the use that is only a cache of files.
+FRACTION = 0.5  # the rest is for batches, activations and gradients, which are not allocated yet
+# Files of a control group: its limit, its usage, and the part of the usage that is page cache.
 FILES_V2 = ("memory.max", "memory.current", "inactive_file")
 FILES_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
 
 def picture_budget(config: WorkerConfig, worker: Worker) -> int:
-    """Bytes of decoded pictures that this worker may keep; 0 where conf/ says cache_images: false."""
+    """Bytes of decoded pictures that this worker may cache; 0 if cache_images is false in conf/."""
     if not config.place.cache_images:
         return 0
     processes = processes_here(config.place, worker, trials_at_once=config.trials_at_once)
@@ -27,7 +27,7 @@ def picture_budget(config: WorkerConfig, worker: Worker) -> int:
 
 
 def processes_here(place: Place, worker: Worker, *, trials_at_once: int | None) -> int:
-    """Processes that train on this node at once, those of other trials of a sweep included, at most."""
+    """Upper bound of the processes that train on this node at once, including other trials of a sweep."""
     if trials_at_once is None:
         return worker.workers_here
     room = (os.cpu_count() or 1) // place.cpus_per_worker
@@ -35,7 +35,7 @@ def processes_here(place: Place, worker: Worker, *, trials_at_once: int | None) 
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Bytes that this process may still take: what the machine has left, or less where a container has a limit."""
+    """Bytes that this process may allocate: the free memory of the machine, or less if a container has a limit."""
     free: int = psutil.virtual_memory().available
     return max(0, min([free, *left_in_groups(root)]))
 
@@ -44,7 +44,7 @@ def left_in_groups(root: Path) -> Iterator[int]:
     """Bytes left in each control group of this process that has a limit, of version 1 or 2.
 
     Args:
-        root: of the file system; in a container the groups outside it are not seen.
+        root: of the file system; in a container, groups outside it are not visible.
     """
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
@@ -67,7 +67,7 @@ def left_in_group(folder: Path, limit: str, used: str, reclaimable: str) -> Iter
         bound = (folder / limit).read_text().strip()
         taken = int((folder / used).read_text())
         stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-    except OSError:  # a group without files of its own: the root of the machine, or one that is not seen from here
+    except OSError:  # a group without files: the root of the machine, or one that is not visible from here
         return
     if bound != "max":
         yield int(bound) - taken + int(stat.get(reclaimable, 0))

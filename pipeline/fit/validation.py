@@ -1,4 +1,4 @@
-"""AP of the validation split while a run trains, each worker detecting on its share."""
+"""Validation during training; each worker detects on its share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from retinanet.data.dataset import Batch, EvaluationBatches
 from retinanet.data.splits import Split
 from retinanet.evaluation.coco_eval import ImageDetections, evaluate_detections, pack_detections, unpack_detections
 from retinanet.inference.detector import Detector
-from retinanet.training.learner import Learner
+from retinanet.training.state import TrainingState
 
 
 def is_evaluated(epoch: int, train: Train) -> bool:
@@ -24,16 +24,16 @@ def is_evaluated(epoch: int, train: Train) -> bool:
     return epoch % train.evaluate_every == 0 or epoch == train.epochs
 
 
-def validate(learner: Learner, config: WorkerConfig, split: Split, worker: Worker) -> dict[str, Any]:
-    """AP of the validation split, each worker detecting on its share.
+def validate(state: TrainingState, config: WorkerConfig, split: Split, worker: Worker) -> dict[str, Any]:
+    """Evaluate on the validation split; each worker detects on its share.
 
-    The post-process has the paper's values, not those of section `postprocess`: training must not depend on what only
-    evaluation uses, and AP stays comparable between runs that differ there.
+    Post-processing has the paper's values, not those of section `postprocess`: training must not depend on parameters
+    of evaluation, and AP stays comparable between runs that differ in them.
 
     Returns:
         The 12 COCO numbers, the same in every worker.
     """
-    detector = Detector(learner.judged, dict(config.description))
+    detector = Detector(state.inference_network, dict(config.description))
     batches = EvaluationBatches(split, detector.transforms, rank=worker.rank, num_workers=worker.num_workers)
     mine = {
         image_id: (d.boxes.numpy(), d.scores.numpy(), d.labels.numpy())
@@ -42,30 +42,30 @@ def validate(learner: Learner, config: WorkerConfig, split: Split, worker: Worke
     metrics: list[Any] = [None]
     if worker.num_workers == 1:
         show(worker, config, mine)
-        return judge(config, mine)
+        return evaluate(config, mine)
     shares: list[Any] | None = [None] * worker.num_workers if worker.rank == 0 else None
     dist.gather_object(pack_detections(mine), shares)
     if shares is not None:
         everything = {image_id: found for share in shares for image_id, found in unpack_detections(share).items()}
         show(worker, config, everything)
-        metrics = [judge(config, everything)]
+        metrics = [evaluate(config, everything)]
     dist.broadcast_object_list(metrics)
     result: dict[str, Any] = metrics[0]
     return result
 
 
 def iter_batches(batches: EvaluationBatches) -> Iterator[Batch]:
-    """The batches of a split, one after the other."""
+    """Iterate over the batches of a split."""
     return (batches[position] for position in range(len(batches)))
 
 
 def show(worker: Worker, config: WorkerConfig, detections: Mapping[int, ImageDetections]) -> None:
-    """Tell the driver what was found on the pictures that it watches: per image boxes, scores, labels."""
+    """Send the detections on the watched pictures to the driver: per image boxes, scores, labels."""
     found = {image_id: [field.tolist() for field in detections[image_id]] for image_id in config.data.watched}
     worker.tell({"kind": "detections", "found": found})
 
 
-def judge(config: WorkerConfig, detections: Mapping[int, Any]) -> dict[str, Any]:
+def evaluate(config: WorkerConfig, detections: Mapping[int, Any]) -> dict[str, Any]:
     """The 12 COCO numbers of detections on the validation split."""
     metrics = evaluate_detections(read_json(fetch(config.data.val)), detections).metrics
     return {name: value for name, value in metrics.items() if "." not in name}

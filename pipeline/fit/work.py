@@ -8,27 +8,28 @@ import torch
 
 from pipeline.cluster.worker import Worker
 from pipeline.fit.batches import Batches
-from pipeline.fit.building import build_learner
+from pipeline.fit.building import build_state
+from pipeline.fit.checkpoint import CheckpointContent, resume, without_steps
 from pipeline.fit.config import InputFiles, WorkerConfig
-from pipeline.fit.keeping import Kept, resume, without_steps
-from pipeline.fit.mishaps import explain_loss
+from pipeline.fit.not_finite import explain_loss
 from pipeline.fit.validation import is_evaluated, validate
 from pipeline.runs.inputs import check_pictures, fetch
 from retinanet.data.splits import Split, load_split
-from retinanet.training.engine import Course, EpochReport, LossNotFiniteError, train_epochs
-from retinanet.training.learner import Halt, Learner
+from retinanet.training.engine import train_epochs
+from retinanet.training.progress import CheckpointRequest, EpochReport, LossNotFiniteError, TrainingProgress
+from retinanet.training.state import TrainingState
 
 
 def load_splits(data: InputFiles, *, keep_bytes: int = 0) -> tuple[Split, Split]:
-    """The training and the validation split; decoded pictures stay in so much memory, those for training first."""
-    options = {"root": data.root, "cache_folder": data.cache_folder}
+    """The training and the validation split, with a cache of decoded pictures of that size; training comes first."""
     check_pictures(data.root)
-    train = load_split(fetch(data.train), keep_bytes=keep_bytes, **options)
-    return train, load_split(fetch(data.val), keep_bytes=keep_bytes - train.kept_bytes, **options)
+    train = load_split(fetch(data.train), root=data.root, cache_folder=data.cache_folder, keep_bytes=keep_bytes)
+    rest = keep_bytes - train.kept_bytes
+    return train, load_split(fetch(data.val), root=data.root, cache_folder=data.cache_folder, keep_bytes=rest)
 
 
 def tell_memory(worker: Worker, keep_bytes: int, *splits: Split) -> None:
-    """Tell the driver how many pictures each worker keeps in memory, where it may keep any."""
+    """Tell the driver how many decoded pictures each worker caches, if it may cache any."""
     if worker.rank != 0 or keep_bytes == 0:
         return
     kept, pictures = sum(split.num_kept for split in splits), sum(len(split.records) for split in splits)
@@ -37,57 +38,59 @@ def tell_memory(worker: Worker, keep_bytes: int, *splits: Split) -> None:
 
 
 def train_worker(config: WorkerConfig, worker: Worker, train_split: Split, val_split: Split) -> None:
-    """One worker's training from the last checkpoint to the end; `config` as of fit.
+    """Train in one worker, from the last checkpoint to the end.
 
     Raises:
         FloatingPointError: when a loss is not finite, with the step, the images, and a file that holds the batch.
     """
     torch.set_num_threads(config.place.cpus_per_worker)
-    batches = Batches(config, train_split, worker)
-    learner = build_learner(config, worker, total_steps=len(batches.of_epoch(0)) * config.params.train.epochs)
-    kept = resume(learner, worker)
-    if kept.step and worker.rank == 0:
-        worker.tell({"kind": "resume", "epoch": kept.course.epoch, "step": len(kept.course.losses)})
+    batches, epochs = Batches(config, train_split, worker), config.params.train.epochs
+    state = build_state(config, worker, total_steps=len(batches.of_epoch(0)) * epochs)
+    checkpoint = resume(state, worker)
+    progress = checkpoint.progress
+    if checkpoint.step and worker.rank == 0:
+        worker.tell({"kind": "resume", "epoch": progress.epoch, "step": len(progress.losses)})
     try:
-        for news in train_epochs(
-            learner,
+        for event in train_epochs(
+            state,
             batches.loader,
-            course=kept.course,
-            epochs=config.params.train.epochs,
+            progress=progress,
+            epochs=epochs,
             checkpoint_every=config.place.checkpoint_every,
-            halt=lambda: Halt(*worker.wants_pause()),
+            request=lambda: CheckpointRequest(*worker.wants_pause()),
         ):
-            if isinstance(news, EpochReport):
-                end_epoch(news, kept, learner, config, val_split, worker)
-            report(kept, learner, worker, is_partial=isinstance(news, Course))
-            if kept.course.stop:
+            if isinstance(event, EpochReport):
+                end_epoch(event, checkpoint, state, config, val_split, worker)
+            report(checkpoint, state, worker, is_partial=isinstance(event, TrainingProgress))
+            if progress.stop:
                 return
     except LossNotFiniteError as error:
-        raise FloatingPointError(explain_loss(error, batches, learner, config, worker)) from error
+        raise FloatingPointError(explain_loss(error, batches, state, config, worker)) from error
 
 
 def end_epoch(
-    news: EpochReport,
-    kept: Kept,
-    learner: Learner,
+    epoch: EpochReport,
+    checkpoint: CheckpointContent,
+    state: TrainingState,
     config: WorkerConfig,
     val_split: Split,
     worker: Worker,
 ) -> None:
-    """Write an epoch into the history, with its AP where it is evaluated, and keep the best detector."""
-    row = row_of(news)
-    if is_evaluated(news.epoch, config.params.train):
-        row |= validate(learner, config, val_split, worker)
-    kept.history.append(row)
-    if worker.rank == 0 and is_evaluated(news.epoch, config.params.train):
-        kept.keep_best(learner, config.description)
+    """Append an epoch to the history, evaluate it where that is due, and keep the best detector."""
+    row = row_of(epoch)
+    if is_evaluated(epoch.epoch, config.params.train):
+        row |= validate(state, config, val_split, worker)
+    checkpoint.history.append(row)
+    if worker.rank == 0 and is_evaluated(epoch.epoch, config.params.train):
+        checkpoint.keep_best(state, config.description)
 
 
-def report(kept: Kept, learner: Learner, worker: Worker, *, is_partial: bool) -> None:
-    """Tell how far the training is, and keep a checkpoint of it."""
-    kept.step = learner.schedule.last_epoch
-    metrics = {"step": kept.step, "is_partial": is_partial, "history": [without_steps(row) for row in kept.history]}
-    worker.report(metrics, kept.writer(learner) if worker.rank == 0 else None)
+def report(checkpoint: CheckpointContent, state: TrainingState, worker: Worker, *, is_partial: bool) -> None:
+    """Report the progress with a checkpoint."""
+    checkpoint.step = state.schedule.last_epoch
+    history = [without_steps(row) for row in checkpoint.history]
+    metrics = {"step": checkpoint.step, "is_partial": is_partial, "history": history}
+    worker.report(metrics, checkpoint.writer(state) if worker.rank == 0 else None)
 
 
 def row_of(report: EpochReport) -> dict[str, Any]:

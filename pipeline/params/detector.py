@@ -1,4 +1,4 @@
-"""Parameters of the detector: anchors, matcher, loss, model, postprocess (DESIGN: the paper is the default)."""
+"""Parameters of the detector: sections anchors, matcher, loss, model, postprocess."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NUM_LEVELS = 5  # P3..P7
 
 
 class Anchors(Section):
-    """Which boxes the heads start from."""
+    """The anchor boxes."""
 
     base_scale: Positive
     "Side of the smallest anchor of a level, in strides of that level."
@@ -46,21 +46,21 @@ class Anchors(Section):
 
 
 class Matcher(Section):
-    """Which anchor answers for which truth."""
+    """Target assignment: which anchors are matched with which ground-truth boxes."""
 
     foreground_iou: Fraction
     background_iou: Fraction
     low_quality: Literal["truth", "anchor", "none"]
 
     def check(self) -> list[str]:
-        """No anchor may be foreground and background at once."""
+        """No anchor may be both foreground and background."""
         if self.background_iou > self.foreground_iou:
             return [f"background_iou is {self.background_iou}, above foreground_iou {self.foreground_iou}; lower it"]
         return ["foreground_iou is 0: every anchor would be foreground"] if self.foreground_iou == 0 else []
 
 
 class Loss(Section):
-    """What is minimised."""
+    """The class loss and the box loss."""
 
     class_loss: Literal["sigmoid_focal", "softmax_focal"]
     alpha: Fraction | list[NotNegative] | None
@@ -104,16 +104,21 @@ class Model(Section):
     box_stds: FourPositive
 
     def check(self) -> list[str]:
-        """A frozen network must have learnt something, and groups must divide the channels."""
+        """Frozen layers need pretrained weights, and groups must divide the channels."""
         complaints = []
         if self.weights is None and self.norm == "frozen_batch":
-            complaints.append("norm is frozen_batch, but weights is null: statistics that were never learnt; use group")
+            complaints.append(
+                "norm is frozen_batch, but weights is null: its statistics come from pretrained weights; use group"
+            )
         if self.weights == "imagenet" and self.norm == "group":
             complaints.append(
-                "weights is imagenet, but norm is group: torchvision's weights were learnt with batch norm"
+                "weights is imagenet, but norm is group: torchvision's weights were trained with batch norm; "
+                "use frozen_batch"
             )
         if self.weights is None and self.frozen_stages > 0:
-            complaints.append(f"frozen_stages is {self.frozen_stages}, but weights is null: frozen at random; use 0")
+            complaints.append(
+                f"frozen_stages is {self.frozen_stages}, but weights is null: random weights would be frozen; use 0"
+            )
         if self.head_norm == "group" and self.head_channels % 8:
             complaints.append(
                 f"head_channels is {self.head_channels}, with head_norm: group it must be a multiple of 8"
@@ -122,7 +127,7 @@ class Model(Section):
 
 
 class Postprocess(Section):
-    """From scored boxes to detections."""
+    """Post-processing: from scored boxes to detections."""
 
     score_threshold: Fraction
     candidates_per_level: Count | None

@@ -20,7 +20,7 @@ from retinanet.inference.detector import build_network
 from retinanet.losses.criterion import Criterion
 from retinanet.network.model import RetinaNet, memory_format, normalise_images
 from retinanet.network.precision import autocast
-from retinanet.training.learner import assign
+from retinanet.training.engine import assign_targets
 
 KEYS = {"batch", "weights", "description", "params", "precision", "error"}
 
@@ -78,9 +78,9 @@ def losses_of(
     network: RetinaNet, criterion: Criterion, part: Batch, transforms: Transforms, precision: str
 ) -> tuple[float, float]:
     """loss_cls and loss_box of one image, over its own foreground anchors."""
-    assignment = assign(criterion, part)
+    assignment = assign_targets(criterion, part)
     images = normalise_images(part.images, transforms.mean, transforms.std)
     with autocast(torch.device("cpu"), precision):
         predictions = network(images.contiguous(memory_format=memory_format(network)))
-    losses = criterion(predictions, assignment, criterion.mass(assignment))
+    losses = criterion(predictions, assignment, criterion.normaliser_share(assignment))
     return losses["loss_cls"].item(), losses["loss_box"].item()

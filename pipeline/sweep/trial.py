@@ -1,4 +1,4 @@
-"""One trial: the ordinary training with other parameters, resumable, in the process that Ray Tune gives it."""
+"""One trial: the training of a run with other parameters, resumable, in a process of Ray Tune."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from retinanet.data.splits import Split
 from retinanet.inference.detector import Detector
 from retinanet.inference.detector_file import describe_detector
 
-# A process of Ray Tune runs trial after trial: pictures that one has decoded serve the next.
+# A process of Ray Tune runs several trials, which share the decoded pictures.
 _SPLITS: dict[InputFiles, tuple[Split, Split]] = {}
 
 
@@ -59,7 +59,7 @@ def run_trial(configuration: dict[str, Any], base: TrialBase) -> None:
     Args:
         configuration: dotted parameter -> value, with seed, number and key.
     """
-    # Under PBT the configuration may be another trial's; the name stays.
+    # Under PBT the configuration may be another trial's; the name of the trial stays.
     configuration = {**configuration, "key": ray.tune.get_context().get_trial_name()}
     folder = SweepFolder(base.folder)
     record = folder.record(configuration["key"])
@@ -73,12 +73,12 @@ def run_trial(configuration: dict[str, Any], base: TrialBase) -> None:
         else:
             train_wide(config, base, folder)
     except FloatingPointError as error:
-        # A setting that diverges is an answer, and would diverge again.
+        # A setting that diverges is a result, and would diverge again.
         ray.tune.report({SCORE: 0.0, EPOCH: config.params.train.epochs, "history": [], "error": str(error)})
 
 
 def trial_config(configuration: Mapping[str, Any], base: TrialBase) -> WorkerConfig:
-    """What `fit` needs: the base's with this configuration's parameters and anchors."""
+    """The worker configuration of a trial: that of the base with its own parameters and anchors."""
     settings, worker = settings_of(configuration), base.worker
     params = params_with(base.params, settings)
     description = describe_detector(
@@ -96,7 +96,7 @@ def trial_config(configuration: Mapping[str, Any], base: TrialBase) -> WorkerCon
 
 
 def train_here(config: WorkerConfig, folder: SweepFolder) -> None:
-    """Train in this process: Ray Tune's trial is the worker."""
+    """Train with one worker, in this process of Ray Tune."""
     watched = LastFound()
     worker = Worker(
         rank=0,
@@ -119,7 +119,7 @@ def report_epoch(
     folder: SweepFolder,
     watched: LastFound,
 ) -> None:
-    """Report an evaluated epoch with its checkpoint; the sweep's folder keeps the best detector."""
+    """Report an evaluated epoch with its checkpoint; write the best detector to the sweep's folder."""
     assert write is not None
     history = metrics["history"]
     if metrics["is_partial"] or history[-1].get("AP") is None:
@@ -135,35 +135,35 @@ def report_epoch(
 
 
 def report_history(history: list[dict[str, Any]], checkpoint: Any, *, found: Mapping[int, Any] | None = None) -> None:
-    """Tell Ray Tune how far a trial is.
+    """Report the progress of a trial to Ray Tune.
 
     Args:
-        found: what was found on the watched pictures.
+        found: detections on the watched pictures.
     """
     figures = {SCORE: best_ap(history), EPOCH: history[-1]["epoch"], "history": history, "found": found or {}}
     ray.tune.report(figures, checkpoint=checkpoint)
 
 
 class LastFound:
-    """What a worker has told of the watched pictures last."""
+    """The newest detections on the watched pictures."""
 
     def __init__(self) -> None:
         self.found: Mapping[int, Any] = {}
 
     def hear(self, event: Mapping[str, Any]) -> None:
-        """An event between two reports."""
+        """Handle an event between two reports."""
         if event["kind"] == "detections":
             self.found = event["found"]
 
 
 def best_ap(history: list[dict[str, Any]]) -> float:
-    """The highest AP so far: that of the detector that a training keeps."""
+    """The highest AP so far, of the best detector."""
     return max((row["AP"] for row in history if row.get("AP") is not None), default=0.0)
 
 
 @contextmanager
 def last_checkpoint() -> Iterator[Path | None]:
-    """The folder of the newest checkpoint of this trial, or under PBT of the one that it was cloned from."""
+    """The folder of the newest checkpoint of this trial, or under PBT of the trial that it was cloned from."""
     checkpoint = ray.tune.get_checkpoint()
     if checkpoint is None:
         yield None
@@ -173,14 +173,15 @@ def last_checkpoint() -> Iterator[Path | None]:
 
 
 def train_wide(config: WorkerConfig, base: TrialBase, folder: SweepFolder) -> None:
-    """Train with several workers: a Ray Train of its own, whose reports this trial passes on."""
+    """Train with several workers of a Ray Train run, and forward its reports to Ray Tune."""
     epochs, watched = config.params.train.epochs, LastFound()
 
-    def pass_on(event: dict[str, Any]) -> None:
+    def forward(event: dict[str, Any]) -> None:
         watched.hear(event)
         if event["kind"] != "report" or event["is_partial"] or event["history"][-1].get("AP") is None:
             return
-        if event["history"][-1]["epoch"] < epochs:  # the last one waits: a scheduler may end this process at it
+        # The last epoch is reported at the end: a scheduler may end this process at that report.
+        if event["history"][-1]["epoch"] < epochs:
             report_history(event["history"], None, found=watched.found)
 
     run_trainer(
@@ -189,7 +190,7 @@ def train_wide(config: WorkerConfig, base: TrialBase, folder: SweepFolder) -> No
         resources=base.resources,
         name=key_of(config),
         storage=folder.path(TRAIN),
-        on_event=pass_on,
+        on_event=forward,
     )
     checkpoints = Checkpoints.of(folder.path(TRAIN), key_of(config))
     newest = checkpoints.newest(print)
@@ -203,13 +204,13 @@ def train_wide(config: WorkerConfig, base: TrialBase, folder: SweepFolder) -> No
 
 
 def key_of(config: WorkerConfig) -> str:
-    """The trial's key."""
+    """The key of the trial."""
     key: str = config.description["run"]["digest"]
     return key
 
 
 def write_thresholds(config: WorkerConfig, folder: SweepFolder) -> None:
-    """Keep what thresholds make of the trial's best detector on the validation split."""
+    """Search the thresholds of post-processing for the trial's best detector, on the validation split."""
     thresholds, postprocess = config.thresholds, config.params.postprocess
     assert thresholds is not None
     own = f"trials/{key_of(config)}"

@@ -1,4 +1,4 @@
-"""Stage train: one experiment on Ray, resumed where it was killed, and the best detector of it."""
+"""Stage train: train on Ray, resume after a kill, export the best detector."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ REPORT = Path("reports/train.json")
 EARLIER_REPORTS = (Path("reports/prepare.json"), Path("reports/anchor_stats.json"))
 HISTORY = Path("plots/training.csv")
 CURVES = Path("plots/training.png")
-IMAGES_PER_STEP = "images_per_step"  # the text in a run's folder with what has been found to fit
+IMAGES_PER_STEP = "images_per_step"  # the file of a run's folder with the number that fits the memory
 HOUSE = Path(__file__).resolve().parents[2]
-# What computes the result: other code must not go on unasked with what this one began, nor pass for its result.
+# The code that computes the result: other code must neither resume this run unasked nor pass for its result.
 CODE = (*sorted(HOUSE.glob("retinanet/**/*.py")), *sorted(HOUSE.glob("pipeline/fit/*.py")))
 SECTIONS = {"seed", "transforms", "matcher", "loss", "model", "optim", "train"}  # those of this stage in dvc.yaml
 
 
 def run(params: Params, place: Place) -> None:
-    """Train as params.yaml and conf/ say; one process at a time."""
+    """Train one run; only one process at a time."""
     if place.precision == "auto":
         place = place.model_copy(update={"precision": native_precision(place.gpus_per_worker > 0)})
     digest = digest_training(params, place)
@@ -73,9 +73,9 @@ def run(params: Params, place: Place) -> None:
 
 
 def import_ahead() -> None:
-    """Import what is needed once Ray is there: it takes 4 s, and Ray 5 to start.
+    """Import pandas and MLflow, which takes 4 s, while Ray starts.
 
-    A failure is silent here, in a thread; the main thread meets it again when it imports the same.
+    An error in this thread is ignored: the main thread raises it again at the same import.
     """
     with suppress(Exception):
         import pandas  # noqa: F401  # Ray Train's
@@ -84,7 +84,7 @@ def import_ahead() -> None:
 
 
 def digest_training(params: Params, place: Place) -> str:
-    """The name of a run: all that decides its result, and of the place only the precision.
+    """The name of a run: a digest of all that decides its result; of conf/ only the precision.
 
     Returns:
         <digest of parameters, precision and data>-<digest of the code>.
@@ -95,12 +95,12 @@ def digest_training(params: Params, place: Place) -> str:
 
 
 def training_code() -> dict[str, str]:
-    """What trains: see pipeline.runs.fingerprint.describe_code."""
+    """Digests of the training code; see pipeline.runs.fingerprint.describe_code."""
     return describe_code(CODE, root=HOUSE)
 
 
 def train(params: Params, place: Place, config: WorkerConfig, *, digest: str, storage: str) -> None:
-    """Train one run to its end, export its best detector, and record it."""
+    """Train one run to its end, export its best detector, and log it."""
     folder = RunFolder(storage, digest)
     if place.resume == "never":
         put_aside(folder)
@@ -145,16 +145,16 @@ def train(params: Params, place: Place, config: WorkerConfig, *, digest: str, st
 
 
 def put_aside(folder: RunFolder) -> None:
-    """Give what a run has left another name, so that it begins afresh."""
+    """Rename the folder of an earlier run of this name, so that training starts from the beginning."""
     aside = folder.put_aside()
     if aside is not None:
-        print(f"resume is never in conf/: what this run had kept is now {aside}", flush=True)
+        print(f"resume is never in conf/: the earlier checkpoints of this run are now in {aside}", flush=True)
 
 
 def train_in_memory(
     config: WorkerConfig, place: Place, folder: RunFolder, *, name: str, storage: str, listener: Listener
 ) -> tuple[list[dict[str, Any]], int]:
-    """Train; where a worker's images do not fit its memory, with half as many at once, which changes no result.
+    """Train; when a worker runs out of memory, restart with micro-batches of half the size, which changes no result.
 
     Returns:
         The history, and the number of its best epoch.
@@ -180,7 +180,7 @@ def train_in_memory(
             config = with_images_per_step(config, images)
             try:
                 folder.write(IMAGES_PER_STEP, str(images))
-            except ValueError as failure:  # the next run has to find the number again
+            except ValueError as failure:  # the next run has to search again
                 print(f"warning: {failure}", flush=True)
 
 
@@ -190,10 +190,10 @@ def with_images_per_step(config: WorkerConfig, images: int) -> WorkerConfig:
 
 
 def halve_images(config: WorkerConfig, *, workers: int, error: BaseException) -> int:
-    """Half of the images that a worker has held at once.
+    """Half of the images of a micro-batch.
 
     Raises:
-        RuntimeError: when it was one image, or the norm must see them together.
+        RuntimeError: when it was one image, or the norm needs the whole batch.
     """
     share = -(-config.params.train.batch_size // workers)
     asked = config.place.images_per_step
@@ -240,10 +240,10 @@ def worker_config(params: Params, place: Place, *, digest: str, run: str) -> Wor
 
 
 class Listener:
-    """Hears what the workers report: tells the person and the tracker.
+    """Forwards worker reports to the console and to MLflow.
 
     Args:
-        kept: the id of the tracker's run that the folder holds.
+        kept: the id of the MLflow run that the folder holds.
     """
 
     def __init__(
@@ -253,7 +253,7 @@ class Listener:
         self.has_warned = False
 
     def __call__(self, event: Mapping[str, Any]) -> None:
-        """One event of the training; see pipeline.cluster.training."""
+        """Handle an event of the training; see pipeline.cluster.training."""
         if event["kind"] == "step":
             self.progress.step(event)
         elif event["kind"] == "resume":
@@ -271,11 +271,11 @@ class Listener:
             self.progress.epoch(event["history"])
             self.run.log_history(event["history"])
             self.try_to_keep_run_id()
-            self.run.sample_machine()  # where the store was away it has stopped
+            self.run.sample_machine()  # it stops when the store does not answer
             self.watched.log(self.run, epoch=event["history"][-1]["epoch"])
 
     def keep_run_id(self) -> None:
-        """A resumed training continues this run of the tracker; its id is known once the store has answered.
+        """Write the id of the MLflow run, known once the store has answered, so that a resumed training continues it.
 
         Raises:
             ValueError: naming the storage, when it cannot be written.
@@ -285,7 +285,7 @@ class Listener:
             self.kept = self.run.run_id
 
     def try_to_keep_run_id(self) -> None:
-        """As `keep_run_id`, with one warning where the storage cannot be written: the next epoch tries again."""
+        """As `keep_run_id`, with one warning if the storage cannot be written; the next epoch tries again."""
         try:
             self.keep_run_id()
         except ValueError as error:
@@ -295,10 +295,10 @@ class Listener:
 
 
 def export(checkpoint: Path, *, digest: str) -> tuple[list[dict[str, Any]], int]:
-    """Put the best detector of a checkpoint's folder in place; the history, and the number of its epoch.
+    """Copy the best detector of a checkpoint to its place; the history, and the epoch of the detector.
 
     Args:
-        digest: the name of this run; the detector of a run that this one went on from bears another.
+        digest: the name of this run; a detector of the run that it resumed from has another.
     """
     weights, description = load_detector(checkpoint / BEST)
     if description["run"]["digest"] == digest:
@@ -310,7 +310,7 @@ def export(checkpoint: Path, *, digest: str) -> tuple[list[dict[str, Any]], int]
 
 
 def write_reports(history: list[dict[str, Any]], *, best: Mapping[str, Any], digest: str) -> None:
-    """The figures of the best epoch, and the curves of all."""
+    """Write the metrics of the best epoch, and the curves of all epochs."""
     kept = {key: value for key, value in best.items() if key not in ("seconds", "images_per_s")}
     write_json(REPORT, {"run": digest, "epochs": history[-1]["epoch"], "best": kept})
     write_whole(HISTORY, lambda path: write_history_csv(history, path))
@@ -318,7 +318,7 @@ def write_reports(history: list[dict[str, Any]], *, best: Mapping[str, Any], dig
 
 
 def log_outs(run: Run) -> None:
-    """What the run ends with goes to the tracker: data, parameters, reports, curves and the model."""
+    """Log data, parameters, reports, curves and the model to MLflow."""
     for name, path in SPLITS.items():
         log_split(run, name, path)
     earlier = [path for path in EARLIER_REPORTS if path.is_file()]

@@ -1,1 +1,1 @@
-"""Anchors and boxes: the grid, the box code, and the matcher that meets them with ground truth."""
+"""Anchors and boxes: the anchor grid, the box code, and the matcher of anchors and ground truth."""

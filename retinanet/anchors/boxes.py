@@ -1,8 +1,8 @@
-"""Boxes and their code.
+"""Boxes and the box code.
 
-The convention, everywhere in this house: corners x1, y1, x2, y2 in absolute pixels, float32, width = x2 - x1, so that
+The convention in all modules: corners x1, y1, x2, y2 in absolute pixels, float32, width = x2 - x1, so that
 a box is a region of the plane and no "+1" is ever needed. Files hold x, y, width, height (COCO); the conversion
-happens where files are read and where detections are judged, nowhere else.
+happens only where files are read and where detections are evaluated.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# A box may grow to at most 1000 px from a 16 px anchor in one decoding step; larger codes come from untrained heads and
-# would overflow exp (Detectron's bbox_xform_clip).
+# The largest box decoded from a 16 px anchor is 1000 px; larger codes come from untrained heads and would overflow exp
+# (Detectron's bbox_xform_clip).
 MAX_LOG_RATIO = math.log(1000.0 / 16.0)
 
 
@@ -39,12 +39,12 @@ def box_xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
 def encode_boxes(
     boxes: Tensor, anchors: Tensor, *, means: Sequence[float] = (0, 0, 0, 0), stds: Sequence[float] = (1, 1, 1, 1)
 ) -> Tensor:
-    """The box code: offset of the centres in anchor sides, log of the size ratios, normalised (Girshick et al. 2014).
+    """Encode boxes relative to anchors: centre offset in anchor sides, log of the size ratios (Girshick et al. 2014).
 
     Args:
         boxes: [..., 4] px, of positive area.
         anchors: [..., 4] px.
-        means, stds: of the four numbers of the code.
+        means, stds: of the four numbers, which are normalised with them.
 
     Returns:
         [..., 4] deltas dx, dy, dw, dh.
@@ -64,12 +64,12 @@ def decode_boxes(
     stds: Sequence[float] = (1, 1, 1, 1),
     max_log_ratio: float | None = MAX_LOG_RATIO,
 ) -> Tensor:
-    """The inverse of encode_boxes, with the growth of a box limited.
+    """The inverse of encode_boxes, with an upper limit on the size of a box.
 
     Args:
         deltas: [..., 4] box code.
         anchors: [..., 4] px.
-        max_log_ratio: dw and dh are clamped from above to it; None: not at all.
+        max_log_ratio: upper limit of dw and dh; None: no limit.
 
     Returns:
         [..., 4] boxes in px, not clipped to any image.

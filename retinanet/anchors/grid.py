@@ -1,4 +1,4 @@
-"""Anchors: the boxes the heads start from, as a grid over the levels of the pyramid (paper, section 4, "Anchors").
+"""The anchor grid over the levels of the feature pyramid (paper, section 4, "Anchors").
 
 Rows are ordered level by level, within a level by y, then x, then the C anchors of a cell; within a cell ratio by
 ratio, each with all sizes. A ratio is height / width, so w = sqrt(area / ratio) and h = w * ratio.
@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 STRIDES = (8, 16, 32, 64, 128)  # px, of P3..P7
-# Image sizes whose anchors are kept, 3 MB each at 800 x 1333 px: multi-scale training meets hundreds of them.
+# Image sizes whose anchors are cached, 3 MB each at 800 x 1333 px; multi-scale training has hundreds of them.
 CACHED_SIZES = 32
 
 
 class Shapes(NamedTuple):
-    """The anchors of one shape on one level form a grid of their own; S = L * C of them, level by level.
+    """The anchor grid by shape: the anchors of one shape on one level form a regular grid; S = L * C, level by level.
 
     Attributes:
         corners: [S, 4] float64 px, around the centre of a cell.
@@ -41,7 +41,7 @@ class Shapes(NamedTuple):
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the anchors of every level lie: what anchors.json holds and what travels with predictions.
+    """The anchor grid of every level; anchors.json stores it.
 
     Attributes:
         strides: px per cell, per level.
@@ -78,16 +78,16 @@ class Grid:
         """All anchors of an image of that (padded) size.
 
         Returns:
-            [A, 4] float32, px, not clipped to the image. Made once per size and device: do not write into it.
+            [A, 4] float32, px, not clipped to the image. Cached per size and device: do not write into it.
         """
         return _anchors(self, image_size, torch.device(device))
 
     def shapes(self, image_size: tuple[int, int], device: torch.device | str = "cpu") -> Shapes:
-        """The same anchors by their shape. Made once per size and device: do not write into them."""
+        """The same anchors by shape. Cached per size and device: do not write into them."""
         return _shapes(self, image_size, torch.device(device))
 
     def strides_on(self, level: int, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Px from one anchor to the next in y and in x."""
+        """Distance between neighbouring anchors in y and in x, px."""
         if not self.strides_from_image:
             return self.strides[level], self.strides[level]
         height, width = self.map_sizes(image_size)[level]
@@ -127,7 +127,7 @@ def build_grid(
     rounded: bool = False,
     strides_from_image: bool = False,
 ) -> Grid:
-    """The grid over P3..P7 from the parameters of section `anchors`; sizes win over base_scale."""
+    """Build the grid over P3..P7 from the parameters of section `anchors`; sizes override base_scale."""
     if sizes is None:
         if scales_per_octave is None:
             raise ValueError("anchors need sizes or scales_per_octave; give one of them")
@@ -150,14 +150,14 @@ def build_grid(
 
 
 def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float], *, rounded: bool = False) -> Tensor:
-    """The anchors of one cell around the origin.
+    """The anchors of one cell, centred at the origin.
 
     Args:
         sizes: sides in px of the square anchor of the same area.
         aspect_ratios: height / width.
 
     Returns:
-        [C, 4] float64, px: the caller rounds to float32 once, after adding the centres.
+        [C, 4] float64, px, so that they are rounded to float32 only once, after the centres are added.
     """
     side = torch.tensor(sizes, dtype=torch.float64)
     ratio = torch.tensor(aspect_ratios, dtype=torch.float64)

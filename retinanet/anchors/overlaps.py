@@ -1,9 +1,9 @@
-"""Which anchors of a grid overlap which truths, without looking at all of them.
+"""Sparse IoU of ground-truth boxes and grid anchors.
 
-The anchors of one shape on one level stand in rows and columns, so their overlap with a truth is the product of one
-number per column and one per row, and those that can reach a given IoU fill a window of cells. Windows are found in
-float64 with a margin, so that none is missed; the IoU of the pairs in them is computed in float32 with the arithmetic
-of torchvision's box_iou on the anchors themselves, to the same bits.
+The anchors of one shape on one level are arranged in rows and columns. So their intersection with a box is the product
+of one number per column and one per row, and the anchors that can reach a given IoU form a rectangle of cells, the
+window. Windows are computed in float64 with a margin, so that none is missed; the IoU of the pairs in them is computed
+in float32 with the arithmetic of torchvision's box_iou, to the same bits.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from torch import Tensor
 
 from retinanet.anchors.grid import Shapes
 
-# Pairs handled at once, about 15 MB, which a cache holds: many boxes need no more memory than few.
+# AnchorPairs per chunk: about 15 MB, which fits a CPU cache. Memory does not grow with the number of boxes.
 PAIRS_AT_ONCE = 2**17
-# An IoU in float32 lies this far from the true one at most, as a share of it: eight operations of 6e-8 each.
+# Largest relative error of an IoU in float32: eight operations of 6e-8 each.
 ROUNDING = 1e-6
 
 
-class Pairs(NamedTuple):
-    """Truths and anchors that overlap.
+class AnchorPairs(NamedTuple):
+    """Overlapping pairs of a ground-truth box and an anchor.
 
     Attributes:
-        truth, anchor: [P] rows of the truths, flat indices of the anchors.
+        truth, anchor: [P] index of the box, flat index of the anchor.
         iou: [P] float32.
     """
 
@@ -37,7 +37,7 @@ class Pairs(NamedTuple):
 
 
 class _Windows(NamedTuple):
-    """[V] each: a truth, a shape, the lowest IoU that counts, first cell and number of cells in x and y."""
+    """[V] each: box, shape, lowest IoU that counts, first cell and number of cells in x and y."""
 
     truth: Tensor
     shape: Tensor
@@ -48,14 +48,14 @@ class _Windows(NamedTuple):
     num_y: Tensor
 
     def part(self, rows: slice) -> _Windows:
-        """Some of them."""
+        """A slice of the windows."""
         return _Windows(*(column[rows] for column in self))
 
 
 def lowest_best_iou(truths: Tensor, shapes: Shapes) -> Tensor:
-    """[M, 4] px to [M] float32: a truth's best IoU with any anchor is this or a little more.
+    """[M, 4] px to [M] float32: a tight lower bound of each box's best IoU with any anchor.
 
-    Of one shape no anchor overlaps a truth more than the one whose centre is nearest.
+    Among the anchors of one shape, the one with the nearest centre has the largest IoU.
     """
     slack, overlaps = _slack(shapes), []
     for axis in (0, 1):
@@ -72,13 +72,13 @@ def lowest_best_iou(truths: Tensor, shapes: Shapes) -> Tensor:
     return (best * (1 - ROUNDING)).float()
 
 
-def overlapping_pairs(truths: Tensor, anchors: Tensor, shapes: Shapes, least: Tensor) -> Iterator[Pairs]:
-    """All pairs whose IoU is at least some number, a part of them at a time.
+def overlapping_pairs(truths: Tensor, anchors: Tensor, shapes: Shapes, least: Tensor) -> Iterator[AnchorPairs]:
+    """All pairs whose IoU is at least a given number, in chunks.
 
     Args:
-        truths: [M, 4] float32 px; those without area are in no pair.
+        truths: [M, 4] float32 px; boxes without area are in no pair.
         anchors: [A, 4] float32 px, of the shapes.
-        least: [M, S] or [M, 1] float32, the lowest IoU that counts for a truth and a shape; above 1: none.
+        least: [M, S] or [M, 1] float32, the lowest IoU that counts for a box and a shape; above 1: none does.
     """
     windows = _find_windows(truths, shapes, least)
     ends = (windows.num_x * windows.num_y).cumsum(0)  # [V]
@@ -92,10 +92,10 @@ def overlapping_pairs(truths: Tensor, anchors: Tensor, shapes: Shapes, least: Te
 
 
 def _find_windows(truths: Tensor, shapes: Shapes, least: Tensor) -> _Windows:
-    """Where anchors can have that IoU.
+    """The windows in which anchors can have that IoU.
 
     IoU >= t means inter >= t / (1 + t) * (area + area), and inter is at most the overlap in x times the smaller
-    height: so the overlap in x has a least value, and the centre of the anchor lies in an interval.
+    height. So the overlap in x has a lower bound, and the centre of the anchor lies in an interval.
     """
     slack = _slack(shapes)
     t = least.double() * (1 - ROUNDING)
@@ -119,8 +119,8 @@ def _find_windows(truths: Tensor, shapes: Shapes, least: Tensor) -> _Windows:
     return _Windows(truth, shape, least.expand(found.shape)[truth, shape], *chosen)
 
 
-def _pairs_in(windows: _Windows, truths: Tensor, anchors: Tensor, shapes: Shapes) -> Pairs:
-    """The pairs of some windows: first their columns and rows, then every row with every column."""
+def _pairs_in(windows: _Windows, truths: Tensor, anchors: Tensor, shapes: Shapes) -> AnchorPairs:
+    """The pairs of windows: first their columns and rows, then every row with every column."""
     boxes, first = truths[windows.truth], shapes.first[windows.shape]  # [V, 4], [V]
     step_x, step_y = shapes.anchors_per_cell, shapes.anchors_per_cell * shapes.cells[windows.shape, 0]
     of_column, x = _count_up(windows.x, windows.num_x)
@@ -128,7 +128,7 @@ def _pairs_in(windows: _Windows, truths: Tensor, anchors: Tensor, shapes: Shapes
     from_first, anchor_of_row = step_x * x, first[of_row] + step_y[of_row] * y
     overlap_x, width = _overlap(boxes[of_column], anchors[first[of_column] + from_first], 0)
     overlap_y, height = _overlap(boxes[of_row], anchors[anchor_of_row], 1)
-    # A row meets all columns of its window; `column` counts them up. index_select is the faster way to take so many.
+    # Every row pairs with all columns of its window. index_select is faster here than indexing.
     first_column = windows.num_x.cumsum(0) - windows.num_x  # [V]
     row, column = _count_up(first_column[of_row], windows.num_x[of_row])  # [P]
     inter = overlap_x.index_select(0, column) * overlap_y.index_select(0, row)
@@ -137,11 +137,11 @@ def _pairs_in(windows: _Windows, truths: Tensor, anchors: Tensor, shapes: Shapes
     kept = torch.nonzero(iou >= windows.least[of_row].index_select(0, row))[:, 0]
     row, column = row.index_select(0, kept), column.index_select(0, kept)
     anchor = anchor_of_row.index_select(0, row) + from_first.index_select(0, column)
-    return Pairs(windows.truth[of_row].index_select(0, row), anchor, iou.index_select(0, kept))
+    return AnchorPairs(windows.truth[of_row].index_select(0, row), anchor, iou.index_select(0, kept))
 
 
 def _count_up(starts: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Runs that count up from each start: which run each number is of, and the number."""
+    """Concatenate ranges start, start + 1, ..: the range that each number belongs to, and the number."""
     ends = counts.cumsum(0)
     total = int(ends[-1])
     run = torch.repeat_interleave(counts, output_size=total)
@@ -149,7 +149,7 @@ def _count_up(starts: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _overlap(boxes: Tensor, anchors: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """In one direction: what box and anchor share, and the anchor's side, as box_iou computes them."""
+    """Along one axis: the overlap of box and anchor, and the anchor's side, as box_iou computes them."""
     low, high = anchors[:, axis], anchors[:, axis + 2]
     shared = torch.minimum(boxes[:, axis + 2], high) - torch.maximum(boxes[:, axis], low)
     return shared.clamp(min=0), high - low
@@ -166,6 +166,6 @@ def _area(boxes: Tensor) -> Tensor:
 
 
 def _slack(shapes: Shapes) -> Tensor:
-    """Px by which a side or an overlap may differ from the true one, because anchors are kept in float32."""
+    """Largest error of a side or an overlap, px, because anchors are stored in float32."""
     reach = (shapes.origins + shapes.strides * shapes.cells).abs().amax() + shapes.corners.abs().amax()
     return reach * 2.0**-22

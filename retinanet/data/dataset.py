@@ -1,7 +1,7 @@
-"""The data set: a prepared split, handed out as whole batches.
+"""Data sets whose items are whole batches of a prepared split.
 
-An item is one worker's share of one step, so that a loader of any number of processes needs no sampler: which images a
-step holds, how each is augmented and to what size the whole global batch is padded follow from (seed, epoch, step).
+An item is one worker's share of one step, so a DataLoader with any number of processes needs no sampler: the images of
+a step, their augmentation and the padded size of the global batch follow from (seed, epoch, step).
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from retinanet.data.transforms import Transforms, seeded
 
 
 class Batch(NamedTuple):
-    """Images with their truths, those of all images in one tensor: each tensor is a copy to a GPU, and a descriptor.
+    """Images with their ground truth, in one tensor for all images: every tensor costs a copy and a file descriptor.
 
     Attributes:
         images: [N, 3, H, W] uint8 RGB, padded.
-        boxes: [sum of M, 4] float32 px in the network's frame, image after image.
+        boxes: [sum of M, 4] float32 px in the network's frame, ordered by image.
         labels: [sum of M] int64.
-        counts: N times M, the truths of each image.
+        counts: N numbers M, the boxes of each image.
         image_sizes: [N, 2] height and width without padding, px.
         original_sizes: [N, 2] of the pictures, px.
-        image_ids: N ids of the file.
+        image_ids: N ids of the prepared file.
     """
 
     images: Tensor
@@ -51,10 +51,9 @@ class Batch(NamedTuple):
 
 
 def global_batches(num_images: int, batch_size: int, *, seed: int, epoch: int) -> list[list[int]]:
-    """The images of every step of an epoch: a permutation drawn from (seed, epoch), cut into full batches.
+    """The images of every step of an epoch: a permutation drawn from (seed, epoch), split into full batches.
 
-    What does not fill a batch is left out; the next epoch's permutation leaves out others. A data set smaller than one
-    batch is repeated to fill it.
+    Images that do not fill a batch are dropped, others in every epoch. A data set smaller than one batch is repeated.
     """
     order = seeded(seed, epoch).permutation(num_images)
     order = np.resize(order, max(num_images, batch_size))
@@ -65,7 +64,7 @@ class TrainingBatches(Dataset[Batch]):
     """One worker's share of every step of one epoch.
 
     Args:
-        rank, num_workers: which share; every num_workers-th image of a global batch.
+        rank, num_workers: of the training; a share is every num_workers-th image of a global batch.
     """
 
     def __init__(
@@ -84,7 +83,9 @@ class TrainingBatches(Dataset[Batch]):
                 f"train.batch_size is {batch_size}, smaller than the {num_workers} workers; use fewer workers"
             )
         if not split.records:
-            raise ValueError("the training split holds no image; look at data.train and run prepare again")
+            raise ValueError(
+                "the training split is empty, expected at least one image; check data.train and run prepare again"
+            )
         self.split, self.transforms = split, transforms
         self.seed, self.epoch, self.rank, self.num_workers = seed, epoch, rank, num_workers
         self.steps = global_batches(len(split.records), batch_size, seed=seed, epoch=epoch)
@@ -99,17 +100,17 @@ class TrainingBatches(Dataset[Batch]):
         records = [self.split.records[index] for index in indices]
         drawn = [self.transforms.draw(self.seed, self.epoch, record.image_id) for record in records]
         sizes = [self.transforms.resized_size(record.size, draw) for record, draw in zip(records, drawn, strict=True)]
-        canvas = self.transforms.padded_size(sizes)
+        padded_size = self.transforms.padded_size_of(sizes)
         mine = range(self.rank, len(indices), self.num_workers)
         loaded = [self.transforms.apply(self.split.picture(indices[i]), records[i].boxes, drawn[i]) for i in mine]
-        images = self.transforms.pad([image for image, _ in loaded], canvas)
+        images = self.transforms.pad([image for image, _ in loaded], padded_size)
         return pack(images, [boxes for _, boxes in loaded], [records[i] for i in mine], [sizes[i] for i in mine])
 
 
 class EvaluationBatches(Dataset[Batch]):
-    """A split in its own order, a few images at a time, without augmentation; workers take every num_workers-th batch.
+    """A split in the order of its file, without augmentation; a worker gets every num_workers-th batch.
 
-    The batches do not depend on the number of workers, so neither does an image's padding.
+    The batches do not depend on the number of workers, so neither does the padding of an image.
     """
 
     def __init__(
@@ -134,15 +135,15 @@ class EvaluationBatches(Dataset[Batch]):
             for index, record in zip(indices, records, strict=True)
         ]
         sizes = [self.transforms.resized_size(record.size, unchanged) for record in records]
-        images = self.transforms.pad([image for image, _ in loaded], self.transforms.padded_size(sizes))
+        images = self.transforms.pad([image for image, _ in loaded], self.transforms.padded_size_of(sizes))
         return pack(images, [boxes for _, boxes in loaded], records, sizes)
 
 
 def pack(images: Tensor, boxes: Sequence[Tensor], records: Sequence[Record], sizes: Sequence[tuple[int, int]]) -> Batch:
-    """A batch of images [N, 3, H, W] with the boxes [M, 4] of each in the network's frame, and its size there, px.
+    """Build a batch of images [N, 3, H, W] with the boxes [M, 4] of each and its size without padding, px.
 
-    It holds no tensor of the records: one that a loader process sends stays in shared memory, with a descriptor, for as
-    long as it lives there.
+    It shares no tensor with the records: a tensor sent by a loader process stays in shared memory, with a file
+    descriptor, as long as it is referenced there.
     """
     return Batch(
         images=images,
@@ -156,7 +157,7 @@ def pack(images: Tensor, boxes: Sequence[Tensor], records: Sequence[Record], siz
 
 
 def split_batch(batch: Batch, num_images: int | None) -> Iterator[Batch]:
-    """Cut a batch into parts of at most num_images, for accumulation; None: one part."""
+    """Split a batch into micro-batches of at most num_images, for gradient accumulation; None: one micro-batch."""
     total = len(batch.image_ids)
     size = total if num_images is None else num_images
     first_truths = [0, *accumulate(batch.counts)]
@@ -175,7 +176,7 @@ def split_batch(batch: Batch, num_images: int | None) -> Iterator[Batch]:
 
 
 def move_batch(batch: Batch, device: torch.device | str) -> Batch:
-    """The batch on a device, in three copies; sizes, counts and ids stay where they are."""
+    """Copy images, boxes and labels to a device; sizes, counts and ids stay on the CPU."""
     return batch._replace(
         images=batch.images.to(device, non_blocking=True),
         boxes=batch.boxes.to(device, non_blocking=True),

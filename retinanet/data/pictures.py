@@ -1,7 +1,7 @@
-"""Pictures, read from files and URLs.
+"""Reading pictures from files and URLs.
 
-A picture is [3, H, W] uint8 RGB, upright, and lies in memory as decoders give it, the three colours of a pixel side by
-side (channels_last): resizing reads it so, and in any other layout takes three times as long.
+A picture is [3, H, W] uint8 RGB, upright, in the memory layout of the decoders (channels_last), in which resizing is
+three times as fast as in any other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from retinanet.data.pixels import decode_rgb
 
 
 def read_picture(location: str, *, cache_folder: str | None = None, sha256: str = "") -> Tensor:
-    """[3, H, W] uint8 RGB of a picture at a path or a URL, upright as its EXIF data say.
+    """Read a picture at a path or a URL: [3, H, W] uint8 RGB, upright as of its EXIF data.
 
     Args:
         cache_folder, sha256: as of read_bytes.
@@ -31,20 +31,20 @@ def read_picture(location: str, *, cache_folder: str | None = None, sha256: str 
     except Exception as error:  # every format of Pillow and every store of fsspec raises its own
         reason = str(error) or type(error).__name__
         raise ValueError(
-            f"{location} cannot be read as a picture ({reason}); run prepare again to find such files"
+            f"{location} cannot be read as a picture ({reason}); run prepare again, which checks every file"
         ) from error
 
 
 def decode(content: bytes) -> Tensor:
-    """[3, H, W] uint8 RGB, upright, of what a file holds."""
+    """Decode the content of a file: [3, H, W] uint8 RGB, upright."""
     return torch.from_numpy(decode_rgb(content)).permute(2, 0, 1)
 
 
 def read_bytes(location: str, *, cache_folder: str | None = None, sha256: str = "") -> bytes:
-    """What a file at a path or a URL holds; of a URL a copy is kept in cache_folder.
+    """Read a file at a path or a URL; files of a URL are cached in cache_folder.
 
-    A copy appears under its name only when it is whole, because the processes of a node share the folder, and is named
-    after the URL and the digest that the record expects, because what lies at a URL may change.
+    A cached file appears under its name only when it is complete, because the processes of a node share the folder. Its
+    name is a digest of the URL and of the record's digest, because the content of a URL may change.
     """
     if "://" not in location:
         return Path(location).expanduser().read_bytes()

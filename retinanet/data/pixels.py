@@ -1,8 +1,8 @@
-"""What a picture file holds, as 8-bit RGB: the one module that decodes, for data, training, detection and drawings.
+"""Decoding of picture files to 8-bit RGB; data preparation, training, detection and drawing all use this module.
 
-Pixels are upright as the EXIF data say. Of several frames (GIF, APNG, TIFF) the first is taken; transparency is left
-out, so colours are those that the file stores. Of 16 bits the upper 8 stay, as libpng and torchvision's to_dtype scale:
-0..65535 becomes 0..255, in grey as in colour. Pixels of 32 bits have no known black and white and are refused.
+Pixels are upright as of the EXIF data. Of several frames (GIF, APNG, TIFF) the first is used; transparency is dropped,
+so colours are those stored in the file. 16-bit values keep their upper 8 bits, as in libpng and torchvision's to_dtype:
+0..65535 becomes 0..255, in grey and in colour. Pixels of 32 bits have no defined black and white and are refused.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# EXIF: a camera held upright stores the picture lying, under one of these orientations.
+# EXIF orientations that swap width and height, as of a camera held upright.
 ORIENTATION_TAG = 0x0112
-LYING = (5, 6, 7, 8)
+TRANSPOSED = (5, 6, 7, 8)
 
 REFUSED = {"F": "floats of 32 bits", "I": "whole numbers of 32 bits"}
-"""Modes of Pillow whose range nothing states; it cuts them at 255 itself."""
+"""Modes of Pillow without a defined range; Pillow itself would clip them at 255."""
 
 
 class PixelFormatError(ValueError):
@@ -27,7 +27,7 @@ class PixelFormatError(ValueError):
 
 
 class Measure(NamedTuple):
-    """What is known of a picture that decodes to its end."""
+    """Size and brightness of a picture that decodes completely."""
 
     size: tuple[int, int]
     """width, height in px, upright"""
@@ -36,18 +36,18 @@ class Measure(NamedTuple):
 
 
 def decode_rgb(content: bytes) -> NDArray[np.uint8]:
-    """[H, W, 3] RGB of what a file holds.
+    """Decode the content of a file: [H, W, 3] RGB.
 
     Raises:
         PixelFormatError: for pixels of 32 bits.
     """
     image = open_picture(content)
-    ImageOps.exif_transpose(image, in_place=True)  # otherwise it copies what stands upright too
+    ImageOps.exif_transpose(image, in_place=True)  # not in place it copies upright pictures too
     return np.array(to_rgb(image))
 
 
 def measure(content: bytes) -> Measure:
-    """Decode a file to its end, faster than decode_rgb; opening alone does not notice a truncated file.
+    """Decode a file completely, faster than decode_rgb; opening alone does not detect a truncated file.
 
     Raises:
         PixelFormatError: as decode_rgb.
@@ -57,17 +57,17 @@ def measure(content: bytes) -> Measure:
         # A JPEG may be decoded at an eighth of its size, which reads every byte but is several times faster.
         image.draft(None, (max(1, width // 8), max(1, height // 8)))
         to_rgb(image)
-        # Once it is loaded: a TIFF has then turned itself and lies no more, and a PNG may say it after its pixels.
-        lies = image.getexif().get(ORIENTATION_TAG) in LYING
+        # Read after loading: Pillow transposes a TIFF then, and a PNG may have its EXIF data after the pixels.
+        is_transposed = image.getexif().get(ORIENTATION_TAG) in TRANSPOSED
         brightest = int(np.asarray(image).max()) if has_16_bits(image) else None
-    return Measure((height, width) if lies else (width, height), brightest)
+    return Measure((height, width) if is_transposed else (width, height), brightest)
 
 
 def open_picture(content: bytes) -> Image.Image:
-    """The picture of a file, not decoded yet.
+    """Open the picture of a file without decoding it.
 
     Raises:
-        UnidentifiedImageError: always with the same words; Pillow's own name an address in memory.
+        UnidentifiedImageError: with a constant message; Pillow's own contains a memory address.
     """
     try:
         return Image.open(io.BytesIO(content))
@@ -76,7 +76,7 @@ def open_picture(content: bytes) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A picture of any mode in mode RGB; the very same where it is.
+    """Convert a picture of any mode to mode RGB; one that is RGB is returned itself.
 
     Raises:
         PixelFormatError: for pixels of 32 bits.
@@ -88,11 +88,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in REFUSED:
         raise PixelFormatError(
-            f"its pixels are {REFUSED[image.mode]} (mode {image.mode}), of which nobody knows what is black and white; "
+            f"its pixels are {REFUSED[image.mode]} (mode {image.mode}), which define no black and white; "
             "scale them to 8 or 16 bits"
         )
     if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
-        image = image.convert("RGBA")  # the same colours; straight to RGB, Pillow warns
+        image = image.convert("RGBA")  # the same colours; Pillow warns about a direct conversion to RGB
     return image.convert("RGB")
 
 

@@ -19,12 +19,14 @@ from retinanet.data.pictures import read_picture
 
 @dataclass(frozen=True)
 class Record:
-    """One image of the file: where its picture is, its size in px, its truths without crowds.
+    """One image of a prepared file, with its ground truth without crowds.
 
     Attributes:
+        path: of the picture, relative to the root of the split.
+        size: height and width, px.
         boxes: [M, 4] float32 px in the picture.
         labels: [M] int64.
-        sha256: digest of the picture's bytes, where the file says it.
+        sha256: digest of the picture's bytes; empty if the file has none.
     """
 
     image_id: int
@@ -39,14 +41,14 @@ class Split:
     """A prepared split.
 
     Args:
-        content: what data/prepared/*.json holds.
-        root: folder or URL of the pictures; None: the file's own.
-        cache_folder: where pictures of a URL are kept on this node's disk.
-        keep_bytes: the first pictures of the file that fit into so many bytes stay in memory once decoded.
+        content: of a file data/prepared/*.json.
+        root: folder or URL of the pictures; None: as in the file.
+        cache_folder: for pictures of a URL, on the disk of this node.
+        keep_bytes: size of the in-memory cache of decoded pictures; the first pictures of the file that fit are cached.
 
     Attributes:
-        num_kept: how many these are.
-        kept_bytes: what they take.
+        num_kept: number of cached pictures.
+        kept_bytes: their size.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class Split:
         image = read_picture(location, cache_folder=self._cache_folder, sha256=record.sha256)
         if image.shape[1:] != record.size:
             raise ValueError(
-                f"{location} is {tuple(image.shape[1:])} px (height, width), its record says {record.size}; "
+                f"{location} is {tuple(image.shape[1:])} px (height, width), expected {record.size} as in its record; "
                 "run prepare again"
             )
         if index < self.num_kept:
@@ -87,13 +89,16 @@ class Split:
         return image
 
 
-def load_split(path: str | Path, **options: Any) -> Split:
-    """Read a prepared file; options as of Split."""
-    return Split(json.loads(Path(path).read_text(encoding="utf-8")), **options)
+def load_split(
+    path: str | Path, *, root: str | None = None, cache_folder: str | None = None, keep_bytes: int = 0
+) -> Split:
+    """Read a prepared file; arguments as of Split."""
+    content = json.loads(Path(path).read_text(encoding="utf-8"))
+    return Split(content, root=root, cache_folder=cache_folder, keep_bytes=keep_bytes)
 
 
 def read_records(content: Mapping[str, Any]) -> list[Record]:
-    """The images of a prepared file in its order, with truths as corners and labels as positions in categories."""
+    """The images of a prepared file in its order, with boxes as corners and labels as indices of categories."""
     label_of = {category["id"]: label for label, category in enumerate(content["categories"])}
     by_image: dict[int, list[Mapping[str, Any]]] = {image["id"]: [] for image in content["images"]}
     for annotation in content["annotations"]:

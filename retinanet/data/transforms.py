@@ -1,7 +1,7 @@
-"""From a picture to network input: sizes, augmentation, padding.
+"""Transforms from a picture to network input: resizing, augmentation, padding.
 
-What augmentation does to an image is drawn from a generator seeded by (seed, epoch, image id) alone, so it depends
-neither on the number of workers nor on the order of loading, and the size it leads to is known without decoding.
+The augmentation of an image is drawn from a generator seeded by (seed, epoch, image id), so it depends neither on the
+number of workers nor on the order of loading, and the resulting size is known without decoding.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from torchvision.transforms import InterpolationMode
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is drawn for one image in one epoch.
+    """The augmentation of one image in one epoch.
 
     Attributes:
         short_side: px after resizing.
         scale: factor on the resized image.
-        horizontal_flip, vertical_flip: mirror or not.
-        colour: (name, factor) of colour changes in the order in which they are applied.
+        horizontal_flip, vertical_flip: whether the image is flipped.
+        colour: (name, factor) of colour changes, in the order of their application.
     """
 
     short_side: int
@@ -36,10 +36,10 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Transforms:
-    """How pictures become network input; the parameters of section `transforms`.
+    """Transforms with the parameters of section `transforms`.
 
     Attributes:
-        short_side: px after resizing; several: training draws one, evaluation takes the largest.
+        short_side: px after resizing; of several, training draws one, evaluation uses the largest.
         long_side: px, at most.
         size_divisor: a batch is padded to a multiple of this, px.
         mean, std: RGB of images in [0, 1].
@@ -63,7 +63,7 @@ class Transforms:
 
     @property
     def short_sides(self) -> list[int]:
-        """All short sides that training draws from, px."""
+        """The short sides that training draws from, px."""
         return [self.short_side] if isinstance(self.short_side, int) else list(self.short_side)
 
     @property
@@ -72,7 +72,7 @@ class Transforms:
         return Augmentation(short_side=max(self.short_sides))
 
     def draw(self, *seed: int) -> Augmentation:
-        """Draw what training does to an image; the same seed (run's seed, epoch, image id) draws the same."""
+        """Draw the augmentation of an image, deterministic by the seed (seed of the run, epoch, image id)."""
         generator = seeded(*seed)
         short_side = self.short_sides[generator.integers(len(self.short_sides))]
         smallest, largest = self.scale_jitter
@@ -89,20 +89,20 @@ class Transforms:
         return tuple(drawn[i] for i in generator.permutation(len(drawn)))
 
     def resized_size(self, size: tuple[int, int], augmentation: Augmentation) -> tuple[int, int]:
-        """Height and width in px to which a picture of a size is resized: at least 1 px each."""
+        """Height and width of a picture after resizing, px: at least 1 each."""
         height, width = size
         factor = min(augmentation.short_side / min(height, width), self.long_side / max(height, width))
         factor *= augmentation.scale
         return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
-    def padded_size(self, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-        """The canvas of a batch: the largest height and width, rounded up to a multiple of size_divisor."""
+    def padded_size_of(self, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+        """The padded size of a batch: the largest height and width, rounded up to multiples of size_divisor."""
         height, width = (max(side) for side in zip(*sizes, strict=True))
         divisor = self.size_divisor
         return -(-height // divisor) * divisor, -(-width // divisor) * divisor
 
     def apply(self, image: Tensor, boxes: Tensor, augmentation: Augmentation) -> tuple[Tensor, Tensor]:
-        """Resize, mirror and recolour a picture with its boxes.
+        """Resize, flip and recolour a picture with its boxes.
 
         Args:
             image: [3, H, W] uint8 RGB.
@@ -123,11 +123,11 @@ class Transforms:
         return image, boxes
 
     def pad(self, images: Sequence[Tensor], padded_size: tuple[int, int]) -> Tensor:
-        """Put images [3, H, W] uint8 into the top left of a canvas [N, 3, H, W], channels_last, of the mean colour.
+        """Pad images [3, H, W] uint8 at the right and the bottom with the mean colour: [N, 3, H, W], channels_last.
 
-        The mean is what normalising turns into (about) zero, which is what a convolution's own padding is.
+        Normalisation turns the mean into (about) zero, which is also the padding of convolutions.
         """
-        canvas = torch.empty(len(images), *padded_size, 3, dtype=torch.uint8)  # the colours of a pixel side by side
+        canvas = torch.empty(len(images), *padded_size, 3, dtype=torch.uint8)  # channels_last
         mean = torch.tensor([round(255 * value) for value in self.mean], dtype=torch.uint8)
         for row, image in zip(canvas, images, strict=True):
             height, width = image.shape[1:]
@@ -138,12 +138,12 @@ class Transforms:
 
 
 def seeded(*seed: int) -> np.random.Generator:
-    """A generator for whole numbers of any sign; numpy itself refuses negative ones."""
+    """A generator seeded by integers of any sign; numpy itself refuses negative ones."""
     return np.random.default_rng([number % 2**64 for number in seed])
 
 
 def flip(image: Tensor, boxes: Tensor, *, horizontal: bool, vertical: bool) -> tuple[Tensor, Tensor]:
-    """Mirror an image [3, H, W] and its boxes [M, 4]."""
+    """Flip an image [3, H, W] and its boxes [M, 4]."""
     height, width = image.shape[1:]
     x1, y1, x2, y2 = boxes.unbind(-1)
     if horizontal:

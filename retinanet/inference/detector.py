@@ -1,4 +1,4 @@
-"""A trained detector: pixels in, detections out, with all that lies between."""
+"""A trained detector: pictures in, detections out."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from retinanet.network.model import RetinaNet, build_model
 
 
 class Detector:
-    """A network with its grid, its classes, its way to read a picture and its post-process.
+    """A network with its anchor grid, classes, transforms and post-processing.
 
     Attributes:
-        model: on any device, in any memory layout and mode; detecting changes none of them.
-        grid: of its anchors.
+        model: on any device, in any memory format and mode; detection changes none of them.
+        grid: the anchor grid.
         class_names: K names.
-        transforms: how pictures become its input.
-        postprocess: with the paper's values, until another is put in its place.
-        description: what the file says besides: parameters, classes, the run it came from.
+        transforms: from pictures to network input.
+        postprocess: by default with the paper's values; it may be replaced.
+        description: as in the detector's file: parameters, classes, the run that trained it.
     """
 
     def __init__(self, model: nn.Module, description: dict[str, Any]) -> None:
@@ -42,20 +42,20 @@ class Detector:
 
     @staticmethod
     def load(path: Path | str, device: torch.device | str = "cpu") -> Detector:
-        """A detector from the file that the train stage writes.
+        """Load a detector from a file of the train stage.
 
         Raises:
-            ValueError: when the file is missing, or something else.
+            ValueError: when the file is missing, or is no detector.
         """
         weights, description = load_detector(path)
         model = build_network(description)
         model.load_state_dict(weights)
-        model.to(device).to(memory_format=torch.channels_last)  # the faster layout
+        model.to(device).to(memory_format=torch.channels_last)  # the faster format
         return Detector(model.eval(), description)
 
     @property
     def device(self) -> torch.device:
-        """Where the network's weights are."""
+        """The device of the network."""
         return next(self.model.parameters()).device
 
     def build_postprocess(
@@ -67,7 +67,7 @@ class Detector:
         max_detections: int | None = 100,
         min_size: float | None = 0.0,
     ) -> Postprocess:
-        """A post-process for this network; parameters as of Postprocess, by default the paper's."""
+        """Build post-processing for this network; parameters as of Postprocess, by default the paper's."""
         model = self.description["model"]
         return Postprocess(
             self.grid,
@@ -85,14 +85,14 @@ class Detector:
     def __call__(
         self, images: Sequence[npt.NDArray[np.uint8]], *, score_threshold: float | None = None
     ) -> list[Detections]:
-        """Detect on pictures, one after the other: a picture's detections do not depend on its company.
+        """Detect on pictures one at a time, so that the detections of a picture do not depend on the others.
 
         Args:
             images: [H, W, 3] uint8 RGB arrays of any size.
-            score_threshold: at least the post-process's own; None: that.
+            score_threshold: not below that of `postprocess`; None: that of `postprocess`.
 
         Returns:
-            Per picture its detections in px of that picture, best first.
+            The detections of each picture in its px, best first.
         """
         found = []
         for image in images:
@@ -102,17 +102,17 @@ class Detector:
         return found
 
     def predict(self, batches: Iterable[Batch]) -> Iterator[tuple[int, Detections]]:
-        """Image ids with their detections in px of the pictures, of batches of a data set."""
+        """Detect on batches of a data set; image ids with detections in px of the pictures."""
         mean, std = list(self.transforms.mean), list(self.transforms.std)
         return predict(self.model, self.postprocess, batches, mean=mean, std=std, device=self.device)
 
     def _batch(self, image: Tensor) -> Batch:
-        """One picture [3, H, W] as a batch without truths."""
+        """One picture [3, H, W] as a batch without ground truth."""
         original = (image.shape[1], image.shape[2])
         resized, _ = self.transforms.apply(image, torch.zeros(0, 4), self.transforms.for_evaluation)
         size = (resized.shape[1], resized.shape[2])
         return Batch(
-            images=self.transforms.pad([resized], self.transforms.padded_size([size])),
+            images=self.transforms.pad([resized], self.transforms.padded_size_of([size])),
             boxes=torch.zeros(0, 4),
             labels=torch.zeros(0, dtype=torch.int64),
             counts=[0],
@@ -123,15 +123,17 @@ class Detector:
 
 
 def read_array(image: npt.NDArray[np.uint8]) -> Tensor:
-    """A picture [H, W, 3] uint8 as a tensor [3, H, W] of its own memory."""
+    """Copy a picture [H, W, 3] uint8 to a tensor [3, H, W]."""
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
-        raise ValueError(f"a picture is an array [H, W, 3] of uint8 RGB, got {list(array.shape)} of {array.dtype}")
+        raise ValueError(
+            f"the picture is an array {list(array.shape)} of {array.dtype}, expected [H, W, 3] of uint8 RGB; convert it"
+        )
     return torch.from_numpy(np.array(array.transpose(2, 0, 1), order="C"))
 
 
 def build_network(description: dict[str, Any]) -> RetinaNet:
-    """The network that a description tells of, with fresh weights."""
+    """Build the network of a description with random weights."""
     model = {
         key: value for key, value in description["model"].items() if key not in ("weights", "box_means", "box_stds")
     }

@@ -1,4 +1,4 @@
-"""The one file that holds a trained detector: its weights, and a description in plain values."""
+"""The file of a trained detector: its weights, and a description in plain values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def describe_detector(
     categories: list[dict[str, Any]],
     run: dict[str, Any],
 ) -> dict[str, Any]:
-    """The description that a detector's file holds, in plain values."""
+    """The description of a detector, in plain values as its file stores it."""
     return {
         "model": model,
         "loss": loss,
@@ -36,9 +36,9 @@ def describe_detector(
 
 
 def save_detector(path: Path, state: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
-    """Write a trained detector: its weights, and in plain values all that is needed to build it and to trace it.
+    """Write a trained detector: its weights, and the description to rebuild and to trace it.
 
-    The file appears under its name only when it is whole.
+    The file appears under its name only when it is complete.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -51,10 +51,10 @@ def save_detector(path: Path, state: Mapping[str, Tensor], description: Mapping[
 
 
 def load_detector(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights and the description in a file of save_detector.
+    """Read the weights and the description in a file of save_detector.
 
     Raises:
-        ValueError: when the file is missing, or something else.
+        ValueError: when the file is missing, or is no detector.
     """
     if not Path(path).is_file():
         raise ValueError(f"{path} does not exist; run the train stage first")

@@ -1,4 +1,4 @@
-"""Inference: images through the network and the post-processing, in IEEE float32."""
+"""Inference: forward pass and post-processing, in IEEE float32."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def predict(
     std: list[float],
     device: torch.device,
 ) -> Iterator[tuple[int, Detections]]:
-    """Detect on batches, in IEEE float32 whatever training used; the model is in its own mode again between batches.
+    """Detect on batches, in IEEE float32 whatever precision trained; between batches the model is in its own mode.
 
     Yields:
         Image id and its detections in the original image's frame, on the CPU.
@@ -42,7 +42,7 @@ def predict(
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode while the body runs; then each of its modules is in its own mode again."""
+    """Put a model into evaluation mode while the body runs; afterwards restore the mode of every module."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""The losses, as functions of tensors: focal loss in its sigmoid and softmax form, and the box losses."""
+"""Loss functions: the focal loss in its sigmoid and softmax forms, and the box losses."""
 
 from retinanet.losses.boxes import BOX_LOSSES, CODE_LOSSES, ciou_loss, giou_loss, l1_loss, smooth_l1_loss
 from retinanet.losses.maps import sparse_sigmoid_focal_loss

@@ -1,4 +1,4 @@
-"""The box losses: two on the box code, two on boxes in px."""
+"""Box losses: two on the box code, two on boxes in px."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def smooth_l1_loss(predicted: Tensor, target: Tensor, *, beta: float) -> Tensor:
 
 
 def l1_loss(predicted: Tensor, target: Tensor, *, beta: float = 0.0) -> Tensor:
-    """[F, 4] codes to [F] losses; beta is smooth L1's and does nothing here."""
+    """[F, 4] codes to [F] losses; beta is smooth L1's parameter and has no effect here."""
     return F.l1_loss(predicted, target, reduction="none").sum(dim=1)
 
 
@@ -31,6 +31,6 @@ def ciou_loss(predicted: Tensor, target: Tensor) -> Tensor:
     return losses
 
 
-# What a box loss compares: the box code, or decoded boxes in px.
+# Losses on the box code, and losses on decoded boxes in px.
 CODE_LOSSES: dict[str, Callable[..., Tensor]] = {"smooth_l1": smooth_l1_loss, "l1": l1_loss}
 BOX_LOSSES: dict[str, Callable[..., Tensor]] = {"giou": giou_loss, "ciou": ciou_loss}

@@ -1,7 +1,7 @@
-"""The sigmoid form of the focal loss on the maps of the heads, as fast as memory and logarithms allow.
+"""The sigmoid form of the focal loss on the output maps of the heads, sparse in the targets.
 
-All logits are taken as background in one pass, which makes loss and gradient together, block by block in the cache; the
-few logits of foreground and ignored anchors are then put right. So no target of the size of the logits is ever made,
+One pass treats all logits as background and computes loss and gradient together, block by block in the CPU cache; the
+few logits of foreground and ignored anchors are corrected afterwards. So no target of the size of the logits is built,
 nothing is permuted, and the gradient is the only tensor of that size.
 """
 
@@ -18,14 +18,14 @@ from torch.autograd.function import once_differentiable
 from retinanet.losses.precision import slope_dtype, wide, wide_dtype
 from retinanet.losses.sigmoid import focal_background
 
-# Logits handled at once per thread: the temporaries of a block stay in the cache, and the calls stay few.
+# Logits per block and thread: the temporaries of a block fit the cache, and the number of calls stays small.
 CPU_BLOCK = 2**18
-# On other devices a block needs several temporaries of its size: at most 64 MB each, but at least an image's.
+# On other devices a block has several temporaries of its size: at most 64 MB each, but at least one image.
 DEVICE_BLOCK = 2**24
-# Up to this logit log(1 - p) is exact from p alone, to three roundings; and a float32 sum of losses is exact enough.
-CALM = 2.0
-# From this logit on softplus(x) = x, and exp(x) nears the end of float32.
-LARGE = 80.0
+# Up to this logit log(1 - p) is exact from p to three roundings, and a float32 sum of losses is exact enough.
+MODERATE_LOGIT = 2.0
+# From this logit on softplus(x) = x, and exp(x) approaches the range of float32.
+LARGE_LOGIT = 80.0
 
 Weight = float | Tensor
 
@@ -39,13 +39,13 @@ def sparse_sigmoid_focal_loss(
     gamma: float,
     image_weights: Tensor,
 ) -> Tensor:
-    """Focal loss of one level, straight on the head's own map.
+    """Focal loss of one level, computed on the output map of the head.
 
     Args:
         logits: [N, C*K, H, W], any float type, any memory format.
         foreground: index tensors (image, channel, y, x), each [F]: the logits whose target is 1.
-        ignored: index tensors (image, anchor of the cell, y, x), each [I]: anchors whose K logits do not count.
-        class_alpha: [K] weight of foreground, 1 - alpha of background; best on the CPU, wherever the logits are.
+        ignored: index tensors (image, anchor of the cell, y, x), each [I]: anchors whose K logits are left out.
+        class_alpha: [K] weight of foreground, 1 - alpha of background; preferably on the CPU.
         image_weights: [N] factor on all losses of an image (the normaliser).
 
     Returns:
@@ -58,7 +58,7 @@ def sparse_sigmoid_focal_loss(
 
 
 class _SparseFocal(torch.autograd.Function):
-    """See sparse_sigmoid_focal_loss; the gradient is made in forward, where the logits are in the cache."""
+    """See sparse_sigmoid_focal_loss; forward also computes the gradient, while the logits are in the cache."""
 
     @staticmethod
     def forward(
@@ -75,8 +75,8 @@ class _SparseFocal(torch.autograd.Function):
         for x, out, weight in _blocks(logits, gradient, 1 - class_alpha, image_weights):
             total += _background(x, weight, gamma, out)
         class_alpha = class_alpha.to(logits.device)
-        total -= _erase_ignored(logits, gradient, ignored, 1 - class_alpha, gamma, image_weights)
-        total += _turn_foreground(logits, gradient, foreground, class_alpha, gamma, image_weights)
+        total -= _remove_ignored(logits, gradient, ignored, 1 - class_alpha, gamma, image_weights)
+        total += _correct_foreground(logits, gradient, foreground, class_alpha, gamma, image_weights)
         ctx.save_for_backward(gradient)
         ctx.dtype = logits.dtype
         return total.to(wide_dtype(logits))
@@ -93,7 +93,7 @@ class _SparseFocal(torch.autograd.Function):
 
 
 def _graph_is_kept() -> bool:
-    """Whether the running backward pass may be run again, so that what was saved must stay as it is."""
+    """Whether this backward pass may run again (retain_graph), so that saved tensors must not be modified."""
     ask = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
     return ask is None or bool(ask())
 
@@ -101,10 +101,10 @@ def _graph_is_kept() -> bool:
 def _blocks(
     logits: Tensor, gradient: Tensor, background: Tensor, image_weights: Tensor
 ) -> Iterator[tuple[Tensor, Tensor, Weight]]:
-    """Cut a map into blocks in the order of its memory: logits, where their gradient goes, their weight.
+    """Split a map into blocks in memory order: logits, output for their gradient, weight.
 
     Args:
-        background: [K] float64, of every class.
+        background: [K] float64 weight of every class as background.
     """
     if logits.numel() == 0:
         return
@@ -121,15 +121,15 @@ def _blocks(
         maps, image_weights = [part[None] for part in maps], image_weights[:1]
     for x, out, image_weight in zip(*maps, image_weights.tolist(), strict=True):
         if same_class:
-            yield from _cut(x.flatten(), out.flatten(), float(background[0]) * image_weight)
+            yield from _split(x.flatten(), out.flatten(), float(background[0]) * image_weight)
         elif channels_last:
-            yield from _cut(x.flatten(0, 1), out.flatten(0, 1), (per_channel * image_weight)[None])  # [H*W, C*K]
+            yield from _split(x.flatten(0, 1), out.flatten(0, 1), (per_channel * image_weight)[None])  # [H*W, C*K]
         else:
-            yield from _cut(x.flatten(1), out.flatten(1), (per_channel * image_weight)[:, None])  # [C*K, H*W]
+            yield from _split(x.flatten(1), out.flatten(1), (per_channel * image_weight)[:, None])  # [C*K, H*W]
 
 
-def _cut(x: Tensor, out: Tensor, weight: Weight) -> Iterator[tuple[Tensor, Tensor, Weight]]:
-    """Cut along the first axis, which the weight has too or not."""
+def _split(x: Tensor, out: Tensor, weight: Weight) -> Iterator[tuple[Tensor, Tensor, Weight]]:
+    """Split along the first axis; the weight may have that axis or not."""
     rows = max(1, CPU_BLOCK * torch.get_num_threads() // x[0].numel())
     with_rows = isinstance(weight, Tensor) and weight.shape[0] > 1
     weights = weight.split(rows) if with_rows else repeat(weight)  # type: ignore[union-attr]
@@ -137,10 +137,10 @@ def _cut(x: Tensor, out: Tensor, weight: Weight) -> Iterator[tuple[Tensor, Tenso
 
 
 def _background(x: Tensor, weight: Weight, gamma: float, out: Tensor | None = None) -> Tensor:
-    """Weighted losses of some logits as background, summed in float64; their gradient goes to `out`.
+    """Weighted background losses of logits, summed in float64; their gradient is written to `out`.
 
-    One logit has the same loss to the last bit in whatever block it stands, as far as it is larger than CALM: so a
-    confident logit leaves the sum without a trace when it is taken out again.
+    The loss of a logit above MODERATE_LOGIT has the same bits in every block, so subtracting it cancels exactly what
+    was added.
     """
     x = wide(x)
     if isinstance(weight, Tensor):
@@ -153,11 +153,11 @@ def _background(x: Tensor, weight: Weight, gamma: float, out: Tensor | None = No
     largest = x.amax().item() if x.numel() else 0.0
     p, softplus, sign = _sigmoid_and_softplus(x, largest)
     modulator = _modulator(p, gamma, weight)
-    if largest > LARGE and out is not None:  # where gamma FL might be infinite
+    if largest > LARGE_LOGIT and out is not None:  # gamma FL may be infinite
         out.copy_((1 - p).mul_(softplus).mul_(min(gamma, 1e30)).add_(p).mul_(modulator))
     value = softplus.mul_(modulator)
-    total = value.sum(dtype=torch.float64 if largest > CALM else None).double() * sign
-    if largest > LARGE or out is None:
+    total = value.sum(dtype=torch.float64 if largest > MODERATE_LOGIT else None).double() * sign
+    if largest > LARGE_LOGIT or out is None:
         return total
     # dFL/dx = (1 - p) gamma FL + p modulator
     value = value.mul_(sign * min(gamma, 1e30))
@@ -169,19 +169,19 @@ def _background(x: Tensor, weight: Weight, gamma: float, out: Tensor | None = No
 
 
 def _sigmoid_and_softplus(x: Tensor, largest: float) -> tuple[Tensor, Tensor, int]:
-    """Sigmoid, softplus times a sign, and the sign: by the cheapest way that the largest logit allows."""
-    if largest <= CALM:
+    """Sigmoid, softplus times a sign, and the sign, by the cheapest method that is exact up to the largest logit."""
+    if largest <= MODERATE_LOGIT:
         p = torch.sigmoid(x)
         return p, torch.neg(p).log1p_(), -1
-    u = x.clamp(max=LARGE).exp_() if largest > LARGE else x.exp()
+    u = x.clamp(max=LARGE_LOGIT).exp_() if largest > LARGE_LOGIT else x.exp()
     softplus = u.log1p()
-    if largest > LARGE:
-        softplus += (x - LARGE).clamp_(min=0)
+    if largest > LARGE_LOGIT:
+        softplus += (x - LARGE_LOGIT).clamp_(min=0)
     return u.div_(u + 1), softplus, 1
 
 
 def _modulator(p: Tensor, gamma: float, weight: Weight) -> Tensor:
-    """The weight times p^gamma; for a number the same to the last bit as for a tensor of it."""
+    """The weight times p^gamma; a number and a tensor of it give the same bits."""
     if gamma != 2:
         return (p**gamma).mul_(weight)
     if isinstance(weight, Tensor):
@@ -189,7 +189,7 @@ def _modulator(p: Tensor, gamma: float, weight: Weight) -> Tensor:
     return torch.addcmul(p.new_zeros(()), p, p, value=weight)  # (weight * p) * p in one pass
 
 
-def _erase_ignored(
+def _remove_ignored(
     logits: Tensor,
     gradient: Tensor,
     ignored: tuple[Tensor, ...],
@@ -197,7 +197,7 @@ def _erase_ignored(
     gamma: float,
     image_weights: Tensor,
 ) -> Tensor:
-    """Zero the gradient of ignored anchors, and return what they added to the sum."""
+    """Zero the gradient of ignored anchors; return their part of the total loss."""
     image, anchor, y, x = ignored
     by_anchor = (image, anchor, slice(None), y, x)
     shape = (-1, background.shape[0])
@@ -209,7 +209,7 @@ def _erase_ignored(
     )
 
 
-def _turn_foreground(
+def _correct_foreground(
     logits: Tensor,
     gradient: Tensor,
     foreground: tuple[Tensor, ...],
@@ -217,7 +217,7 @@ def _turn_foreground(
     gamma: float,
     image_weights: Tensor,
 ) -> Tensor:
-    """Put the gradient of the foreground logits right, and return what that changes in the sum."""
+    """Overwrite the gradient at foreground logits; return the change of the total loss."""
     x, weight = wide(logits[foreground]), image_weights[foreground[0]]  # [F]
     alpha = class_alpha[foreground[1] % class_alpha.shape[0]]
     value, slope = focal_background(-x, gamma)

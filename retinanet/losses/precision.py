@@ -1,4 +1,4 @@
-"""In which precision losses and their gradients are kept."""
+"""The precision of losses and of their gradients."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from torch import Tensor
 
 
 def wide_dtype(logits: Tensor) -> torch.dtype:
-    """Half precision goes to float32: losses are never computed below it, autocast or not."""
+    """At least float32: losses are never computed in half precision, with or without autocast."""
     return torch.promote_types(logits.dtype, torch.float32)
 
 
 def wide(logits: Tensor) -> Tensor:
-    """Logits in the precision of the loss; call it on blocks, not on whole maps."""
+    """Logits in the precision of the loss; for blocks, not for whole maps."""
     return logits.to(wide_dtype(logits))
 
 
 def slope_dtype(logits: Tensor) -> torch.dtype:
-    """Gradients wait for backward in the type of the logits, but float16 would lose most before they are scaled."""
+    """Type of gradients saved for backward: that of the logits, but not float16, which would underflow."""
     return torch.float32 if logits.dtype == torch.float16 else logits.dtype

@@ -1,8 +1,8 @@
-"""The sigmoid form of the focal loss, logit by logit.
+"""The sigmoid form of the focal loss, element by element.
 
-FL(p_t) = -alpha_t (1 - p_t)^gamma log(p_t) (paper, equation 5). Value and gradient are written out by hand and computed
-in float32, because automatic differentiation of (1 - p_t)^gamma gives NaN for gamma < 1 where a logit is saturated, and
-because one pass over the logits then yields both.
+FL(p_t) = -alpha_t (1 - p_t)^gamma log(p_t) (paper, equation 5). Value and gradient are derived by hand and computed in
+float32, because autograd of (1 - p_t)^gamma gives NaN for gamma < 1 where a logit is saturated, and because one pass
+over the logits yields both.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from retinanet.losses.precision import slope_dtype, wide, wide_dtype
 
 
 def focal_background(logits: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
-    """Unweighted focal loss of the target 0, and its derivative by the logit.
+    """Unweighted focal loss for target 0, and its derivative with respect to the logit.
 
     With p = sigmoid(x) and softplus(x) = -log(1 - p):
         FL = p^gamma softplus(x),    dFL/dx = p^gamma (gamma (1 - p) softplus(x) + p)
-    The target 1 is its mirror image: FL_1(x) = FL_0(-x), dFL_1/dx = -dFL_0/dx(-x). Every finite logit and every
-    gamma >= 0 give a finite value and gradient; gamma = 0 is cross entropy. Both are exact to the rounding of p, times
-    gamma.
+    Target 1 is the mirror image: FL_1(x) = FL_0(-x), dFL_1/dx = -dFL_0/dx(-x). Every finite logit and every gamma >= 0
+    give a finite value and gradient, exact up to the rounding of p, times gamma. gamma = 0 is cross entropy.
 
     Args:
         logits: any shape, float32 or float64.
@@ -42,7 +41,7 @@ def focal_background(logits: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
 
 
 def sigmoid_focal_loss(logits: Tensor, targets: Tensor, *, alpha: float | Tensor | None, gamma: float) -> Tensor:
-    """Focal loss of every logit against its own target: the dense form, and the reference of the sparse one.
+    """Focal loss of every logit against its own target: the dense form, reference of the sparse one.
 
     Args:
         logits: any shape.
@@ -63,7 +62,7 @@ class _DenseFocal(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, gamma: float) -> Tensor:
-        sign = 1 - 2 * targets.to(wide_dtype(logits))  # the target 1 mirrors the logit
+        sign = 1 - 2 * targets.to(wide_dtype(logits))  # target 1 mirrors the logit
         value, slope = focal_background(wide(logits) * sign, gamma)
         ctx.save_for_backward((slope * sign).to(slope_dtype(logits)))
         ctx.dtype = logits.dtype

@@ -17,7 +17,7 @@ def softmax_focal_loss(logits: Tensor, labels: Tensor, *, class_weights: Tensor 
     Args:
         logits: [..., K+1], class 0 is the background.
         labels: [...] int64 in 0..K.
-        class_weights: [K+1], the alpha of each class, background first; None: no weights. It is not changed.
+        class_weights: [K+1], the alpha of each class, background first; None: no weights.
 
     Returns:
         [...] loss per row, float32 or wider, differentiable by logits for every gamma >= 0.
@@ -37,17 +37,17 @@ class _SoftmaxFocal(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
         p = torch.softmax(wide(logits), dim=-1)
         target = labels[..., None]
-        # 1 - p_t as the sum of the others: no digit is lost where p_t is nearly 1.
+        # 1 - p_t as the sum of the others: no cancellation where p_t is nearly 1.
         q = p.scatter(-1, target, 0.0).sum(dim=-1).clamp(max=1)
         p_t = p.gather(-1, target)[..., 0]
         log_p = torch.log_softmax(wide(logits), dim=-1).gather(-1, target)[..., 0]
-        # The difference of two logits may be more than the type holds.
+        # The difference of two logits may exceed the range of the type.
         log_p = torch.where(q < 0.5, torch.log1p(-q), log_p.clamp(min=torch.finfo(p.dtype).min))
         modulator = torch.ones_like(q) if gamma == 0 else q**gamma
         ratio = torch.where(q > 0, log_p / q.clamp(min=torch.finfo(q.dtype).tiny), -torch.ones_like(q))
         slope = modulator * (gamma * p_t * ratio - 1)
         one_hot = torch.zeros_like(p).scatter_(-1, target, 1.0)
-        # at the target 1 - p_t is q, which the difference would round away
+        # at the target 1 - p_t is q, which the difference would round to 0
         gradient = slope[..., None] * (one_hot - p).scatter(-1, target, q[..., None])
         ctx.save_for_backward(gradient.to(slope_dtype(logits)))
         ctx.dtype = logits.dtype

@@ -1,4 +1,4 @@
-"""The backbone: a ResNet of torchvision up to C5, with its normalisation and its frozen stages (paper, section 4)."""
+"""The backbone: torchvision's ResNet up to C5, with its normalisation and its frozen stages (paper, section 4)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torchvision.ops import FrozenBatchNorm2d
 
 
 def convolve(feature: Tensor, convolution: nn.Conv2d, norm: nn.Module) -> Tensor:
-    """Convolution and normalisation; one convolution alone where the normalisation is frozen.
+    """Convolution and normalisation; a frozen normalisation is folded into the convolution.
 
     Frozen, it is scale * z + shift of a convolution z = w * x without bias, which is (scale * w) * x + shift: the maps
-    are then written once and not three times. The weight still learns, its gradient goes through the product. Results
-    differ by rounding only; in half precision the maps stay in it, as after a BatchNorm that is trained.
+    are then written once instead of three times. The weight is still trained through the product. Results differ only
+    by rounding; in half precision the maps keep their type, as after a BatchNorm that is trained.
     """
     if not isinstance(norm, FrozenBatchNorm2d):
         result: Tensor = norm(convolution(feature))
@@ -31,10 +31,10 @@ def convolve(feature: Tensor, convolution: nn.Conv2d, norm: nn.Module) -> Tensor
 
 
 def dilation_of(convolution: nn.Conv2d, feature: Tensor) -> tuple[int, ...]:
-    """The convolution's own dilation, or for a 1x1 kernel, where dilation does nothing, the faster one.
+    """The dilation of a convolution; for a 1x1 kernel, where it has no effect, the one with the faster CPU kernel.
 
-    One CPU thread with a batch below 16 gets undilated 1x1 convolutions in float32 from a matrix product that takes
-    longer than oneDNN's convolution, which all others get (torch's ConvParams::use_mkldnn, Convolution.cpp).
+    With one CPU thread and a batch below 16, torch computes undilated 1x1 convolutions in float32 as a matrix product,
+    which is slower than oneDNN's convolution that all others use (ConvParams::use_mkldnn in Convolution.cpp).
     """
     is_slow = feature.device.type == "cpu" and feature.dtype == torch.float32 and torch.get_num_threads() == 1
     if convolution.kernel_size == (1, 1) and is_slow and not torch.compiler.is_compiling():
@@ -43,20 +43,20 @@ def dilation_of(convolution: nn.Conv2d, feature: Tensor) -> tuple[int, ...]:
 
 
 class ThinBlock(BasicBlock):  # type: ignore[misc]
-    """torchvision's residual block of two 3x3 convolutions, its frozen normalisations folded."""
+    """torchvision's residual block of two 3x3 convolutions, with frozen normalisations folded in."""
 
     def forward(self, feature: Tensor) -> Tensor:
-        """[N, C, H, W] to the same, or to twice the channels of half the size."""
+        """[N, C, H, W] to the same shape, or to twice the channels and half the size."""
         residual = F.relu_(convolve(feature, self.conv1, self.bn1))
         residual = convolve(residual, self.conv2, self.bn2)
         return F.relu_(residual.add_(shortcut(self, feature)))
 
 
 class WideBlock(Bottleneck):  # type: ignore[misc]
-    """torchvision's residual block of 1x1, 3x3 and 1x1 convolutions, its frozen normalisations folded."""
+    """torchvision's residual block of 1x1, 3x3 and 1x1 convolutions, with frozen normalisations folded in."""
 
     def forward(self, feature: Tensor) -> Tensor:
-        """[N, C, H, W] to the same, or to a stage's first: more channels, half the size."""
+        """[N, C, H, W] to the same shape, or in the first block of a stage to more channels and half the size."""
         residual = F.relu_(convolve(feature, self.conv1, self.bn1))
         residual = F.relu_(convolve(residual, self.conv2, self.bn2))
         residual = convolve(residual, self.conv3, self.bn3)
@@ -64,7 +64,7 @@ class WideBlock(Bottleneck):  # type: ignore[misc]
 
 
 def shortcut(block: ThinBlock | WideBlock, feature: Tensor) -> Tensor:
-    """What a residual block adds its residual to: its input, projected where the shape changes."""
+    """The shortcut of a residual block: its input, projected where the shape changes."""
     return feature if block.downsample is None else convolve(feature, *block.downsample)
 
 
@@ -77,11 +77,13 @@ BACKBONES: dict[str, Callable[..., ResNet]] = {
     "resnet152": partial(ResNet, WideBlock, [3, 8, 36, 3]),
     "resnext50_32x4d": partial(ResNet, WideBlock, [3, 4, 6, 3], groups=32, width_per_group=4),
 }
-CHANNELS_PER_GROUP = 8  # 32 groups of 256 channels (Wu and He 2018); thin networks keep the group, not the count
+CHANNELS_PER_GROUP = (
+    8  # 32 groups of 256 channels (Wu and He 2018); narrower networks keep the group size, not the number
+)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation whose groups hold 8 channels."""
+    """Group normalisation with 8 channels per group."""
     return nn.GroupNorm(max(1, channels // CHANNELS_PER_GROUP), channels)
 
 
@@ -101,7 +103,7 @@ class Backbone(nn.Module):
         self.conv1, self.bn1, self.relu, self.maxpool = resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool
         self.layer1, self.layer2 = resnet.layer1, resnet.layer2
         self.layer3, self.layer4 = resnet.layer3, resnet.layer4
-        # [C3, C4, C5]: the last block of a stage tells its width
+        # [C3, C4, C5]
         self.channels = [last_channels(stage) for stage in (self.layer2, self.layer3, self.layer4)]
         stages = [[self.conv1, self.bn1], [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
         self._frozen = [module for stage in stages[:frozen_stages] for module in stage]
@@ -109,7 +111,7 @@ class Backbone(nn.Module):
             module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Backbone:
-        """As nn.Module's, but what is frozen stays as it is: its statistics do not move either."""
+        """As nn.Module's, but frozen stages stay in evaluation mode, so that their statistics do not change either."""
         super().train(mode)
         for module in self._frozen:
             module.eval()
@@ -130,12 +132,12 @@ def last_channels(stage: nn.Module) -> int:
 
 
 def build_backbone(name: str, *, norm: str = "frozen_batch", frozen_stages: int = 0) -> Backbone:
-    """A backbone with fresh weights (He et al. 2015).
+    """Build a backbone with random weights (He et al. 2015).
 
     Args:
         name: a key of BACKBONES.
-        norm: a key of NORMS. "batch" sees one worker's images only: results then depend on the number of workers.
-        frozen_stages: 0 none, 1 the stem, 2 and C2, .. 5 all.
+        norm: a key of NORMS. "batch" normalises over one worker's images, so results depend on the number of workers.
+        frozen_stages: 0: none, 1: the stem, 2: also C2, .. 5: all.
 
     Raises:
         ValueError: naming the valid choices.
@@ -144,6 +146,6 @@ def build_backbone(name: str, *, norm: str = "frozen_batch", frozen_stages: int 
         raise ValueError(f"model.backbone is {name!r}, expected one of {', '.join(BACKBONES)}")
     if norm not in NORMS:
         raise ValueError(f"model.norm is {norm!r}, expected one of {', '.join(NORMS)}")
-    # torchvision's initialisation asks for BatchNorm or GroupNorm by class; frozen statistics start as the identity.
+    # torchvision initialises BatchNorm and GroupNorm by class; frozen statistics start as the identity.
     resnet = BACKBONES[name](norm_layer=partial(NORMS[norm]))
     return Backbone(resnet, frozen_stages)

@@ -1,4 +1,4 @@
-"""The network: backbone, feature pyramid and the two heads (paper, figure 3). It never sees a target."""
+"""The network: backbone, feature pyramid and the two heads (paper, figure 3); it knows no targets."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from retinanet.network.predictions import Predictions
 class FeaturePyramid(nn.Module):
     """P3..P7 from C3..C5 (Lin et al. 2017, arXiv 1612.03144; P6 and P7 as in RetinaNet, section 4, footnote 2).
 
-    No normalisation, and no ReLU but the one before P7. The top-down map is interpolated to the lateral's size, so
-    every image size works.
+    No normalisation, and only one ReLU, before P7. The top-down map is interpolated to the size of the lateral, so any
+    image size works.
     """
 
     def __init__(self, in_channels: list[int], channels: int, p6_from: str) -> None:
@@ -50,8 +50,8 @@ class FeaturePyramid(nn.Module):
 def halve(convolution: nn.Conv2d, feature: Tensor) -> Tensor:
     """A 3x3 convolution of stride 2 and padding 1: [N, C, H, W] to half of H and W, rounded up.
 
-    On a CPU in bfloat16 the gradient of its weights holds memory that was never written where the map is 1 wide (torch
-    2.15 with oneDNN). A column of zeros, which is what the padding holds there anyway, changes no result and avoids it.
+    On a CPU in bfloat16 the gradient of its weights contains uninitialised memory where the map is 1 wide (torch 2.15
+    with oneDNN). A column of zeros, equal to the padding, avoids this and changes no result.
     """
     if feature.shape[-1] == 1:
         feature = F.pad(feature, (0, 1))
@@ -60,7 +60,7 @@ def halve(convolution: nn.Conv2d, feature: Tensor) -> Tensor:
 
 
 class Head(nn.Module):
-    """A small fully convolutional network, shared over the levels: (3x3 convolution, norm, ReLU) x depth, output."""
+    """A head, shared over the levels: (3x3 convolution, norm, ReLU) x depth, then the output convolution."""
 
     def __init__(
         self, in_channels: int, out_channels: int, *, channels: int, depth: int, norm: str, bias: float
@@ -86,7 +86,7 @@ class Head(nn.Module):
 
 
 class RetinaNet(nn.Module):
-    """Images to the maps of both heads."""
+    """RetinaNet: images to the output maps of both heads."""
 
     def __init__(self, backbone: Backbone, pyramid: FeaturePyramid, class_head: Head, box_head: Head) -> None:
         super().__init__()
@@ -120,11 +120,11 @@ def build_model(
     head_norm: str = "none",
     prior: float = 0.01,
 ) -> RetinaNet:
-    """A network with fresh weights; drawn from torch's global generator, so seed it before.
+    """Build a network with random weights, drawn from torch's global generator.
 
     Args:
         num_logits: per anchor; K for the sigmoid form, K+1 for softmax.
-        prior: the class probability that every anchor starts with (paper, section 3.3).
+        prior: initial class probability of every anchor (paper, section 3.3).
     """
     body = build_backbone(backbone, norm=norm, frozen_stages=frozen_stages)
     head = partial(Head, fpn_channels, channels=head_channels, depth=head_depth, norm=head_norm)
@@ -137,10 +137,10 @@ def build_model(
 
 
 def recompute_activations(network: RetinaNet) -> None:
-    """Keep nothing inside residual blocks and heads for the backward pass, and compute it again there.
+    """Activation checkpointing of residual blocks and heads: recompute their activations in the backward pass.
 
-    It changes no result and costs about a third more time. The statistics of a BatchNorm that is trained would be
-    updated twice, so it is not for those.
+    It changes no result and takes about a third more time. It is not for a BatchNorm that is trained, whose statistics
+    would be updated twice.
     """
     blocks = [module for module in network.modules() if isinstance(module, BasicBlock | Bottleneck | Head)]
     for block in blocks:
@@ -154,7 +154,7 @@ def normalise_images(images: Tensor, mean: list[float], std: list[float]) -> Ten
     shift = torch.tensor([value / deviation for value, deviation in zip(mean, std, strict=True)], device=images.device)
     if not images.is_contiguous(memory_format=torch.channels_last):
         return images.to(torch.float32, copy=True).div_(scale[:, None, None]).sub_(shift[:, None, None])
-    # A whole line at once: over the three colours of each pixel alone a CPU takes four times as long.
+    # Row by row: broadcasting over the three colours of each pixel takes a CPU four times as long.
     lines, width = images.permute(0, 2, 3, 1).flatten(2), images.shape[3]  # [N, H, W*3]
     normalised = lines.to(torch.float32, copy=True).div_(scale.repeat(width)).sub_(shift.repeat(width))
     result: Tensor = normalised.unflatten(2, (width, 3))
@@ -162,7 +162,7 @@ def normalise_images(images: Tensor, mean: list[float], std: list[float]) -> Ten
 
 
 def memory_format(model: nn.Module) -> torch.memory_format:
-    """Channels last where the model's own weights are."""
+    """The memory format of a model's weights."""
     weight = next(parameter for parameter in model.parameters() if parameter.ndim == 4)
     last = weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
     return torch.channels_last if last else torch.contiguous_format

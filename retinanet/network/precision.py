@@ -13,8 +13,8 @@ Multiplied = Literal["ieee", "tf32"]
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
-# torch's flags belong to the process. So all who are inside a context stand here in the order in which they came:
-# the last one's wish holds, and when the last has left, what held before.
+# torch's flags are global to the process. This registry holds the open contexts in the order of their entry: the last
+# one applies; when none is left, the earlier flags apply again.
 _inside: dict[object, tuple[str, str]] = {}
 _before: tuple[str, str] = ("none", "none")
 _lock = threading.Lock()
@@ -24,8 +24,8 @@ _lock = threading.Lock()
 def convolving_float32(as_: Multiplied = "ieee") -> Iterator[None]:
     """Let cuDNN convolve float32 as IEEE float32 or as TF32 while the body runs; matrix products are IEEE in both.
 
-    Without it torch convolves in TF32 where a GPU can. The backward pass reads the flags when it runs, so it belongs
-    into the body too. Half precision is not concerned, nor is a CPU.
+    By default torch convolves in TF32 where a GPU supports it. The backward pass reads the flags when it runs, so it
+    must be in the body too. Half precision and CPUs are not affected.
     """
     global _before
     me = object()
@@ -43,7 +43,7 @@ def convolving_float32(as_: Multiplied = "ieee") -> Iterator[None]:
 
 
 def read_flags() -> tuple[str, str]:
-    """How cuDNN convolves and cuBLAS multiplies float32 now: ieee, tf32, or none, which for cuBLAS is ieee."""
+    """The current flags of cuDNN and cuBLAS for float32: ieee, tf32, or none, which for cuBLAS means ieee."""
     return torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision  # type: ignore[attr-defined]
 
 
@@ -54,19 +54,19 @@ def write_flags(flags: tuple[str, str]) -> None:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """Convolutions in half precision, or nothing for fp32 and tf32."""
+    """Autocast to half precision; no effect for fp32 and tf32."""
     if precision in ("fp32", "tf32"):
         return nullcontext()
     return torch.autocast(device.type, dtype=AUTOCAST[precision])
 
 
 def float32_of(precision: str) -> Multiplied:
-    """How float32 is convolved at a precision of training."""
+    """The float32 mode of convolutions at a training precision."""
     return "tf32" if precision == "tf32" else "ieee"
 
 
 def native_precision(gpu: bool) -> str:
-    """bf16 where the hardware multiplies it natively, else fp32; emulated, bf16 would be slower than fp32."""
+    """bf16 where the hardware supports it natively, else fp32; emulated bf16 is slower than fp32."""
     if gpu:
         return (
             "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"

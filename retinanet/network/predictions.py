@@ -1,7 +1,7 @@
-"""What the heads say, in the layout in which they say it: maps, level by level.
+"""Raw head outputs, one map per pyramid level.
 
-Criterion and post-process work on the maps where they lie, because permuting and concatenating hundreds of megabytes
-of logits costs more than the loss itself. An anchor's flat index (0..A-1) and its place on a map name the same thing.
+Criterion and post-processing work on these maps directly, because permuting and concatenating hundreds of megabytes of
+logits costs more than the loss itself. An anchor is named by its flat index (0..A-1) or by its location on a map.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class Predictions(NamedTuple):
     box_deltas: list[Tensor]
 
 
-class Places(NamedTuple):
-    """Where some anchors lie on one level's map.
+class AnchorLocations(NamedTuple):
+    """Locations of anchors on the map of one level.
 
     Attributes:
-        rows: [R] positions in the list of anchors that was asked for.
+        rows: [R] indices into the list of anchors that was given.
         image, cell_anchor, y, x: [R] each; cell_anchor is 0..C-1.
     """
 
@@ -40,10 +40,10 @@ class Places(NamedTuple):
     x: Tensor
 
 
-def places_on_level(
+def locate_on_level(
     image: Tensor, anchor: Tensor, *, level: int, map_sizes: Sequence[tuple[int, int]], anchors_per_cell: int
-) -> Places:
-    """Find those of some anchors that lie on a level.
+) -> AnchorLocations:
+    """Locate the anchors of a list that belong to one level.
 
     Args:
         image, anchor: [F] index of the image, flat index of the anchor.
@@ -55,7 +55,7 @@ def places_on_level(
     local = anchor[rows] - first
     cell = torch.div(local, anchors_per_cell, rounding_mode="floor")
     width = map_sizes[level][1]
-    return Places(
+    return AnchorLocations(
         rows=rows,
         image=image[rows],
         cell_anchor=local % anchors_per_cell,

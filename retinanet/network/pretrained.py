@@ -11,7 +11,7 @@ from torch import Tensor
 from retinanet.network.backbone import Backbone
 from retinanet.network.weights_file import load_plain
 
-# Weights of the first recipe: those that the paper's learning rate was made for.
+# The first version of each, for which the paper's learning rate was tuned.
 IMAGENET = {
     "resnet18": models.ResNet18_Weights.IMAGENET1K_V1,
     "resnet34": models.ResNet34_Weights.IMAGENET1K_V1,

@@ -2,97 +2,30 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import NamedTuple
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from retinanet.data.dataset import Batch
-from retinanet.training.learner import (
-    Halt,
-    Learner,
-    compute_gradients,
-    skip_step,
-    sum_over_workers,
-    update_weights,
-)
-
-# Looking at a loss waits for a GPU, so it is done once in so many steps; on a CPU every step.
-STEPS_BETWEEN_LOOKS = 20
-
-
-class EpochReport(NamedTuple):
-    """What an epoch showed, over all workers.
-
-    Attributes:
-        epoch: 1-based, as finished.
-        step: optimiser steps since the start of training.
-        losses: means of loss, loss_cls and loss_box over the epoch's steps, without those that were skipped.
-        step_losses: their sum at every step; NaN or infinite where it was skipped.
-        skipped: steps of the epoch that were skipped.
-        lr: of the last step.
-        images_per_s: of the global batch.
-        seconds: of the epoch.
-    """
-
-    epoch: int
-    step: int
-    losses: dict[str, float]
-    step_losses: list[float]
-    skipped: int
-    lr: float
-    images_per_s: float
-    seconds: float
-
-
-@dataclass
-class Course:
-    """How far a training is. A checkpoint holds it, so that no step is trained twice or left out.
-
-    Attributes:
-        epoch: 0-based, in progress.
-        losses: loss_cls and loss_box over all workers of each step of that epoch that is done.
-        images: trained in them.
-        seconds: that they took.
-        skipped: steps left out since the start of training.
-        stop: a worker has asked all of them to stop.
-    """
-
-    epoch: int = 0
-    losses: list[list[float]] = field(default_factory=list)
-    images: int = 0
-    seconds: float = 0.0
-    skipped: int = 0
-    stop: bool = False
-
-
-class LossNotFiniteError(FloatingPointError):
-    """A loss that is NaN or infinite.
-
-    Attributes:
-        epoch: 0-based.
-        step: 0-based, in the epoch.
-    """
-
-    def __init__(self, learner: Learner, *, epoch: int, step: int, losses: list[float], since: int) -> None:
-        self.epoch, self.step = epoch, step
-        number, (loss_cls, loss_box) = learner.schedule.last_epoch - since + 1, losses
-        super().__init__(f"loss is not finite at step {number}: loss_cls {loss_cls}, loss_box {loss_box}")
+from retinanet.data.dataset import Batch, move_batch, split_batch
+from retinanet.losses.criterion import Assignment, Criterion, GroundTruth
+from retinanet.network.model import memory_format, normalise_images
+from retinanet.network.precision import autocast, convolving_float32, float32_of
+from retinanet.training.distributed import sum_over_workers, synchronise_gradients, world_size
+from retinanet.training.progress import CheckpointRequest, EpochReport, StepLog, TrainingProgress
+from retinanet.training.state import TrainingState
 
 
 def train_epochs(
-    learner: Learner,
+    state: TrainingState,
     batches_of: Callable[[int, int], Iterable[Batch]],
     *,
-    course: Course,
+    progress: TrainingProgress,
     epochs: int,
     checkpoint_every: int | None = None,
-    halt: Callable[[], Halt] = Halt,
-) -> Iterator[EpochReport | Course]:
+    request: Callable[[], CheckpointRequest] = CheckpointRequest,
+) -> Iterator[EpochReport | TrainingProgress]:
     """Train, and report after every epoch; within an epoch pause where a checkpoint is due.
 
     With torch.distributed every worker runs this loop; each step has one collective for the normaliser beside those
@@ -100,109 +33,98 @@ def train_epochs(
 
     Args:
         batches_of: this worker's share of an epoch (0-based), from a step of it (0-based) on.
-        course: where to begin; it is kept up to date. At or past `epochs` nothing is yielded.
-        checkpoint_every: steps between two pauses, over all epochs; None: there are none.
-        halt: asked at every step; what one worker asks for, all do.
+        progress: where to start; it is updated. At or past `epochs` nothing is yielded.
+        checkpoint_every: steps between two pauses, over all epochs; None: no such pauses.
+        request: called at every step; all workers follow the request of any one.
 
     Yields:
-        The report of an epoch that has ended, or the course at a pause.
+        The report of a finished epoch, or the progress at a pause.
 
     Raises:
-        LossNotFiniteError: naming the step, when a loss is not finite and learner.max_skipped does not allow it.
+        LossNotFiniteError: naming the step, when a loss is not finite and state.max_skipped does not allow it.
     """
-    while course.epoch < epochs:
-        learner.model.train()
-        leg = Leg(learner, course)
-        for batch in batches_of(course.epoch, len(course.losses)):
-            if leg.is_pause_due(checkpoint_every):
-                leg.end()
-                yield course
-                leg = Leg(learner, course)
-            leg.train_on(batch, halt())
-        leg.end()
-        report = report_of(course, learner, lr=leg.lr)
-        course.epoch, course.losses, course.images, course.seconds = course.epoch + 1, [], 0, 0.0
-        yield report
+    while progress.epoch < epochs:
+        batches = batches_of(progress.epoch, len(progress.losses))
+        yield from train_one_epoch(state, batches, progress, checkpoint_every=checkpoint_every, request=request)
+        yield progress.end_epoch(step=state.schedule.last_epoch)
 
 
-class Leg:
-    """Steps without a pause between them: their losses stay where the network is until the leg ends."""
+def train_one_epoch(
+    state: TrainingState,
+    batches: Iterable[Batch],
+    progress: TrainingProgress,
+    *,
+    checkpoint_every: int | None = None,
+    request: Callable[[], CheckpointRequest] = CheckpointRequest,
+) -> Iterator[TrainingProgress]:
+    """Train on the batches of an epoch; yields at every pause. Arguments as of train_epochs."""
+    state.model.train()
+    log = StepLog(state, progress)
+    for batch in batches:
+        if log.is_checkpoint_due(checkpoint_every):
+            log.flush()
+            yield progress
+            log = StepLog(state, progress)
 
-    def __init__(self, learner: Learner, course: Course) -> None:
-        self.learner, self.course = learner, course
-        self.losses: list[Tensor] = []
-        self.images = 0
-        self.lr = learner.optimizer.param_groups[0]["lr"]
-        self.asked: Tensor | None = None
-        self.begun = time.perf_counter()
+        micro_batches = [move_batch(part, state.device) for part in split_batch(batch, state.images_per_step)]
+        assignments = [assign_targets(state.criterion, micro_batch) for micro_batch in micro_batches]
+        # Known before the network runs, so the loss of every micro-batch is final.
+        normaliser, requests = sum_normaliser(state.criterion, assignments, request())
 
-    def train_on(self, batch: Batch, halt: Halt) -> None:
-        """One step, unless its loss is not finite."""
-        self.lr = self.learner.optimizer.param_groups[0]["lr"]
-        losses, asked = compute_gradients(self.learner, batch, halt)
-        self.asked = asked if self.asked is None else self.asked + asked
-        self.losses.append(losses)
-        self.images += len(batch.image_ids)
-        if self.learner.max_skipped and not bool(sum_over_workers(losses).isfinite().all()):
-            self.course.skipped += 1
-            if self.course.skipped > self.learner.max_skipped:
-                self.refuse(len(self.losses) - 1, losses.tolist(), since=0)
-            skip_step(self.learner)
-            return
-        if self.learner.device.type == "cpu":
-            self.check_finite(1, since=0)
-        update_weights(self.learner)
-        if self.learner.device.type != "cpu" and len(self.losses) % STEPS_BETWEEN_LOOKS == 0:
-            self.check_finite(STEPS_BETWEEN_LOOKS, since=1)
+        state.optimizer.zero_grad(set_to_none=True)
+        losses = torch.zeros(2, device=state.device)
+        for i, (micro_batch, assignment) in enumerate(zip(micro_batches, assignments, strict=True)):
+            is_last = i == len(micro_batches) - 1
+            with synchronise_gradients(state.model, is_last), convolving_float32(float32_of(state.precision)):
+                micro_losses = compute_losses(state, micro_batch, assignment, normaliser)
+                # DistributedDataParallel averages gradients over the workers, but the losses of their shares add up.
+                state.scaler.scale(micro_losses.sum() * world_size()).backward()
+            losses += micro_losses.detach()
+        log.add(losses, requests, num_images=len(batch.image_ids))
 
-    def check_finite(self, count: int, *, since: int) -> None:
-        """Stop where one of the last `count` losses is not finite; `since` is 1 where their steps are done."""
-        if self.learner.max_skipped:
-            return
-        first = max(len(self.losses) - count, 0)
-        for place, values in enumerate(torch.stack(self.losses[first:]).tolist(), start=first):
-            if not all(math.isfinite(value) for value in values):
-                self.refuse(place, values, since=len(self.losses) - 1 - place + since)
-
-    def refuse(self, place: int, losses: list[float], *, since: int) -> None:
-        """End the training at a step of this leg, `since` steps ago."""
-        step = len(self.course.losses) + place
-        raise LossNotFiniteError(self.learner, epoch=self.course.epoch, step=step, losses=losses, since=since)
-
-    def is_pause_due(self, checkpoint_every: int | None) -> bool:
-        """Whether all workers pause now, before the next step: every worker comes to the same answer."""
-        if not self.losses:
-            return False
-        if checkpoint_every is not None and self.learner.schedule.last_epoch % checkpoint_every == 0:
-            return True
-        looks = self.learner.device.type == "cpu" or len(self.losses) % STEPS_BETWEEN_LOOKS == 0
-        return looks and self.asked is not None and bool(self.asked.any())
-
-    def end(self) -> None:
-        """Bring the course up to date."""
-        if not self.losses:
-            return
-        losses = sum_over_workers(torch.stack(self.losses)).tolist()  # (sync point)
-        self.check_finite(STEPS_BETWEEN_LOOKS, since=1)
-        images = sum_over_workers(torch.tensor([self.images], device=self.learner.device))
-        self.course.losses += losses
-        self.course.images += int(images.item())
-        self.course.seconds += time.perf_counter() - self.begun
-        self.course.stop = self.asked is not None and bool(self.asked[1] > 0)
+        if log.must_skip():
+            skip_update(state)
+            continue
+        state.scaler.unscale_(state.optimizer)
+        if state.clip_grad_norm is not None:
+            nn.utils.clip_grad_norm_(state.model.parameters(), state.clip_grad_norm)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.schedule.step()
+        if state.ema is not None:
+            state.ema.update_parameters(state.network)
+        log.check_recent_losses()
+    log.flush()
 
 
-def report_of(course: Course, learner: Learner, *, lr: float) -> EpochReport:
-    """The report of an epoch whose steps are all done."""
-    by_step = torch.tensor(course.losses)  # [steps, 2]
-    finite = by_step.isfinite().all(dim=1)
-    loss_cls, loss_box = by_step[finite].mean(dim=0).tolist()
-    return EpochReport(
-        epoch=course.epoch + 1,
-        step=learner.schedule.last_epoch,
-        losses={"loss": loss_cls + loss_box, "loss_cls": loss_cls, "loss_box": loss_box},
-        step_losses=by_step.sum(dim=1).tolist(),
-        skipped=int((~finite).sum()),
-        lr=lr,
-        images_per_s=course.images / course.seconds,
-        seconds=course.seconds,
-    )
+def assign_targets(criterion: Criterion, batch: Batch) -> Assignment:
+    """Assign the anchors of a batch to its ground truth."""
+    return criterion.assign([GroundTruth(boxes, labels) for boxes, labels in batch.truths()], batch.padded_size)
+
+
+def sum_normaliser(
+    criterion: Criterion, assignments: Sequence[Assignment], request: CheckpointRequest
+) -> tuple[Tensor, Tensor]:
+    """The normaliser of the global batch, and [2] the number of workers per request, in one collective."""
+    share = torch.stack([criterion.normaliser_share(assignment) for assignment in assignments]).sum()
+    own = torch.tensor(request, dtype=share.dtype, device=share.device)
+    summed = sum_over_workers(torch.cat([share[None], own]))
+    return summed[0], summed[1:]
+
+
+def compute_losses(state: TrainingState, batch: Batch, assignment: Assignment, normaliser: Tensor) -> Tensor:
+    """[2] loss_cls and loss_box of a micro-batch."""
+    images = normalise_images(batch.images, state.mean, state.std)
+    images = images.contiguous(memory_format=memory_format(state.network))
+    with autocast(state.device, state.precision):
+        predictions = state.model(images)
+    losses = state.criterion(predictions, assignment, normaliser)
+    return torch.stack([losses["loss_cls"], losses["loss_box"]])
+
+
+def skip_update(state: TrainingState) -> None:
+    """Leave the weights as they are; the schedule counts batches, so it advances."""
+    state.optimizer.zero_grad(set_to_none=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+        state.schedule.step()

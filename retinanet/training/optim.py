@@ -1,4 +1,4 @@
-"""The optimiser, its schedule, and the moving average of the weights."""
+"""The optimiser, its learning rate schedule, and the moving average of the weights (EMA)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ SCHEDULES = ("steps", "cosine", "one_cycle", "constant")
 def construct_optimizer(
     model: nn.Module, *, optimizer: str = "sgd", lr: float = 0.01, momentum: float = 0.9, weight_decay: float = 1e-4
 ) -> torch.optim.Optimizer:
-    """An optimiser over all parameters that are not frozen; biases and norms are not decayed (Detectron).
+    """Build an optimiser of all trainable parameters; without weight decay of biases and norms (Detectron).
 
     Args:
-        lr: at its peak, for the batch that is used.
-        momentum: of SGD; AdamW keeps its (.9, .999).
+        lr: peak learning rate for the actual batch size.
+        momentum: of SGD; AdamW has its betas (0.9, 0.999).
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
@@ -41,10 +41,10 @@ def construct_optimizer(
 
 
 def take_strides_of_parameters(optimizer: torch.optim.Optimizer) -> None:
-    """Lay out the state of every parameter as the parameter itself.
+    """Give the optimiser state of every parameter the strides of the parameter.
 
-    A loaded state has the strides with which it was saved. Fused kernels on a CPU ignore strides: with others than the
-    weight's they would add a momentum to another weight.
+    A loaded state has the strides with which it was saved. Fused CPU kernels ignore strides: where they differ from the
+    weight's, the momentum of one weight would be added to another.
     """
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
@@ -53,7 +53,7 @@ def take_strides_of_parameters(optimizer: torch.optim.Optimizer) -> None:
 
 
 def scale_lr(lr: float, lr_batch_size: int, batch_size: int) -> float:
-    """The learning rate for a batch, linear in its size (Goyal et al. 2017)."""
+    """The learning rate for a batch size, by linear scaling (Goyal et al. 2017)."""
     return lr * batch_size / lr_batch_size
 
 
@@ -70,8 +70,8 @@ def lr_factor(
     """Factor on the peak learning rate at a step (0-based).
 
     Args:
-        warmup_fraction: of all steps; from warmup_start to 1, along a line (one_cycle: half a cosine, Smith 2018).
-        steps: where, as fractions of all steps, schedule "steps" multiplies by step_factor.
+        warmup_fraction: of all steps; linear from warmup_start to 1 (one_cycle: half a cosine, Smith 2018).
+        steps: fractions of all steps at which schedule "steps" multiplies by step_factor.
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"optim.schedule is {schedule!r}, expected one of {', '.join(SCHEDULES)}")
@@ -98,7 +98,7 @@ def construct_schedule(
     steps: Sequence[float] = (2 / 3, 8 / 9),
     step_factor: float = 0.1,
 ) -> LambdaLR:
-    """The schedule of an optimiser, stepped once per batch; parameters as of lr_factor."""
+    """Build the learning rate schedule, stepped once per batch; parameters as of lr_factor."""
     factor = partial(
         lr_factor,
         total_steps=total_steps,
@@ -112,7 +112,7 @@ def construct_schedule(
 
 
 def construct_ema(model: nn.Module, decay: float | None) -> AveragedModel | None:
-    """The exponential moving average of a model's weights and buffers; None where there is no decay."""
+    """Build the exponential moving average of weights and buffers; None without a decay."""
     if decay is None:
         return None
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)

@@ -27,7 +27,7 @@ def write_checkpoint(folder: Path, *, losses: list[float], seconds: float, weigh
     checkpoint.mkdir(parents=True)
     (checkpoint.parent / "checkpoint_manager_snapshot.json").write_text("{}")
     row: dict[str, Any] = {"epoch": 1, "step_losses": losses, "seconds": seconds, "images_per_s": 1 / seconds}
-    torch.save({"history": [row], "learner": {"model": {"w": torch.tensor(weight)}}}, checkpoint / "state.pt")
+    torch.save({"history": [row], "training_state": {"model": {"w": torch.tensor(weight)}}}, checkpoint / "state.pt")
     return Project(folder)
 
 

@@ -26,7 +26,7 @@ from pipeline.params import load_params
 from pipeline.params.place import load_place
 from pipeline.train.run import worker_config
 from retinanet.training import engine as engine_room
-from retinanet.training import learner as learner_room
+from retinanet.training import progress as progress_room
 
 STEPS = 3 * STEPS_BETWEEN_LOOKS
 NEVER = 10**6
@@ -170,8 +170,8 @@ class Ranks:
         self.patch_all(patch)
 
     def patch_all(self, patch: pytest.MonkeyPatch) -> None:
-        meeting, part_losses = self.meeting, learner_room.part_losses
-        for room in (engine_room, learner_room):
+        meeting, compute_losses = self.meeting, engine_room.compute_losses
+        for room in (engine_room, progress_room):
             patch.setattr(room, "sum_over_workers", meeting.sum_over_workers)
         patch.setattr(dist, "gather_object", meeting.gather_object)
         patch.setattr(dist, "broadcast_object_list", meeting.broadcast_object_list)
@@ -180,7 +180,7 @@ class Ranks:
         patch.setattr(worker_room.ray.train, "get_preemption_info", self.get_preemption_info)
         patch.setattr(worker_room, "STEPS_BETWEEN_LOOKS", 2)
         patch.setattr(worker_room, "write_checkpoint", self.write_checkpoint)
-        patch.setattr(learner_room, "part_losses", functools.partial(self.part_losses, part_losses))
+        patch.setattr(engine_room, "compute_losses", functools.partial(self.compute_losses, compute_losses))
 
     def get_preemption_info(self) -> str | None:
         looks = self.meeting.calls[self.meeting.rank].count("look")
@@ -193,9 +193,9 @@ class Ranks:
             raise OSError(28, "No space left on device")
         self.written.append(step)
 
-    def part_losses(self, part_losses: Any, learner: Any, *rest: Any) -> Tensor:
-        losses: Tensor = part_losses(learner, *rest)
-        return losses * math.nan if (self.meeting.rank, learner.schedule.last_epoch) == self.mishap.spoiled else losses
+    def compute_losses(self, compute_losses: Any, state: Any, *rest: Any) -> Tensor:
+        losses: Tensor = compute_losses(state, *rest)
+        return losses * math.nan if (self.meeting.rank, state.schedule.last_epoch) == self.mishap.spoiled else losses
 
     def work(self, rank: int) -> None:
         """What one worker does."""

@@ -29,8 +29,8 @@ def assert_same_training(one: Trained, other: Trained) -> None:
         assert ours["AP"] == pytest.approx(theirs["AP"], abs=1e-3)
         # Rounding orders detections of equal score: on one processor that moved AP50 by 0.0039, at equal weights.
         assert ours["AP50"] == pytest.approx(theirs["AP50"], abs=1e-2)
-    for name, weight in one.learner["model"].items():
-        assert torch.allclose(weight, other.learner["model"][name], rtol=1e-3, atol=1e-4), name
+    for name, weight in one.state["model"].items():
+        assert torch.allclose(weight, other.state["model"][name], rtol=1e-3, atol=1e-4), name
 
 
 def test_two_workers_train_as_one(alone: Trained, pair: Trained) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from pipeline.fit import fit
 from pipeline.fit import keeping as keeping_room
-from retinanet.training import learner as learner_room
+from retinanet.training import engine
 from tests.training import Trained, train
 
 pytestmark = [
@@ -29,8 +29,8 @@ STEPS_OF_EPOCH = 3
 def assert_same(disturbed: Trained, undisturbed: Trained) -> None:
     """To the bit."""
     assert disturbed.curve == undisturbed.curve
-    for name, weight in disturbed.learner["model"].items():
-        assert torch.equal(weight, undisturbed.learner["model"][name]), name
+    for name, weight in disturbed.state["model"].items():
+        assert torch.equal(weight, undisturbed.state["model"][name]), name
 
 
 class Fit:
@@ -126,14 +126,14 @@ class TooManyImages(Fit):
     """Three images at once do not fit the memory."""
 
     def prepare(self) -> None:
-        part_losses = learner_room.part_losses
+        compute_losses = engine.compute_losses
 
-        def in_little_memory(learner: Any, part: Any, *rest: Any) -> Any:
-            if len(part.image_ids) > 2:
+        def in_little_memory(state: Any, batch: Any, *rest: Any) -> Any:
+            if len(batch.image_ids) > 2:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-            return part_losses(learner, part, *rest)
+            return compute_losses(state, batch, *rest)
 
-        learner_room.part_losses = in_little_memory
+        engine.compute_losses = in_little_memory
 
 
 def test_out_of_memory_comes_to_the_driver_at_once(project: Path) -> None:

@@ -75,18 +75,19 @@ class Stamped:
 
     def __call__(self, config: dict[str, Any]) -> None:
         from pipeline.cluster import worker as worker_room
-        from retinanet.training import engine
+        from retinanet.training.progress import StepLog
 
-        update, workers = engine.update_weights, ray.train.get_context().get_world_size()
+        check, workers = StepLog.check_recent_losses, ray.train.get_context().get_world_size()
         node = ray.get_runtime_context().get_node_id()
 
-        def stamp(learner: Any) -> None:
-            update(learner)
+        def stamp(log: StepLog) -> None:
+            check(log)
             with (self.folder / f"{os.getpid()}").open("a") as file:
-                file.write(f"{learner.schedule.last_epoch} {workers} {node}\n")
+                file.write(f"{log.state.schedule.last_epoch} {workers} {node}\n")
             time.sleep(self.rests[workers])
 
-        with patch.object(engine, "update_weights", stamp), patch.object(worker_room, "STEPS_BETWEEN_LOOKS", 5):
+        often = patch.object(worker_room, "STEPS_BETWEEN_LOOKS", 5)
+        with patch.object(StepLog, "check_recent_losses", stamp), often:
             fit(config)
 
     def stamps(self) -> list[list[tuple[int, int, str]]]:

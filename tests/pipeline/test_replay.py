@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from pipeline.cluster import Resources
-from pipeline.fit import mishaps
+from pipeline.fit import not_finite
 from pipeline.fit.batches import Batches
-from pipeline.fit.building import build_learner
+from pipeline.fit.building import build_state
 from pipeline.fit.config import WorkerConfig
 from pipeline.fit.work import load_splits
 from pipeline.params import load_params
@@ -21,7 +21,7 @@ from pipeline.replay.run import KEYS, read_kept, replay
 from pipeline.sweep.records import configure
 from pipeline.sweep.trial import TrialBase, trial_config
 from pipeline.train.run import worker_config
-from retinanet.training.engine import LossNotFiniteError
+from retinanet.training.progress import LossNotFiniteError
 from tests.alone import alone
 from tests.flaky import FlakyStore, full_disk
 
@@ -37,11 +37,11 @@ def explain(config: WorkerConfig) -> str:
     """The sentence of a training whose second step is not finite."""
     worker = alone()
     batches = Batches(config, load_splits(config.data)[0], worker)
-    learner = build_learner(config, worker, total_steps=9)
+    state = build_state(config, worker, total_steps=9)
     with torch.no_grad():
-        learner.network.box_head.output.bias.fill_(math.nan)
-    error = LossNotFiniteError(learner, epoch=0, step=1, losses=[0.5, math.nan], since=0)
-    return mishaps.explain_loss(error, batches, learner, config, worker)
+        state.network.box_head.output.bias.fill_(math.nan)
+    error = LossNotFiniteError(state, epoch=0, step=1, losses=[0.5, math.nan], steps_ago=0)
+    return not_finite.explain_loss(error, batches, state, config, worker)
 
 
 def test_sentence_names_step_losses_images_and_a_file(kept: tuple[str, Path]) -> None:
@@ -80,7 +80,7 @@ def test_storage_that_takes_no_file_does_not_hide_the_loss(project: Path) -> Non
     config = worker_config(load_params(), load_place(), digest="d1", run="flaky://runs/d1")
     sentence = explain(config)
     assert sentence.startswith("loss is not finite at step 1: loss_cls 0.5, loss_box nan, images [")
-    assert "The batch is not kept: flaky://runs/d1/not_finite_d1" in sentence
+    assert "The batch could not be stored: flaky://runs/d1/not_finite_d1" in sentence
     assert "(No space left on device)" in sentence
 
 
@@ -90,7 +90,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.pt").write_bytes(b"PK")
     with pytest.raises(ValueError, match="cannot be read"):
         read_kept(str(tmp_path / "broken.pt"))
-    torch.save({"learner": {}}, tmp_path / "other.pt")
+    torch.save({"training_state": {}}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match="is no step that train has kept"):
         read_kept(str(tmp_path / "other.pt"))
     older = dict.fromkeys(KEYS) | {"batch": {"images": torch.zeros(1, 3, 8, 8), "boxes": [torch.zeros(0, 4)]}}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from retinanet.losses.criterion import Assignment, Criterion, Truths
+from retinanet.losses.criterion import Assignment, Criterion, GroundTruth
 from retinanet.network.predictions import Predictions, permute_to_N_A_K
 
 
@@ -29,12 +29,14 @@ def value_and_slope() -> Callable[..., tuple[Tensor, Tensor]]:
 
 
 def run_criterion(
-    criterion: Criterion, predictions: Predictions, truths: Sequence[Truths], total_mass: Tensor | None = None
+    criterion: Criterion, predictions: Predictions, truths: Sequence[GroundTruth], normaliser: Tensor | None = None
 ) -> tuple[dict[str, Tensor], Tensor, Tensor, Assignment]:
     maps = [[level.detach().clone().requires_grad_() for level in maps] for maps in predictions]
     image_size = (8 * maps[0][0].shape[2], 8 * maps[0][0].shape[3])
     assignment = criterion.assign(truths, image_size)
-    losses = criterion(Predictions(*maps), assignment, criterion.mass(assignment) if total_mass is None else total_mass)
+    losses = criterion(
+        Predictions(*maps), assignment, criterion.normaliser_share(assignment) if normaliser is None else normaliser
+    )
     (losses["loss_cls"] + losses["loss_box"]).backward()
     gradients = [[level.grad for level in levels if level.grad is not None] for levels in maps]
     assert [len(levels) for levels in gradients] == [5, 5]  # each level of each head has one

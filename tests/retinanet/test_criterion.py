@@ -15,7 +15,7 @@ from retinanet.anchors.boxes import decode_boxes, encode_boxes
 from retinanet.anchors.grid import Grid, build_grid
 from retinanet.anchors.matcher import IGNORED
 from retinanet.losses import BOX_LOSSES, CODE_LOSSES, sigmoid_focal_loss, smooth_l1_loss, softmax_focal_loss
-from retinanet.losses.criterion import NORMALISERS, Assignment, Criterion, Truths
+from retinanet.losses.criterion import NORMALISERS, Assignment, Criterion, GroundTruth
 from retinanet.network.predictions import Predictions, permute_from_N_A_K, permute_to_N_A_K
 from tests.dense_matcher import match_anchors
 
@@ -23,12 +23,12 @@ Run = Callable[..., tuple[dict[str, Tensor], Tensor, Tensor, Assignment]]
 SIZE = (64, 96)
 GRID = build_grid()
 K = 3
-NO_TRUTHS = Truths(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+NO_TRUTHS = GroundTruth(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
 # Sizes 48 x 90, 64 x 96, 20 x 30 px on one canvas; the second image is without boxes.
 TRUTHS = [
-    Truths(torch.tensor([[5.0, 4, 40, 44], [50, 10, 85, 40]]), torch.tensor([0, 2])),
+    GroundTruth(torch.tensor([[5.0, 4, 40, 44], [50, 10, 85, 40]]), torch.tensor([0, 2])),
     NO_TRUTHS,
-    Truths(torch.tensor([[2.0, 2, 28, 18]]), torch.tensor([1])),
+    GroundTruth(torch.tensor([[2.0, 2, 28, 18]]), torch.tensor([1])),
 ]
 
 
@@ -142,9 +142,11 @@ def test_losses_of_the_parts_add_up_to_those_of_the_batch(
     criterion = Criterion(GRID, K, normaliser=normaliser, **VARIANTS[variant])
     whole, by_logits, by_deltas, assignment = run(criterion, predictions, TRUTHS)
     for parts in ([slice(0, 1), slice(1, 2), slice(2, 3)], [slice(0, 2), slice(2, 3)]):
-        total_mass = torch.stack([criterion.mass(criterion.assign(TRUTHS[part], SIZE)) for part in parts]).sum()
-        assert_close(total_mass, criterion.mass(assignment))
-        results = [run(criterion, take(predictions, part), TRUTHS[part], total_mass) for part in parts]
+        normaliser = torch.stack(
+            [criterion.normaliser_share(criterion.assign(TRUTHS[part], SIZE)) for part in parts]
+        ).sum()
+        assert_close(normaliser, criterion.normaliser_share(assignment))
+        results = [run(criterion, take(predictions, part), TRUTHS[part], normaliser) for part in parts]
         for name, value in whole.items():
             assert_close(torch.stack([result[0][name] for result in results]).sum(), value, rtol=1e-9, atol=1e-12)
         assert_close(torch.cat([result[1] for result in results]), by_logits, rtol=1e-9, atol=1e-15)
@@ -190,7 +192,7 @@ def test_a_truth_far_outside_changes_nothing(run: Run, generator: torch.Generato
     criterion = Criterion(build_grid(sizes=[[32]] * 5), K)
     predictions = random_predictions(generator, 1, grid=criterion.grid)
     (boxes, labels), *_ = TRUTHS
-    more = Truths(torch.cat([boxes, torch.tensor([box])]), torch.cat([labels, torch.tensor([1])]))
+    more = GroundTruth(torch.cat([boxes, torch.tensor([box])]), torch.cat([labels, torch.tensor([1])]))
     expected, found = run(criterion, predictions, TRUTHS[:1]), run(criterion, predictions, [more])
     assert found[0] == expected[0]
     assert torch.equal(found[1], expected[1])
@@ -225,7 +227,7 @@ def test_gradients_in_float64(generator: torch.Generator, variant: str) -> None:
     criterion = Criterion(grid, K, **VARIANTS[variant])
     small = (16, 24)
     sizes, count = grid.map_sizes(small), sum(grid.anchors_per_level(small))
-    truths = [Truths(torch.tensor([[-4.0, -4, 16, 16]]), torch.tensor([2]))]  # IoU 20^2 / 24^2 with P3's first
+    truths = [GroundTruth(torch.tensor([[-4.0, -4, 16, 16]]), torch.tensor([2]))]  # IoU 20^2 / 24^2 with P3's first
     assignment = criterion.assign(truths, small)
     assert assignment.num_foreground.item() > 0
     logits = torch.randn(1, count, num_logits(variant), generator=generator, dtype=torch.float64).requires_grad_()
@@ -233,7 +235,9 @@ def test_gradients_in_float64(generator: torch.Generator, variant: str) -> None:
 
     def total(logits: Tensor, deltas: Tensor) -> Tensor:
         predictions = Predictions(permute_from_N_A_K(logits, sizes), permute_from_N_A_K(deltas, sizes))
-        return torch.stack(list(criterion(predictions, assignment, criterion.mass(assignment)).values())).sum()
+        return torch.stack(
+            list(criterion(predictions, assignment, criterion.normaliser_share(assignment)).values())
+        ).sum()
 
     assert torch.autograd.gradcheck(total, (logits, deltas))
 

@@ -138,7 +138,7 @@ def test_more_workers_than_images_of_a_batch_are_refused(small_world: SmallWorld
 
 
 def test_a_training_split_without_images_is_refused(small_world: SmallWorld) -> None:
-    with pytest.raises(ValueError, match="holds no image"):
+    with pytest.raises(ValueError, match="the training split is empty"):
         training_batches(Split({**small_world.content(), "images": [], "annotations": []}))
 
 

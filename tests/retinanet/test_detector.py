@@ -80,7 +80,7 @@ def test_a_detector_is_what_its_file_says(detector: Detector, path: Path) -> Non
     assert detector.class_names == ["brick", "leaf", "pond"]
     assert detector.transforms.for_evaluation.short_side == 64
     assert detector.description == describe()
-    assert detector.postprocess.code["stds"] == [0.1, 0.1, 0.2, 0.2]
+    assert detector.postprocess.decode.keywords["stds"] == [0.1, 0.1, 0.2, 0.2]
     assert not detector.model.training
 
 
@@ -171,7 +171,7 @@ def test_the_softmax_form_has_a_logit_for_the_background(pictures: list[np.ndarr
     ],
 )
 def test_what_is_no_picture_is_refused(detector: Detector, array: np.ndarray) -> None:
-    with pytest.raises(ValueError, match=r"a picture is an array \[H, W, 3\] of uint8 RGB, got \["):
+    with pytest.raises(ValueError, match=r"the picture is an array \[.*\] of .*, expected \[H, W, 3\] of uint8 RGB"):
         detector([array])
 
 

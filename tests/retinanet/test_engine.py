@@ -17,21 +17,23 @@ from retinanet.evaluation.coco_eval import evaluate_detections
 from retinanet.inference.postprocess import Postprocess
 from retinanet.inference.predict import predict
 from retinanet.network.model import build_model, recompute_activations
-from retinanet.training.engine import Course, LossNotFiniteError, train_epochs
-from retinanet.training.learner import Learner, train_step
+from retinanet.training.engine import train_epochs
 from retinanet.training.optim import lr_factor
+from retinanet.training.progress import LossNotFiniteError, TrainingProgress
+from retinanet.training.state import TrainingState
 from tests.small_world import SmallWorld
-from tests.tiny_learner import (
+from tests.tiny_training import (
     CPU,
     GRID,
     MEAN,
     STD,
     TRANSFORMS,
     RecordingCriterion,
-    build_learner,
+    build_state,
     outcome,
     tiny_network,
     train,
+    train_step,
 )
 
 SGD = {"optimizer": "sgd", "lr": 0.01}
@@ -71,9 +73,9 @@ def test_a_batch_in_parts_teaches_what_the_whole_batch_does(
     split: Split, normaliser: str, images_per_step: int
 ) -> None:
     whole, parts = (
-        outcome(learner, train(learner, split, epochs=2))
-        for learner in (
-            build_learner(optim=SGD, loss={"normaliser": normaliser}, clip_grad_norm=1.0, images_per_step=number)
+        outcome(state, train(state, split, epochs=2))
+        for state in (
+            build_state(optim=SGD, loss={"normaliser": normaliser}, clip_grad_norm=1.0, images_per_step=number)
             for number in (None, images_per_step)
         )
     )
@@ -83,13 +85,13 @@ def test_a_batch_in_parts_teaches_what_the_whole_batch_does(
 
 def test_every_part_is_divided_by_the_foreground_of_the_whole_batch(generator: torch.Generator) -> None:
     batch = made_up_batch(4, [[8.0, 8.0, 40.0, 40.0]], generator)
-    alone = build_learner(loss={"low_quality": "none"})
+    alone = build_state(loss={"low_quality": "none"})
     train_step(alone, batch._replace(**{field: getattr(batch, field)[:1] for field in batch._fields}))
-    learner = build_learner(loss={"low_quality": "none"}, images_per_step=1)
-    train_step(learner, batch)
-    assert isinstance(learner.criterion, RecordingCriterion) and isinstance(alone.criterion, RecordingCriterion)
-    assert alone.criterion.masses[0] > 0
-    assert learner.criterion.masses == [4 * alone.criterion.masses[0]] * 4
+    state = build_state(loss={"low_quality": "none"}, images_per_step=1)
+    train_step(state, batch)
+    assert isinstance(state.criterion, RecordingCriterion) and isinstance(alone.criterion, RecordingCriterion)
+    assert alone.criterion.normalisers[0] > 0
+    assert state.criterion.normalisers == [4 * alone.criterion.normalisers[0]] * 4
 
 
 # ---- the same again ----
@@ -98,8 +100,8 @@ def test_every_part_is_divided_by_the_foreground_of_the_whole_batch(generator: t
 @pytest.mark.parametrize("optim", [SGD, ADAMW], ids=["sgd", "adamw"])
 def test_two_trainings_with_one_seed_agree_exactly(split: Split, optim: dict[str, Any]) -> None:
     first, second = (
-        outcome(learner, train(learner, split, epochs=2))
-        for learner in (build_learner(optim=optim, ema_decay=0.9, clip_grad_norm=1.0) for _ in range(2))
+        outcome(state, train(state, split, epochs=2))
+        for state in (build_state(optim=optim, ema_decay=0.9, clip_grad_norm=1.0) for _ in range(2))
     )
     assert first["step_losses"] == second["step_losses"]
     assert bits(first["weights"]) == bits(second["weights"])
@@ -108,8 +110,8 @@ def test_two_trainings_with_one_seed_agree_exactly(split: Split, optim: dict[str
 @pytest.mark.parametrize("optim", [SGD, ADAMW], ids=["sgd", "adamw"])
 @pytest.mark.parametrize("stop", [1, 3])
 def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(split: Split, optim: dict[str, Any], stop: int) -> None:
-    def fresh() -> Learner:
-        return build_learner(optim=optim, total_steps=8, ramp=ONE_CYCLE, ema_decay=0.8, clip_grad_norm=1.0)
+    def fresh() -> TrainingState:
+        return build_state(optim=optim, total_steps=8, ramp=ONE_CYCLE, ema_decay=0.8, clip_grad_norm=1.0)
 
     straight, stopped, resumed = fresh(), fresh(), fresh()
     reports = train(straight, split, epochs=4)
@@ -124,25 +126,25 @@ def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(split: Split, op
         assert (report.epoch, report.step, report.lr) == (expected.epoch, expected.step, expected.lr)
         assert report.step_losses == expected.step_losses
     assert bits(resumed.network.state_dict()) == bits(straight.network.state_dict())
-    assert bits(resumed.judged.state_dict()) == bits(straight.judged.state_dict())
-    assert bits(resumed.judged.state_dict()) != bits(resumed.network.state_dict())
+    assert bits(resumed.inference_network.state_dict()) == bits(straight.inference_network.state_dict())
+    assert bits(resumed.inference_network.state_dict()) != bits(resumed.network.state_dict())
 
 
 def test_a_finished_training_yields_nothing_and_reads_nothing(split: Split) -> None:
     def batches_of(epoch: int, first_step: int) -> Iterator[Batch]:
         raise AssertionError
 
-    learner = build_learner()
-    assert list(train_epochs(learner, batches_of, course=Course(epoch=3), epochs=3)) == []
-    assert list(train_epochs(learner, batches_of, course=Course(epoch=5), epochs=3)) == []
+    state = build_state()
+    assert list(train_epochs(state, batches_of, progress=TrainingProgress(epoch=3), epochs=3)) == []
+    assert list(train_epochs(state, batches_of, progress=TrainingProgress(epoch=5), epochs=3)) == []
 
 
 # ---- what a report says ----
 
 
 def test_reports_count_epochs_steps_and_images_and_mean_their_losses(split: Split) -> None:
-    learner = build_learner(optim=SGD, total_steps=6, ramp=ONE_CYCLE)
-    reports = train(learner, split, epochs=3)
+    state = build_state(optim=SGD, total_steps=6, ramp=ONE_CYCLE)
+    reports = train(state, split, epochs=3)
     assert [(report.epoch, report.step) for report in reports] == [(1, 2), (2, 4), (3, 6)]  # 9 images: 2 batches of 4
     for report in reports:
         assert_close(report.losses["loss"], sum(report.step_losses) / 2)
@@ -153,41 +155,41 @@ def test_reports_count_epochs_steps_and_images_and_mean_their_losses(split: Spli
 
 
 def test_the_average_is_what_is_judged(split: Split) -> None:
-    plain, averaged = build_learner(), build_learner(ema_decay=0.5)
-    assert plain.judged is plain.network
+    plain, averaged = build_state(), build_state(ema_decay=0.5)
+    assert plain.inference_network is plain.network
     train(averaged, split, epochs=1)
-    assert averaged.judged is not averaged.network
+    assert averaged.inference_network is not averaged.network
 
 
 # ---- the limits ----
 
 
 def test_a_batch_without_any_box_trains(generator: torch.Generator) -> None:
-    learner = build_learner()
-    losses = [train_step(learner, made_up_batch(2, [], generator)) for _ in range(3)]
+    state = build_state()
+    losses = [train_step(state, made_up_batch(2, [], generator)) for _ in range(3)]
     assert all(math.isfinite(loss) and loss > 0 for loss in torch.stack(losses)[:, 0].tolist())
     assert [loss[1].item() for loss in losses] == [0.0, 0.0, 0.0]
-    assert all(parameter.grad is not None for parameter in learner.network.parameters())
-    assert all(bool(parameter.isfinite().all()) for parameter in learner.network.parameters())
+    assert all(parameter.grad is not None for parameter in state.network.parameters())
+    assert all(bool(parameter.isfinite().all()) for parameter in state.network.parameters())
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_with_its_step_and_images(generator: torch.Generator, value: float) -> None:
-    learner = build_learner()
+    state = build_state()
     batch = made_up_batch(2, [[8.0, 8.0, 40.0, 40.0]], generator)
 
     def batches_of(epoch: int, first_step: int) -> Iterator[Batch]:
         yield batch
         yield batch
         with torch.no_grad():
-            learner.network.box_head.output.bias.fill_(value)
+            state.network.box_head.output.bias.fill_(value)
         yield batch
 
-    before = {key: tensor.clone() for key, tensor in learner.network.state_dict().items()}
+    before = {key: tensor.clone() for key, tensor in state.network.state_dict().items()}
     with pytest.raises(LossNotFiniteError, match=r"at step 3: loss_cls \d+\.\d+, loss_box (nan|inf)$") as caught:
-        next(train_epochs(learner, batches_of, course=Course(), epochs=1))
+        next(train_epochs(state, batches_of, progress=TrainingProgress(), epochs=1))
     assert (caught.value.epoch, caught.value.step) == (0, 2)
-    assert bits(learner.network.state_dict()) != bits(before)  # of the two steps before
+    assert bits(state.network.state_dict()) != bits(before)  # of the two steps before
 
 
 def test_frozen_stages_do_not_move(split: Split) -> None:
@@ -195,7 +197,7 @@ def test_frozen_stages_do_not_move(split: Split) -> None:
     options: dict[str, Any] = {"norm": "batch", "fpn_channels": 8, "head_channels": 8, "head_depth": 0}
     network = build_model(num_logits=3, backbone="resnet18", frozen_stages=2, **options)
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    train(build_learner(network, optim=ADAMW), split, epochs=1, batch_size=9)
+    train(build_state(network, optim=ADAMW), split, epochs=1, batch_size=9)
     frozen = ("backbone.conv1", "backbone.bn1", "backbone.layer1")
     moved = {key for key, value in network.state_dict().items() if not torch.equal(value, before[key])}
     assert not {key for key in moved if key.startswith(frozen)}  # statistics included
@@ -204,10 +206,10 @@ def test_frozen_stages_do_not_move(split: Split) -> None:
 
 
 def test_gradients_are_clipped_to_their_norm(generator: torch.Generator) -> None:
-    learner = build_learner(optim={**SGD, "momentum": 0.0, "weight_decay": 0.0}, clip_grad_norm=0.01)
-    before = torch.cat([parameter.detach().flatten().clone() for parameter in learner.network.parameters()])
-    train_step(learner, made_up_batch(2, [[8.0, 8.0, 40.0, 40.0]], generator))
-    after = torch.cat([parameter.detach().flatten() for parameter in learner.network.parameters()])
+    state = build_state(optim={**SGD, "momentum": 0.0, "weight_decay": 0.0}, clip_grad_norm=0.01)
+    before = torch.cat([parameter.detach().flatten().clone() for parameter in state.network.parameters()])
+    train_step(state, made_up_batch(2, [[8.0, 8.0, 40.0, 40.0]], generator))
+    after = torch.cat([parameter.detach().flatten() for parameter in state.network.parameters()])
     # a step of SGD is lr times the gradient: .01 * .01
     assert_close((after - before).norm().item(), 1e-4, rtol=1e-2, atol=0)
 
@@ -217,8 +219,8 @@ def test_half_precision_trains_with_losses_in_float32(split: Split, precision: s
     dtypes: list[torch.dtype] = []
     network = tiny_network()
     network.class_head.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
-    exact, half = build_learner(optim=SGD), build_learner(network, optim=SGD, precision=precision)
-    expected, got = (outcome(learner, train(learner, split, epochs=1)) for learner in (exact, half))
+    exact, half = build_state(optim=SGD), build_state(network, optim=SGD, precision=precision)
+    expected, got = (outcome(state, train(state, split, epochs=1)) for state in (exact, half))
     assert set(dtypes) == {torch.bfloat16 if precision == "bf16" else torch.float16}
     assert_close(got["step_losses"], expected["step_losses"], rtol=0.02, atol=0)
     assert {value.dtype for value in got["weights"].values()} == {torch.float32}
@@ -226,19 +228,17 @@ def test_half_precision_trains_with_losses_in_float32(split: Split, precision: s
 
 def test_channels_last_weights_give_the_same_losses(split: Split) -> None:
     last = tiny_network().to(memory_format=torch.channels_last)
-    plain, other = (
-        outcome(learner, train(learner, split, epochs=1)) for learner in (build_learner(), build_learner(last))
-    )
+    plain, other = (outcome(state, train(state, split, epochs=1)) for state in (build_state(), build_state(last)))
     assert_close(other["step_losses"], plain["step_losses"], rtol=1e-5, atol=0)
 
 
 # ---- detection ----
 
 
-def detect(learner: Learner, split: Split, **options: Any) -> dict[int, tuple[Any, Any, Any]]:
+def detect(state: TrainingState, split: Split, **options: Any) -> dict[int, tuple[Any, Any, Any]]:
     batches = EvaluationBatches(split, TRANSFORMS, **options)
     found = predict(
-        learner.judged,
+        state.inference_network,
         Postprocess(GRID, 3),
         (batches[position] for position in range(len(batches))),
         mean=MEAN,
@@ -250,11 +250,11 @@ def detect(learner: Learner, split: Split, **options: Any) -> dict[int, tuple[An
 
 def test_the_detector_learns_its_pictures_by_heart(split: Split, small_world: SmallWorld) -> None:
     optim = {"optimizer": "adamw", "lr": 0.01}
-    learner = build_learner(optim=optim, total_steps=100, ramp=ONE_CYCLE, clip_grad_norm=1.0)
-    reports = train(learner, split, epochs=100, batch_size=8)
+    state = build_state(optim=optim, total_steps=100, ramp=ONE_CYCLE, clip_grad_norm=1.0)
+    reports = train(state, split, epochs=100, batch_size=8)
     assert reports[-1].losses["loss"] < 0.25 * reports[0].losses["loss"]
     # Pictures are resized to a short side of 64 and back: boxes in another frame would find nothing.
-    metrics = evaluate_detections(small_world.content(), detect(learner, split)).metrics
+    metrics = evaluate_detections(small_world.content(), detect(state, split)).metrics
     assert metrics["AP50"] is not None and metrics["AP50"] > 0.9
 
     wide = Image.open(small_world.root / "pictures/1.png")  # a size that no training met, and no multiple of 32
@@ -262,21 +262,21 @@ def test_the_detector_learns_its_pictures_by_heart(split: Split, small_world: Sm
     enlarged.save(small_world.root / "pictures/1.png")
     content = small_world.content()
     content["images"][1] |= {"width": enlarged.width, "height": enlarged.height}
-    before, after = detect(learner, split)[13], detect(learner, Split(content))[13]
+    before, after = detect(state, split)[13], detect(state, Split(content))[13]
     assert_close(Tensor(after[0][0]) / 3, Tensor(before[0][0]), rtol=0, atol=3.0)
     assert after[2][0] == before[2][0]
 
 
 def test_predict_evaluates_without_a_graph_and_leaves_the_network_in_its_mode(split: Split) -> None:
-    learner = build_learner()
-    learner.network.train()
-    learner.network.box_head.eval()
-    modes = [module.training for module in learner.network.modules()]
+    state = build_state()
+    state.network.train()
+    state.network.box_head.eval()
+    modes = [module.training for module in state.network.modules()]
     seen: list[bool] = []
-    learner.network.pyramid.register_forward_hook(lambda module, *_: seen.append(module.training))
+    state.network.pyramid.register_forward_hook(lambda module, *_: seen.append(module.training))
     found = dict(
         predict(
-            learner.network,
+            state.network,
             Postprocess(GRID, 3, score_threshold=0.0),
             [EvaluationBatches(split, TRANSFORMS)[0]],
             mean=MEAN,
@@ -285,7 +285,7 @@ def test_predict_evaluates_without_a_graph_and_leaves_the_network_in_its_mode(sp
         )
     )
     assert seen == [False] and torch.is_grad_enabled()
-    assert [module.training for module in learner.network.modules()] == modes
+    assert [module.training for module in state.network.modules()] == modes
     assert list(found) == [record.image_id for record in split.records[:8]]
     for record in split.records[:8]:
         boxes = found[record.image_id].boxes
@@ -295,16 +295,16 @@ def test_predict_evaluates_without_a_graph_and_leaves_the_network_in_its_mode(sp
 
 
 def test_activations_that_are_computed_again_change_no_digit(split: Split) -> None:
-    def learner(recompute: bool) -> Learner:
+    def state(recompute: bool) -> TrainingState:
         torch.manual_seed(0)
         options: dict[str, Any] = {"norm": "group", "fpn_channels": 8, "head_channels": 8, "head_depth": 1}
         network = build_model(num_logits=3, backbone="resnet18", **options)
         if recompute:
             recompute_activations(network)
-        return build_learner(network, optim=ADAMW, ema_decay=0.5)
+        return build_state(network, optim=ADAMW, ema_decay=0.5)
 
-    plain, again = (learner(recompute) for recompute in (False, True))
+    plain, again = (state(recompute) for recompute in (False, True))
     expected, got = (outcome(each, train(each, split, epochs=1)) for each in (plain, again))
     assert got["step_losses"] == expected["step_losses"]
     assert bits(got["weights"]) == bits(expected["weights"])
-    assert bits(again.judged.state_dict()) == bits(plain.judged.state_dict())
+    assert bits(again.inference_network.state_dict()) == bits(plain.inference_network.state_dict())

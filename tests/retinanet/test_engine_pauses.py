@@ -13,18 +13,19 @@ import torch
 
 from retinanet.data.dataset import Batch
 from retinanet.data.splits import Split, load_split
-from retinanet.training.engine import Course, EpochReport, LossNotFiniteError, train_epochs
-from retinanet.training.learner import Halt, Learner, compute_gradients, skip_step
+from retinanet.training.engine import skip_update, train_epochs
+from retinanet.training.progress import CheckpointRequest, EpochReport, LossNotFiniteError, TrainingProgress
+from retinanet.training.state import TrainingState
 from tests.small_world import SmallWorld
-from tests.tiny_learner import batches_from, build_learner
+from tests.tiny_training import batches_from, build_state
 
 EPOCHS = 3
 ONE_CYCLE = {"schedule": "one_cycle", "warmup_fraction": 0.2, "warmup_start": 0.04}
 
 
-def fresh(**options: Any) -> Learner:
+def fresh(**options: Any) -> TrainingState:
     optim = {"optimizer": "adamw", "lr": 0.01}
-    return build_learner(optim=optim, total_steps=12, ramp=ONE_CYCLE, ema_decay=0.8, **options)
+    return build_state(optim=optim, total_steps=12, ramp=ONE_CYCLE, ema_decay=0.8, **options)
 
 
 def facts(report: EpochReport) -> tuple[Any, ...]:
@@ -32,7 +33,7 @@ def facts(report: EpochReport) -> tuple[Any, ...]:
     return (report.epoch, report.step, report.losses, report.step_losses, report.skipped, report.lr)
 
 
-def same_weights(one: Learner, other: Learner) -> bool:
+def same_weights(one: TrainingState, other: TrainingState) -> bool:
     pairs = zip(one.network.state_dict().values(), other.network.state_dict().values(), strict=True)
     return all(torch.equal(ours, theirs) for ours, theirs in pairs)
 
@@ -56,11 +57,11 @@ def batches_of(split: Split) -> Callable[[int, int], Iterator[Batch]]:
 
 
 def test_pauses_come_every_so_many_steps_over_all_epochs_and_never_at_an_epochs_end(batches_of: Any) -> None:
-    learner, course = fresh(), Course()
+    state, progress = fresh(), TrainingProgress()
     pauses = [
-        (course.epoch, len(course.losses))
-        for news in train_epochs(learner, batches_of, course=course, epochs=EPOCHS, checkpoint_every=3)
-        if isinstance(news, Course)
+        (progress.epoch, len(progress.losses))
+        for news in train_epochs(state, batches_of, progress=progress, epochs=EPOCHS, checkpoint_every=3)
+        if isinstance(news, TrainingProgress)
     ]
     assert pauses == [(0, 3), (1, 2), (2, 1)]  # steps 3, 6, 9; step 12 ends the last epoch
 
@@ -68,55 +69,57 @@ def test_pauses_come_every_so_many_steps_over_all_epochs_and_never_at_an_epochs_
 @pytest.mark.parametrize("killed_at", [1, 4, 6, 11])
 def test_training_killed_after_any_step_ends_as_if_it_had_not_been(batches_of: Any, killed_at: int) -> None:
     straight = fresh()
-    expected = [facts(report) for report in train_epochs(straight, batches_of, course=Course(), epochs=EPOCHS)]  # type: ignore[arg-type]
+    expected = [
+        facts(report) for report in train_epochs(straight, batches_of, progress=TrainingProgress(), epochs=EPOCHS)
+    ]  # type: ignore[arg-type]
 
-    first, course, told = fresh(), Course(), []
-    for news in train_epochs(first, batches_of, course=course, epochs=EPOCHS, checkpoint_every=1):
+    first, progress, told = fresh(), TrainingProgress(), []
+    for news in train_epochs(first, batches_of, progress=progress, epochs=EPOCHS, checkpoint_every=1):
         if isinstance(news, EpochReport):
             told.append(facts(news))
-        kept = through_a_file({"learner": first.state_dict(), "course": asdict(course)})
+        kept = through_a_file({"training_state": first.state_dict(), "progress": asdict(progress)})
         if first.schedule.last_epoch == killed_at:
             break
     second = fresh()
-    second.load_state_dict(kept["learner"])
-    rest = train_epochs(second, batches_of, course=Course(**kept["course"]), epochs=EPOCHS)
+    second.load_state_dict(kept["training_state"])
+    rest = train_epochs(second, batches_of, progress=TrainingProgress(**kept["progress"]), epochs=EPOCHS)
     told += [facts(news) for news in rest if isinstance(news, EpochReport)]
     assert told == expected
     assert same_weights(second, straight)
 
 
 def test_whoever_asks_for_a_stop_gets_a_pause_before_the_next_step(batches_of: Any) -> None:
-    asked = iter([Halt(), Halt(stop=True)])
-    course = Course()
-    news = next(train_epochs(fresh(), batches_of, course=course, epochs=1, halt=lambda: next(asked)))
-    assert news is course
-    assert (len(course.losses), course.stop) == (2, True)
+    asked = iter([CheckpointRequest(), CheckpointRequest(stop=True)])
+    progress = TrainingProgress()
+    news = next(train_epochs(fresh(), batches_of, progress=progress, epochs=1, request=lambda: next(asked)))
+    assert news is progress
+    assert (len(progress.losses), progress.stop) == (2, True)
 
 
 def test_a_pause_that_is_asked_for_is_no_stop(batches_of: Any) -> None:
-    asked = iter([Halt(pause=True), Halt(), Halt(), Halt()])
-    course = Course()
-    news = list(train_epochs(fresh(), batches_of, course=course, epochs=1, halt=lambda: next(asked)))
-    assert [type(each) for each in news] == [Course, EpochReport]
-    assert not course.stop
+    asked = iter([CheckpointRequest(checkpoint=True), CheckpointRequest(), CheckpointRequest(), CheckpointRequest()])
+    progress = TrainingProgress()
+    news = list(train_epochs(fresh(), batches_of, progress=progress, epochs=1, request=lambda: next(asked)))
+    assert [type(each) for each in news] == [TrainingProgress, EpochReport]
+    assert not progress.stop
 
 
 def test_stop_that_is_asked_for_in_an_epochs_last_step_is_known_at_its_report(batches_of: Any) -> None:
-    asked = iter([Halt(), Halt(), Halt(), Halt(stop=True)])
-    course = Course()
-    news = next(train_epochs(fresh(), batches_of, course=course, epochs=2, halt=lambda: next(asked)))
+    asked = iter([CheckpointRequest(), CheckpointRequest(), CheckpointRequest(), CheckpointRequest(stop=True)])
+    progress = TrainingProgress()
+    news = next(train_epochs(fresh(), batches_of, progress=progress, epochs=2, request=lambda: next(asked)))
     assert isinstance(news, EpochReport)
-    assert course.stop
+    assert progress.stop
 
 
 class Spoiled:
     """The batches of an epoch, some of which make the loss NaN."""
 
-    def __init__(self, batches_of: Any, learner: Learner, steps: set[int]) -> None:
-        self.batches_of, self.learner, self.steps = batches_of, learner, steps
+    def __init__(self, batches_of: Any, state: TrainingState, steps: set[int]) -> None:
+        self.batches_of, self.state, self.steps = batches_of, state, steps
 
     def __call__(self, epoch: int, first_step: int) -> Iterator[Batch]:
-        bias = self.learner.network.box_head.output.bias
+        bias = self.state.network.box_head.output.bias
         for step, batch in enumerate(self.batches_of(epoch, first_step), start=first_step):
             good = bias.detach().clone()
             if step in self.steps:
@@ -129,28 +132,29 @@ class Spoiled:
 
 
 def test_step_whose_loss_is_not_finite_is_left_out_and_counted(batches_of: Any) -> None:
-    learner, course = fresh(max_skipped=2), Course()
-    spoiled = Spoiled(batches_of, learner, {1, 2})
-    (report,) = train_epochs(learner, spoiled, course=course, epochs=1)
+    state, progress = fresh(max_skipped=2), TrainingProgress()
+    spoiled = Spoiled(batches_of, state, {1, 2})
+    (report,) = train_epochs(state, spoiled, progress=progress, epochs=1)
     assert isinstance(report, EpochReport)
-    assert (report.skipped, course.skipped) == (2, 2)
+    assert (report.skipped, progress.skipped) == (2, 2)
     assert [math.isfinite(loss) for loss in report.step_losses] == [True, False, False, True]
     assert report.losses["loss"] == pytest.approx((report.step_losses[0] + report.step_losses[3]) / 2)
     assert report.step == 4  # the schedule counts batches
-    assert all(bool(weight.isfinite().all()) for weight in learner.network.state_dict().values())
+    assert all(bool(weight.isfinite().all()) for weight in state.network.state_dict().values())
 
 
 def test_one_step_more_than_may_be_skipped_ends_the_training(batches_of: Any) -> None:
-    learner = fresh(max_skipped=1)
+    state = fresh(max_skipped=1)
     with pytest.raises(LossNotFiniteError, match="at step 3: ") as caught:
-        list(train_epochs(learner, Spoiled(batches_of, learner, {1, 2}), course=Course(), epochs=1))
+        list(train_epochs(state, Spoiled(batches_of, state, {1, 2}), progress=TrainingProgress(), epochs=1))
     assert (caught.value.epoch, caught.value.step) == (0, 2)
 
 
-def test_skipped_step_moves_the_schedule_only(batches_of: Any) -> None:
-    learner, untouched = fresh(), fresh()
-    compute_gradients(learner, next(iter(batches_of(0, 0))))
-    skip_step(learner)
-    assert same_weights(learner, untouched)
-    assert learner.schedule.last_epoch == 1
-    assert all(parameter.grad is None for parameter in learner.network.parameters())
+def test_skipped_step_moves_the_schedule_only() -> None:
+    state, untouched = fresh(), fresh()
+    for parameter in state.network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    skip_update(state)
+    assert same_weights(state, untouched)
+    assert state.schedule.last_epoch == 1
+    assert all(parameter.grad is None for parameter in state.network.parameters())

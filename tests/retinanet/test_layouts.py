@@ -13,9 +13,9 @@ from retinanet.data.dataset import EvaluationBatches
 from retinanet.data.splits import Split, load_split
 from retinanet.inference.detector import Detector
 from retinanet.inference.detector_file import describe_detector
-from retinanet.training.learner import Learner
+from retinanet.training.state import TrainingState
 from tests.small_world import SmallWorld
-from tests.tiny_learner import GRID, TRANSFORMS, build_learner, tiny_network, train
+from tests.tiny_training import GRID, TRANSFORMS, build_state, tiny_network, train
 
 OPTIM = {"sgd": {"optimizer": "sgd", "lr": 0.02}, "adamw": {"optimizer": "adamw", "lr": 0.004}}
 EPOCHS = 3
@@ -26,20 +26,20 @@ def split(small_world: SmallWorld) -> Split:
     return load_split(small_world.train)
 
 
-def learner_of(layout: torch.memory_format, optimizer: str, *, fused: bool = True) -> Learner:
-    learner = build_learner(tiny_network().to(memory_format=layout), optim=OPTIM[optimizer])
-    for group in learner.optimizer.param_groups:
+def state_of(layout: torch.memory_format, optimizer: str, *, fused: bool = True) -> TrainingState:
+    state = build_state(tiny_network().to(memory_format=layout), optim=OPTIM[optimizer])
+    for group in state.optimizer.param_groups:
         group["fused"], group["foreach"] = fused, False
-    return learner
+    return state
 
 
-def losses_of(learner: Learner, split: Split, *, first: int, epochs: int) -> list[float]:
+def losses_of(state: TrainingState, split: Split, *, first: int, epochs: int) -> list[float]:
     """Losses of every step of the epochs from `first` (0-based) on."""
-    reports = train(learner, split, first_epoch=first, epochs=epochs)
+    reports = train(state, split, first_epoch=first, epochs=epochs)
     return [loss for report in reports for loss in report.step_losses]
 
 
-def detect_on(learner: Learner, split: Split) -> None:
+def detect_on(state: TrainingState, split: Split) -> None:
     """Validate, as between two epochs."""
     description = describe_detector(
         model={"box_means": [0.0] * 4, "box_stds": [1.0] * 4},
@@ -49,13 +49,13 @@ def detect_on(learner: Learner, split: Split) -> None:
         categories=[{"id": number, "name": name} for number, name in enumerate(split.class_names)],
         run={},
     )
-    found = list(Detector(learner.judged, description).predict([EvaluationBatches(split, TRANSFORMS)[0]]))
+    found = list(Detector(state.inference_network, description).predict([EvaluationBatches(split, TRANSFORMS)[0]]))
     assert found
 
 
-def saved(learner: Learner) -> Any:
+def saved(state: TrainingState) -> Any:
     file = io.BytesIO()
-    torch.save(learner.state_dict(), file)
+    torch.save(state.state_dict(), file)
     file.seek(0)
     return torch.load(file, weights_only=True)
 
@@ -73,11 +73,11 @@ kernels = pytest.mark.parametrize("fused", [True, False], ids=["fused", "plain"]
 def test_training_goes_on_after_a_validation_as_if_there_had_been_none(
     split: Split, layout: torch.memory_format, optimizer: str, fused: bool
 ) -> None:
-    undisturbed = losses_of(learner_of(layout, optimizer, fused=fused), split, first=0, epochs=EPOCHS)
-    learner = learner_of(layout, optimizer, fused=fused)
-    validated = losses_of(learner, split, first=0, epochs=1)
-    detect_on(learner, split)
-    validated += losses_of(learner, split, first=1, epochs=EPOCHS)
+    undisturbed = losses_of(state_of(layout, optimizer, fused=fused), split, first=0, epochs=EPOCHS)
+    state = state_of(layout, optimizer, fused=fused)
+    validated = losses_of(state, split, first=0, epochs=1)
+    detect_on(state, split)
+    validated += losses_of(state, split, first=1, epochs=EPOCHS)
     assert validated == undisturbed
 
 
@@ -88,8 +88,8 @@ def test_training_resumed_in_the_other_layout_has_the_same_curve(
     split: Split, layout: torch.memory_format, optimizer: str, fused: bool
 ) -> None:
     turned = torch.contiguous_format if layout is torch.channels_last else torch.channels_last
-    undisturbed = losses_of(learner_of(layout, optimizer, fused=fused), split, first=0, epochs=EPOCHS)
-    before, after = (learner_of(each, optimizer, fused=fused) for each in (layout, turned))
+    undisturbed = losses_of(state_of(layout, optimizer, fused=fused), split, first=0, epochs=EPOCHS)
+    before, after = (state_of(each, optimizer, fused=fused) for each in (layout, turned))
     resumed = losses_of(before, split, first=0, epochs=1)
     after.load_state_dict(saved(before))
     resumed += losses_of(after, split, first=1, epochs=EPOCHS)
@@ -102,7 +102,7 @@ def test_loaded_state_of_the_optimiser_lies_as_its_weights_and_keeps_its_values(
     split: Split, layout: torch.memory_format, optimizer: str
 ) -> None:
     turned = torch.contiguous_format if layout is torch.channels_last else torch.channels_last
-    before, after = learner_of(layout, optimizer), learner_of(turned, optimizer)
+    before, after = state_of(layout, optimizer), state_of(turned, optimizer)
     train(before, split, epochs=1)
     after.load_state_dict(saved(before))
     weights = zip(before.network.parameters(), after.network.parameters(), strict=True)
@@ -115,10 +115,10 @@ def test_loaded_state_of_the_optimiser_lies_as_its_weights_and_keeps_its_values(
 
 
 def test_a_detector_leaves_its_network_as_it_was_given(split: Split) -> None:
-    learner = learner_of(torch.contiguous_format, "sgd")
-    before = as_found(learner.network)
-    detect_on(learner, split)
-    assert as_found(learner.network) == before
+    state = state_of(torch.contiguous_format, "sgd")
+    before = as_found(state.network)
+    detect_on(state, split)
+    assert as_found(state.network) == before
 
 
 def as_found(network: nn.Module) -> list[Any]:

@@ -14,9 +14,9 @@ from retinanet.inference.postprocess import Postprocess
 from retinanet.inference.predict import predict
 from retinanet.network.model import recompute_activations
 from retinanet.network.precision import convolving_float32, read_flags, write_flags
-from retinanet.training.learner import Learner, train_step
+from retinanet.training.state import TrainingState
 from tests.small_world import SmallWorld
-from tests.tiny_learner import CPU, GRID, MEAN, STD, TRANSFORMS, batches_from, build_learner, tiny_network
+from tests.tiny_training import CPU, GRID, MEAN, STD, TRANSFORMS, batches_from, build_state, tiny_network, train_step
 
 IEEE, TF32 = ("ieee", "ieee"), ("tf32", "ieee")
 
@@ -65,9 +65,9 @@ def test_detecting_convolves_in_ieee_float32_whatever_is_set(split: Split, aroun
 def test_a_step_convolves_float32_as_its_precision_says_forward_and_backward(
     split: Split, precision: str, expected: tuple[str, str]
 ) -> None:
-    learner, before = build_learner(precision=precision, images_per_step=2), read_flags()
-    met = record_flags(learner.network)
-    step(learner, split)
+    state, before = build_state(precision=precision, images_per_step=2), read_flags()
+    met = record_flags(state.network)
+    step(state, split)
     assert met == {"forward": {expected}, "backward": {expected}}
     assert read_flags() == before
 
@@ -77,23 +77,23 @@ def test_activations_that_are_computed_again_are_computed_at_the_same_precision(
     met = record_flags(network)
     network.backbone.stages[0].register_forward_hook(lambda *_: met["forward"].add(read_flags()))  # type: ignore[union-attr,index]
     recompute_activations(network)
-    step(build_learner(network, precision="tf32"), split)
+    step(build_state(network, precision="tf32"), split)
     assert met == {"forward": {TF32}, "backward": {TF32}}
 
 
 def test_validation_within_a_training_in_tf32_is_ieee_float32_and_the_training_goes_on_in_tf32(split: Split) -> None:
-    learner = build_learner(precision="tf32")
-    met = record_flags(learner.network)
+    state = build_state(precision="tf32")
+    met = record_flags(state.network)
     seen = []
-    for act in (step, lambda learner, split: detect_on(learner.judged, split), step):
-        act(learner, split)
+    for act in (step, lambda state, split: detect_on(state.inference_network, split), step):
+        act(state, split)
         seen.append(set(met["forward"]))
         met["forward"].clear()
     assert seen == [{TF32}, {IEEE}, {TF32}]
 
 
-def step(learner: Learner, split: Split) -> None:
-    train_step(learner, next(batches_from(split)(0, 0)))
+def step(state: TrainingState, split: Split) -> None:
+    train_step(state, next(batches_from(split)(0, 0)))
 
 
 def test_flags_are_put_back_after_an_error() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retinanet.anchors.grid import build_grid
-from retinanet.network.predictions import permute_from_N_A_K, permute_to_N_A_K, places_on_level
+from retinanet.network.predictions import locate_on_level, permute_from_N_A_K, permute_to_N_A_K
 
 MAP_SIZES = [(2, 3), (1, 2), (1, 1)]
 C, K = 2, 3
@@ -53,7 +53,7 @@ def test_a_place_and_a_flat_index_name_the_same_thing(anchors: list[tuple[int, i
     flat = torch.arange(2.0 * A * K).reshape(2, A, K)
     found = torch.full((len(anchors), K), -1.0)
     for level, level_map in enumerate(permute_from_N_A_K(flat, MAP_SIZES)):
-        at = places_on_level(image, anchor, level=level, map_sizes=MAP_SIZES, anchors_per_cell=C)
+        at = locate_on_level(image, anchor, level=level, map_sizes=MAP_SIZES, anchors_per_cell=C)
         assert torch.equal(at.image, image[at.rows])
         assert (found[at.rows] == -1).all()  # every anchor lies on one level
         found[at.rows] = level_map.unflatten(1, (C, K))[at.image, at.cell_anchor, :, at.y, at.x]
@@ -63,7 +63,7 @@ def test_a_place_and_a_flat_index_name_the_same_thing(anchors: list[tuple[int, i
 def test_place_of_an_anchor_worked_by_hand() -> None:
     # Anchor 9 of level 0 (2 x 3 cells of 2): cell 4, so y 1, x 1, anchor 1. Anchor 12 + 3: level 1, cell 1, anchor 1.
     image, anchor = torch.tensor([0, 1]), torch.tensor([9, 15])
-    first = places_on_level(image, anchor, level=0, map_sizes=MAP_SIZES, anchors_per_cell=C)
+    first = locate_on_level(image, anchor, level=0, map_sizes=MAP_SIZES, anchors_per_cell=C)
     assert [field.tolist() for field in first] == [[0], [0], [1], [1], [1]]
-    second = places_on_level(image, anchor, level=1, map_sizes=MAP_SIZES, anchors_per_cell=C)
+    second = locate_on_level(image, anchor, level=1, map_sizes=MAP_SIZES, anchors_per_cell=C)
     assert [field.tolist() for field in second] == [[1], [1], [1], [0], [1]]

@@ -97,7 +97,7 @@ def test_a_picture_that_cannot_be_read_is_named(
 def test_a_picture_of_another_size_than_its_record_is_named(small_world: SmallWorld) -> None:
     Image.new("RGB", (50, 40)).save(small_world.root / "pictures/2.png")
     with pytest.raises(
-        ValueError, match=r"pictures/2\.png is \(40, 50\) px .*, its record says \(80, 64\); run prepare"
+        ValueError, match=r"pictures/2\.png is \(40, 50\) px .*, expected \(80, 64\) as in its record; run prepare"
     ):
         load_split(small_world.train).picture(2)
 

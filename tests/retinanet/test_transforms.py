@@ -111,9 +111,9 @@ def test_scale_multiplies_the_resized_size() -> None:
 
 
 def test_a_canvas_holds_every_image_and_is_a_multiple_of_32() -> None:
-    assert Transforms().padded_size([(800, 1067), (833, 800)]) == (864, 1088)  # 27 * 32, 34 * 32
-    assert Transforms().padded_size([(64, 96)]) == (64, 96)
-    assert Transforms(size_divisor=1).padded_size([(5, 9), (7, 3)]) == (7, 9)
+    assert Transforms().padded_size_of([(800, 1067), (833, 800)]) == (864, 1088)  # 27 * 32, 34 * 32
+    assert Transforms().padded_size_of([(64, 96)]) == (64, 96)
+    assert Transforms(size_divisor=1).padded_size_of([(5, 9), (7, 3)]) == (7, 9)
 
 
 def test_padding_has_the_mean_colour_which_normalises_to_about_zero(generator: torch.Generator) -> None:
@@ -226,6 +226,6 @@ def test_boxes_stay_inside_the_image_and_keep_their_share_of_it(
 def test_an_image_always_fits_its_canvas(height: int, width: int, data: Any) -> None:
     transforms = Transforms(short_side=50, long_side=data.draw(st.integers(50, 200)))
     resized = transforms.resized_size((height, width), transforms.for_evaluation)
-    canvas = transforms.padded_size([resized])
+    canvas = transforms.padded_size_of([resized])
     assert max(resized) <= transforms.long_side
     assert all(0 <= outer - inner < 32 and outer % 32 == 0 for outer, inner in zip(canvas, resized, strict=True))

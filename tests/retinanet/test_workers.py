@@ -12,16 +12,16 @@ from torch.testing import assert_close
 from retinanet.data.dataset import TrainingBatches
 from retinanet.data.splits import load_split
 from tests.small_world import SmallWorld
-from tests.tiny_learner import TRANSFORMS, build_learner, outcome, train, train_as_worker
+from tests.tiny_training import TRANSFORMS, build_state, outcome, train, train_as_worker
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "sgd": {"learner": {"optim": {"lr": 0.01}, "clip_grad_norm": 1.0}, "train": {"epochs": 3, "batch_size": 2}},
+    "sgd": {"training_state": {"optim": {"lr": 0.01}, "clip_grad_norm": 1.0}, "train": {"epochs": 3, "batch_size": 2}},
     "adamw": {
-        "learner": {"optim": {"optimizer": "adamw", "lr": 0.002}, "ema_decay": 0.9},
+        "training_state": {"optim": {"optimizer": "adamw", "lr": 0.002}, "ema_decay": 0.9},
         "train": {"epochs": 2, "batch_size": 4},
     },
     "shares of two and one, in parts": {
-        "learner": {"optim": {"lr": 0.01}, "images_per_step": 1, "loss": {"normaliser": "image"}},
+        "training_state": {"optim": {"lr": 0.01}, "images_per_step": 1, "loss": {"normaliser": "image"}},
         "train": {"epochs": 2, "batch_size": 3},
     },
 }
@@ -30,8 +30,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_two_workers_train_as_one(small_world: SmallWorld, tmp_path: Path, options: dict[str, Any]) -> None:
-    learner = build_learner(**options["learner"])
-    alone = outcome(learner, train(learner, load_split(small_world.train), **options["train"]))
+    state = build_state(**options["training_state"])
+    alone = outcome(state, train(state, load_split(small_world.train), **options["train"]))
 
     torch.multiprocessing.spawn(train_as_worker, (2, tmp_path, small_world.train, options), nprocs=2)
     first, second = (torch.load(tmp_path / f"worker_{rank}.pt", weights_only=True) for rank in range(2))
@@ -40,7 +40,7 @@ def test_two_workers_train_as_one(small_world: SmallWorld, tmp_path: Path, optio
     for worker in (first, second):
         assert_close(worker["step_losses"], alone["step_losses"], rtol=1e-4, atol=0)
         # Each worker divides by the foreground of the global batch, whatever it holds of it itself.
-        assert sorted(set(worker["masses"])) == sorted(set(alone["masses"]))
+        assert sorted(set(worker["normalisers"])) == sorted(set(alone["normalisers"]))
         assert_close(worker["weights"], alone["weights"], rtol=1e-3, atol=1e-5)
     assert all(torch.equal(first["weights"][key], second["weights"][key]) for key in first["weights"])
 

@@ -19,9 +19,10 @@ from retinanet.data.transforms import Transforms
 from retinanet.losses.criterion import Criterion
 from retinanet.network.backbone import group_norm
 from retinanet.network.model import FeaturePyramid, Head, RetinaNet
-from retinanet.training.engine import Course, EpochReport, train_epochs
-from retinanet.training.learner import Learner
+from retinanet.training.engine import train_epochs, train_one_epoch
 from retinanet.training.optim import construct_ema, construct_optimizer, construct_schedule
+from retinanet.training.progress import EpochReport, TrainingProgress
+from retinanet.training.state import TrainingState
 
 TRANSFORMS = Transforms(short_side=[48, 64], long_side=96, vertical_flip=0.5)
 MEAN, STD = list(TRANSFORMS.mean), list(TRANSFORMS.std)
@@ -65,16 +66,16 @@ class RecordingCriterion(Criterion):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.masses: list[float] = []
+        self.normalisers: list[float] = []
 
-    def __call__(self, predictions: Any, assignment: Any, total_mass: Tensor) -> dict[str, Tensor]:
-        losses = super().__call__(predictions, assignment, total_mass)
+    def __call__(self, predictions: Any, assignment: Any, normaliser: Tensor) -> dict[str, Tensor]:
+        losses = super().__call__(predictions, assignment, normaliser)
         assert {loss.dtype for loss in losses.values()} == {torch.float32}
-        self.masses.append(total_mass.item())
+        self.normalisers.append(normaliser.item())
         return losses
 
 
-def build_learner(
+def build_state(
     network: nn.Module | None = None,
     *,
     optim: dict[str, Any] | None = None,
@@ -83,12 +84,12 @@ def build_learner(
     loss: dict[str, Any] | None = None,
     ema_decay: float | None = None,
     **options: Any,
-) -> Learner:
-    """A learner of a tiny network; options as of Learner."""
+) -> TrainingState:
+    """A state of a tiny network; options as of TrainingState."""
     network = tiny_network() if network is None else network
     bare = network.module if isinstance(network, DistributedDataParallel) else network
     optimizer = construct_optimizer(bare, **(optim or {}))
-    return Learner(
+    return TrainingState(
         model=network,
         criterion=RecordingCriterion(GRID, 3, **(loss or {})),
         optimizer=optimizer,
@@ -101,11 +102,22 @@ def build_learner(
     )
 
 
-def train(learner: Learner, split: Split, *, epochs: int, first_epoch: int = 0, **batches: Any) -> list[EpochReport]:
+def train(
+    state: TrainingState, split: Split, *, epochs: int, first_epoch: int = 0, **batches: Any
+) -> list[EpochReport]:
     """Train on a split; batches as of TrainingBatches."""
 
-    reports = train_epochs(learner, batches_from(split, **batches), course=Course(epoch=first_epoch), epochs=epochs)
+    reports = train_epochs(
+        state, batches_from(split, **batches), progress=TrainingProgress(epoch=first_epoch), epochs=epochs
+    )
     return [report for report in reports if isinstance(report, EpochReport)]
+
+
+def train_step(state: TrainingState, batch: Batch) -> Tensor:
+    """One step; [2] its loss_cls and loss_box."""
+    progress = TrainingProgress()
+    assert list(train_one_epoch(state, [batch], progress)) == []
+    return torch.tensor(progress.losses[0])
 
 
 def batches_from(split: Split, **options: Any) -> Callable[[int, int], Iterator[Batch]]:
@@ -125,20 +137,20 @@ def train_as_worker(rank: int, num_workers: int, folder: Path, prepared: Path, o
     dist.init_process_group("gloo", init_method=init, rank=rank, world_size=num_workers)
     try:
         wrapped = DistributedDataParallel(tiny_network(), gradient_as_bucket_view=True, broadcast_buffers=False)
-        learner = build_learner(wrapped, **options["learner"])
+        state = build_state(wrapped, **options["training_state"])
         workers = {"rank": rank, "num_workers": num_workers}
-        reports = train(learner, load_split(prepared), **options["train"], **workers)
-        torch.save(outcome(learner, reports), folder / f"worker_{rank}.pt")
+        reports = train(state, load_split(prepared), **options["train"], **workers)
+        torch.save(outcome(state, reports), folder / f"worker_{rank}.pt")
     finally:
         dist.destroy_process_group()
 
 
-def outcome(learner: Learner, reports: list[EpochReport]) -> dict[str, Any]:
+def outcome(state: TrainingState, reports: list[EpochReport]) -> dict[str, Any]:
     """What two trainings are compared by."""
-    assert isinstance(learner.criterion, RecordingCriterion)
+    assert isinstance(state.criterion, RecordingCriterion)
     return {
         "step_losses": [loss for report in reports for loss in report.step_losses],
         "losses": [report.losses for report in reports],
-        "masses": learner.criterion.masses,
-        "weights": {key: value.detach().clone() for key, value in learner.network.state_dict().items()},
+        "normalisers": state.criterion.normalisers,
+        "weights": {key: value.detach().clone() for key, value in state.network.state_dict().items()},
     }

@@ -1,4 +1,4 @@
-"""What is kept of a step whose loss is not finite: enough to look at it again, anywhere."""
+"""A step whose loss is not finite: its batch and weights are stored, so that it can be replayed anywhere."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from pipeline.cluster.worker import Worker
 from pipeline.fit.batches import Batches
 from pipeline.fit.config import WorkerConfig
 from pipeline.storage.stores import complaint, retry
-from retinanet.training.engine import LossNotFiniteError
-from retinanet.training.learner import Learner
+from retinanet.training.progress import LossNotFiniteError
+from retinanet.training.state import TrainingState
 
 
 def explain_loss(
-    error: LossNotFiniteError, batches: Batches, learner: Learner, config: WorkerConfig, worker: Worker
+    error: LossNotFiniteError, batches: Batches, state: TrainingState, config: WorkerConfig, worker: Worker
 ) -> str:
-    """A sentence with step, losses and images; the batch, and the weights that met it, go into a file beside the run.
+    """Store the batch and the current weights in a file beside the run; a sentence with step, losses, images and file.
 
     The file's name holds the run's digest, in a sweep the trial's key, because the trials share a folder. On a GPU
-    losses are looked at every few steps, so the weights may be those of some steps later.
+    losses are checked every few steps, so the weights may be those of some steps later.
     """
     batch = batches.of_epoch(error.epoch)[error.step]
     step = f"epoch{error.epoch + 1}_step{error.step + 1}_worker{worker.rank}"
     url = f"{config.data.run}/not_finite_{config.description['run']['digest']}_{step}.pt"
     content = {
         "batch": batch._asdict(),
-        "weights": {key: value.cpu() for key, value in learner.network.state_dict().items()},
+        "weights": {key: value.cpu() for key, value in state.network.state_dict().items()},
         "description": config.description,
         "params": config.params.model_dump(exclude={"sweep"}),
         "precision": config.place.precision,
@@ -40,12 +40,12 @@ def explain_loss(
     sentence = f"{error}, images {batch.image_ids}; {advice}"
     try:
         retry(lambda: write(url, memory.getvalue()))
-    except OSError as failure:  # the loss is the news, not the storage
-        return f"{sentence}. The batch is not kept: {complaint(url, failure)}"
-    return f"{sentence}. Look at it again with: python -m pipeline.replay {url}"
+    except OSError as failure:  # the loss matters more than the storage
+        return f"{sentence}. The batch could not be stored: {complaint(url, failure)}"
+    return f"{sentence}. Replay it with: python -m pipeline.replay {url}"
 
 
 def write(url: str, content: bytes) -> None:
-    """Write a file, and the folder where it lies."""
+    """Write a file, and create its folder."""
     with fsspec.open(url, "wb", auto_mkdir=True) as file:
         file.write(content)
