@@ -18,6 +18,7 @@ from retinanet.training.progress import TrainingProgress
 from retinanet.training.state import TrainingState
 
 STATE = "state.pt"
+KEYS = {"training_state", "progress", "history"}  # of this file
 
 NOT_EVALUATED = -1.0  # the AP of an epoch without one: below every other
 
@@ -71,12 +72,21 @@ def without_steps(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resume(state: TrainingState, worker: Worker) -> CheckpointContent:
-    """Load the newest checkpoint of this run into the training state; without one, start from the beginning."""
+    """Load the newest checkpoint of this run into the training state; without one, start from the beginning.
+
+    Raises:
+        ValueError: when the checkpoint is of another version of this code.
+    """
     with worker.last_checkpoint() as folder:
         if folder is None:
             return CheckpointContent()
         content = torch.load(folder / STATE, map_location=state.device, weights_only=True)
         best = load_detector(folder / BEST) if worker.rank == 0 and (folder / BEST).exists() else None
+    if not content.keys() >= KEYS:
+        raise ValueError(
+            f"the checkpoint has the keys {', '.join(content)}, expected {', '.join(sorted(KEYS))}: it is of another "
+            "version; check out the commit that wrote it, or set resume: never in conf/ to start from the beginning"
+        )
     state.load_state_dict(content["training_state"])
     progress = TrainingProgress(**content["progress"] | {"stop": False})
     return CheckpointContent(progress, content["history"], state.schedule.last_epoch, best)

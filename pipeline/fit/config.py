@@ -1,4 +1,4 @@
-"""What a worker is given: the frozen parameters, the resources, and where its inputs are; all of it can be pickled."""
+"""The configuration of a worker: parameters, resources and inputs, frozen and picklable."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pipeline.runs.inputs import BUILT_IN, publish
 
 @dataclass(frozen=True)
 class InputFiles:
-    """Where the inputs of a training are, as absolute paths or URLs, because workers run elsewhere.
+    """The inputs of a training, as absolute paths or URLs, because workers run elsewhere.
 
     Attributes:
         train, val: prepared files.
         root: of the pictures.
-        cache_folder: where a node keeps pictures of a URL; None: nowhere.
+        cache_folder: for pictures of a URL, on the disk of each node; None: no cache.
         watched: ids of the validation images that are drawn after every evaluated epoch.
         run: the folder of the run in the storage.
     """

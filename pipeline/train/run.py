@@ -6,7 +6,6 @@ import shutil
 import threading
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,7 @@ from pipeline.tracking import (
     provenance_tags,
     write_note,
 )
+from pipeline.train.micro_batch import halve_images, with_images_per_step
 from pipeline.train.refusals import ANCHORS, SPLITS, weights_file
 from retinanet.inference.detector_file import describe_detector, load_detector, save_detector
 from retinanet.network.precision import native_precision
@@ -132,7 +132,7 @@ def train(params: Params, place: Place, config: WorkerConfig, *, digest: str, st
         if len(history) < params.train.epochs:
             raise RuntimeError(
                 f"the newest checkpoint holds {len(history)} of {params.train.epochs} epochs; later ones could not be "
-                f"written to {storage}: make room there, then run again to go on"
+                f"written to {storage}: free space there, then run again to resume"
             )
         run.log_history(history)
         listener.try_to_keep_run_id()
@@ -182,36 +182,6 @@ def train_in_memory(
                 folder.write(IMAGES_PER_STEP, str(images))
             except ValueError as failure:  # the next run has to search again
                 print(f"warning: {failure}", flush=True)
-
-
-def with_images_per_step(config: WorkerConfig, images: int) -> WorkerConfig:
-    """The configuration with another number of images that a worker holds at once."""
-    return replace(config, place=config.place.model_copy(update={"images_per_step": images}))
-
-
-def halve_images(config: WorkerConfig, *, workers: int, error: BaseException) -> int:
-    """Half of the images of a micro-batch.
-
-    Raises:
-        RuntimeError: when it was one image, or the norm needs the whole batch.
-    """
-    share = -(-config.params.train.batch_size // workers)
-    asked = config.place.images_per_step
-    held = share if asked is None else min(asked, share)
-    reason = str(error).partition("\n")[0]
-    if config.params.model.norm == "sync_batch":
-        raise RuntimeError(f"out of memory ({reason}); use more workers, or a smaller train.batch_size") from error
-    if held == 1:
-        raise RuntimeError(
-            f"one image does not fit a worker's memory ({reason}); lower transforms.long_side, or set recompute: true "
-            "in conf/"
-        ) from error
-    half = held // 2
-    print(
-        f"{held} images do not fit a worker's memory ({reason}); going on with {half} at once, which changes no result",
-        flush=True,
-    )
-    return half
 
 
 def worker_config(params: Params, place: Place, *, digest: str, run: str) -> WorkerConfig:

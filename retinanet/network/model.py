@@ -1,4 +1,4 @@
-"""The network: backbone, feature pyramid and the two heads (paper, figure 3); it knows no targets."""
+"""The network: backbone, feature pyramid and the two heads (paper, figure 3), independent of targets."""
 
 from __future__ import annotations
 

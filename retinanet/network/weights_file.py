@@ -16,7 +16,7 @@ def load_plain(path: Path | str) -> object:
     try:
         content: object = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken pickle raises anything
-        # torch's own message tells how to load the file nevertheless; what it refused stands in the error below.
+        # torch's message explains how to load the file unsafely; the error below it names what was refused.
         reason = (str(error.__context__ or error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"{path} cannot be read as weights ({reason}); "

@@ -112,7 +112,7 @@ def test_images_that_do_not_fit_are_halved_until_they_do_and_it_is_remembered(
         config = worker_config(params, place, digest="d1", run="")
         assert train_in_memory(config, place, folder, **options) == "trained"  # type: ignore[arg-type, comparison-overlap]
         assert tried == expected
-    assert "8 images do not fit a worker's memory (CUDA out of memory); going on with 4" in capsys.readouterr().out
+    assert "8 images do not fit a worker's memory (CUDA out of memory); continuing with 4" in capsys.readouterr().out
 
 
 # ---- which run it is -------------------------------------------------------------------------------------------------

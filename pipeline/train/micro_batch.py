@@ -1,0 +1,37 @@
+"""The size of a micro-batch, halved when a worker runs out of memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pipeline.fit.config import WorkerConfig
+
+
+def with_images_per_step(config: WorkerConfig, images: int) -> WorkerConfig:
+    """The configuration with another number of images that a worker holds at once."""
+    return replace(config, place=config.place.model_copy(update={"images_per_step": images}))
+
+
+def halve_images(config: WorkerConfig, *, workers: int, error: BaseException) -> int:
+    """Half of the images of a micro-batch.
+
+    Raises:
+        RuntimeError: when it was one image, or the norm needs the whole batch.
+    """
+    share = -(-config.params.train.batch_size // workers)
+    chosen = config.place.images_per_step
+    held = share if chosen is None else min(chosen, share)
+    reason = str(error).partition("\n")[0]
+    if config.params.model.norm == "sync_batch":
+        raise RuntimeError(f"out of memory ({reason}); use more workers, or a smaller train.batch_size") from error
+    if held == 1:
+        raise RuntimeError(
+            f"one image does not fit a worker's memory ({reason}); lower transforms.long_side, or set recompute: true "
+            "in conf/"
+        ) from error
+    half = held // 2
+    print(
+        f"{held} images do not fit a worker's memory ({reason}); continuing with {half} at once, which changes no result",
+        flush=True,
+    )
+    return half
