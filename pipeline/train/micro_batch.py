@@ -31,7 +31,8 @@ def halve_images(config: WorkerConfig, *, workers: int, error: BaseException) ->
         ) from error
     half = held // 2
     print(
-        f"{held} images do not fit a worker's memory ({reason}); continuing with {half} at once, which changes no result",
+        f"{held} images do not fit a worker's memory ({reason}); continuing with {half} at once, which changes no "
+        "result",
         flush=True,
     )
     return half

@@ -34,7 +34,5 @@ def test_checkpoint_holds_the_progress_without_the_request_to_stop(tmp_path: Pat
 
 def test_checkpoint_of_another_version_is_refused_with_a_sentence(tmp_path: Path) -> None:
     torch.save({"learner": {}, "course": {}, "history": []}, tmp_path / STATE)
-    with pytest.raises(
-        ValueError, match=r"has the keys learner, course, history, expected .*resume: never"
-    ):
+    with pytest.raises(ValueError, match=r"has the keys learner, course, history, expected .*resume: never"):
         resume_from(tmp_path)

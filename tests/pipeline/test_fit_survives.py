@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from pipeline.fit import checkpoint as checkpoint_room
 from pipeline.fit import fit
-from pipeline.fit import keeping as keeping_room
 from retinanet.training import engine
 from tests.training import Trained, train
 
@@ -111,7 +111,7 @@ class FullDisk(Fit):
                 raise OSError(28, "No space left on device")
             save(content, file)
 
-        keeping_room.torch = type("Torch", (), {**vars(torch), "save": staticmethod(save_or_fail)})  # type: ignore[assignment]
+        checkpoint_room.torch = type("Torch", (), {**vars(torch), "save": staticmethod(save_or_fail)})  # type: ignore[assignment]
 
 
 def test_full_disk_at_a_checkpoint_is_told_and_the_training_goes_on(alone: Trained, project: Path) -> None:
