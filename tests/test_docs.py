@@ -134,6 +134,7 @@ def test_the_reference_has_every_parameter_once_with_its_shipped_value() -> None
     leaves = {name for name in leaves if not re.match(r"sweep\.(space|fixed)\.", name)}
     assert sorted(name for name, _ in rows) == sorted([*leaves, *Place.model_fields])
     assert all(kind.strip() not in ("", "any") for _, kind in rows)
+    assert [line for line in page.splitlines() if line.endswith("|  |")] == []  # each has a meaning
     assert "| `optim.lr` | number > 0 | `0.012` | " in page
     assert "| `workers` | integer >= 1 or list of 2 (integer >= 1) | `2` | `1` | `[2, 4]` | `1` | " in page
 
