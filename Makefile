@@ -23,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export UV_SYSTEM_CERTS ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro sweep ui docs test test-fast bench check format lock clean
+.PHONY: help setup repro sweep ui docs test test-fast bench check format schema lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -62,6 +62,9 @@ check: $(STAMP)  ## lint, format, types, architecture rules and links of the doc
 format: $(STAMP)  ## format the code and mend what the linter can mend
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
+
+schema: $(STAMP)  ## remake params.schema.json, by which editors complete and check params.yaml
+	$(BIN)/python -m pipeline.params.schema
 
 lock: | $(BIN)/pip  ## remake requirements.txt from pyproject.toml (LOCK=--upgrade takes newer versions)
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \

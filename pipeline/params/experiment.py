@@ -15,21 +15,32 @@ class Split(Section):
     """Where one split of the data set lies, relative to data.root."""
 
     annotations: str | None
+    "Relative to data.root. coco: the JSON file; voc: the list, e.g. ImageSets/Main/train.txt."
     images: str | None
+    "Folder of the pictures, relative to data.root."
 
 
 class Shapes(Section):
     """What `format: shapes` draws."""
 
     train: Count
+    "Number of images."
     val: Count
+    "Number of images."
     test: Count
+    "Number of images."
     image_size: Annotated[int, Field(ge=32)]
+    "Px, square."
     max_objects: Count
+    "Per image."
     min_size: Annotated[int, Field(ge=4)]
+    "Px, side of the smallest object."
     max_size: Count
+    "Px, side of the largest object."
     empty_fraction: Fraction
+    "Fraction of images without any object."
     noise: NotNegative
+    "Standard deviation of the pixel noise, in grey levels."
 
     def check(self) -> list[str]:
         """Objects must fit into the picture."""
@@ -42,11 +53,15 @@ class Data(Section):
     """The data set."""
 
     format: Literal["shapes", "coco", "voc"]
+    "shapes draws its own images and needs no download."
     root: str
+    "Folder or URL of pictures and annotation files; shapes ignores it."
     train: Split
     val: Split
     test: Split | None
+    "null: no test split; evaluate.split must then be val."
     classes: Annotated[list[str], Field(min_length=1)] | None
+    "null: all classes, in the order of the data set; a list selects and orders them."
     shapes: Shapes
 
     def check(self) -> list[str]:
@@ -67,16 +82,27 @@ class Transforms(Section):
     short_side: Count | Annotated[list[Count], Field(min_length=1)]
     "Px after resizing; a list: training draws one, evaluation takes the largest."
     long_side: Count
+    "Px after resizing, at most."
     size_divisor: Count
+    "A batch is padded to a multiple of this, in px."
     mean: PerChannel
+    "RGB, of images in [0, 1]."
     std: Annotated[list[Positive], Field(min_length=3, max_length=3)]
+    "RGB, of images in [0, 1]."
     horizontal_flip: Fraction
+    "Probability, in training only."
     vertical_flip: Fraction
+    "Probability, in training only."
     scale_jitter: Annotated[list[Positive], Field(min_length=2, max_length=2)]
+    "Range of a factor on the resized image, drawn uniformly in training."
     brightness: NotNegative
+    "As in torchvision's ColorJitter, in training only."
     contrast: NotNegative
+    "As in torchvision's ColorJitter, in training only."
     saturation: NotNegative
+    "As in torchvision's ColorJitter, in training only."
     hue: Annotated[float, Field(ge=0, le=0.5)]
+    "As in torchvision's ColorJitter, in training only."
 
     def check(self) -> list[str]:
         """The range of the jitter runs upwards."""
@@ -88,18 +114,29 @@ class Optim(Section):
     """The optimiser and its schedule."""
 
     optimizer: Literal["sgd", "adamw"]
+    "SGD with momentum, or AdamW."
     lr: Positive
     "For lr_batch_size images; scaled linearly with train.batch_size."
     lr_batch_size: Count
+    "Images of a batch for which lr holds."
     momentum: Annotated[float, Field(ge=0, lt=1)]
+    "Of sgd."
     weight_decay: NotNegative
+    "Of weights; not of biases and norms."
     schedule: Literal["steps", "cosine", "one_cycle", "constant"]
+    "Of the learning rate after the warm-up."
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)]
+    "Fraction of all steps, linear."
     warmup_start: Annotated[float, Field(gt=0, le=1)]
+    "Factor on lr at the first step."
     steps: list[Annotated[float, Field(gt=0, lt=1)]]
+    "Fractions of all steps at which lr is multiplied by step_factor; schedule: steps."
     step_factor: Annotated[float, Field(gt=0, le=1)]
+    "Factor on lr at each of steps."
     clip_grad_norm: Positive | None
+    "Largest norm of the gradient; null: no clipping."
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
+    "Decay of the moving average of the weights; null: none."
 
 
 class Train(Section):
@@ -108,7 +145,9 @@ class Train(Section):
     batch_size: Count
     "Global: split over the workers."
     epochs: Count
+    "Of the whole training."
     evaluate_every: Count
+    "Epochs between evaluations; the last epoch is always evaluated."
     on_nan: Literal["stop"] | Count
     "At a loss that is not finite; a number: so many such steps of the whole training are left out."
 
@@ -117,5 +156,8 @@ class Evaluate(Section):
     """What is judged, and what is shown."""
 
     split: Literal["test", "val"]
+    "Split that is evaluated."
     pictures: CountOrZero
+    "Images on the sheet plots/detections.png."
     picture_score: Fraction
+    "Lowest score of a detection that is drawn on it."

@@ -17,7 +17,10 @@ CountOrZero = Annotated[int, Field(ge=0)]
 class Section(BaseModel):
     """A section of params.yaml: every key must be there, no other may be, and the value's type is taken as written."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+    # A string below a field is its description in the JSON schema, and so in editors and in the reference.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, protected_namespaces=(), use_attribute_docstrings=True
+    )
 
     def check(self) -> list[str]:
         """Complaints about values that are fine alone but not together; one sentence each."""

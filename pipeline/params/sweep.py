@@ -30,7 +30,9 @@ class Thresholds(Section):
     """What is tried on the predictions of a trial, without training."""
 
     nms_iou: Annotated[list[Fraction], Field(min_length=1)]
+    "IoU thresholds of non-maximum suppression."
     score_threshold: Annotated[list[Fraction], Field(min_length=1)]
+    "Lowest scores of a detection."
 
 
 class Sweep(Section):
@@ -45,7 +47,9 @@ class Sweep(Section):
     points: list[dict[str, Value]]
     "Settings that are tried first; {} is params.yaml as it stands."
     search: Literal["grid", "random", "tpe"]
+    "tpe: Optuna's tree-structured Parzen estimator."
     scheduler: Literal["none", "asha", "hyperband", "median", "pbt"]
+    "Which trials stop early; none: no trial does."
     trials: Count
     "Settings in all, points included; a grid ends where it is complete."
     seeds: Count
