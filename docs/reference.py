@@ -1,12 +1,13 @@
 """The reference page: every parameter of params.yaml and every key of conf/, made from their declarations.
 
-A hook of MkDocs (mkdocs.yml); `python -m docs.reference` prints the page. Types and ranges come from pipeline/params,
-descriptions from the same place or, where a field has none, from the comment in the shipped file.
+The hooks of MkDocs (mkdocs.yml) are here too; `python -m docs.reference` prints the page. Types and ranges come from
+pipeline/params, descriptions from there or, where a field has none, from the comment in the shipped file.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -44,6 +45,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         text = (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](")
         files.append(File.generated(config, name.lower(), content=text))
     return files
+
+
+def on_post_page(output: str, page: Any, config: MkDocsConfig) -> str:
+    """Refuse a page that loads a script, a style or a picture from another host."""
+    from mkdocs.exceptions import PluginError
+
+    foreign = re.findall(r"<(?:script|img|link|iframe)\b[^>]*\b(?:src|href)=\"?(?:https?:)?//[^\s\">]+", output)
+    if foreign:
+        raise PluginError(f"{page.file.src_uri} loads {foreign[0]}; keep all files of the site in the site")
+    return output
 
 
 def build_page() -> str:
