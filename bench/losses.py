@@ -21,7 +21,7 @@ from torchvision.ops import box_iou
 
 from bench.ratios import Case, run_bench
 from retinanet.anchors.grid import build_grid
-from retinanet.losses.criterion import Criterion, GroundTruth
+from retinanet.losses.criterion import Criterion, ImageGroundTruth
 from retinanet.network.predictions import Predictions
 
 SIZE = (800, 1344)  # px
@@ -34,7 +34,7 @@ LOGITS_BYTES = 4 * len(COUNTS[NAMES[0]]) * CLASSES * sum(GRID.anchors_per_level(
 
 def draw_truths(
     counts: Sequence[int], *, image_size: tuple[int, int] = SIZE, num_classes: int = CLASSES
-) -> list[GroundTruth]:
+) -> list[ImageGroundTruth]:
     """Boxes with sides of 10 to 400 px, as many small as large ones on a logarithmic scale."""
     generator, (height, width) = torch.Generator().manual_seed(0), image_size
     truths = []
@@ -43,7 +43,7 @@ def draw_truths(
         sides = torch.minimum(sides, torch.tensor([width / 1.5, height / 1.5]))
         corners = torch.rand(count, 2, generator=generator) * (torch.tensor([width, height]) - sides)
         labels = torch.randint(0, num_classes, (count,), generator=generator)
-        truths.append(GroundTruth(torch.cat([corners, corners + sides], dim=1), labels))
+        truths.append(ImageGroundTruth(torch.cat([corners, corners + sides], dim=1), labels))
     return truths
 
 
@@ -69,7 +69,7 @@ def clear(predictions: Predictions) -> None:
 
 
 def our_step(
-    predictions: Predictions, truths: Sequence[GroundTruth], **options: Any
+    predictions: Predictions, truths: Sequence[ImageGroundTruth], **options: Any
 ) -> Callable[[], tuple[Tensor, Tensor]]:
     """Assignment and losses of ours, forward and backward; by default with the rules of torchvision."""
     rules = {"low_quality": "anchor", "normaliser": "image", "box_loss": "l1"} | options
@@ -102,7 +102,7 @@ class Peer:
         anchors: list[Tensor] = self.model.anchor_generator(images, features)
         return anchors
 
-    def assignment(self, truths: Sequence[GroundTruth]) -> Callable[[], list[Tensor]]:
+    def assignment(self, truths: Sequence[ImageGroundTruth]) -> Callable[[], list[Tensor]]:
         """The first lines of RetinaNet.compute_loss."""
 
         def assign() -> list[Tensor]:
@@ -113,7 +113,7 @@ class Peer:
 
         return assign
 
-    def step(self, predictions: Predictions, truths: Sequence[GroundTruth]) -> Callable[[], tuple[Tensor, Tensor]]:
+    def step(self, predictions: Predictions, truths: Sequence[ImageGroundTruth]) -> Callable[[], tuple[Tensor, Tensor]]:
         """What RetinaNetHead.forward does after its last convolutions, then RetinaNet.compute_loss, backward."""
         targets = [{"boxes": truth.boxes, "labels": truth.labels} for truth in truths]
 
@@ -137,7 +137,7 @@ def flat(maps: Sequence[Tensor], num_channels: int = CLASSES) -> Tensor:
     return torch.cat(levels, dim=1)
 
 
-def our_assignment(truths: Sequence[GroundTruth], low_quality: str = "anchor") -> Callable[[], Any]:
+def our_assignment(truths: Sequence[ImageGroundTruth], low_quality: str = "anchor") -> Callable[[], Any]:
     """Assignment alone."""
     criterion = Criterion(GRID, CLASSES, low_quality=low_quality)
     return lambda: criterion.assign(truths, SIZE)
@@ -171,7 +171,7 @@ def steps(name: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
     return our_step(predictions, truths), peer.step(predictions, truths)
 
 
-def demand_equal_labels(truths: Sequence[GroundTruth], peer: Peer) -> None:
+def demand_equal_labels(truths: Sequence[ImageGroundTruth], peer: Peer) -> None:
     """Element by element, low-quality ties included."""
     found = our_assignment(truths)()
     for image, (truth, expected) in enumerate(zip(truths, peer.assignment(truths)(), strict=True)):
@@ -184,7 +184,7 @@ def demand_equal_labels(truths: Sequence[GroundTruth], peer: Peer) -> None:
         assert torch.equal(labels == -2, expected == -2), "other ignored anchors than torchvision"
 
 
-def demand_equal_gradients(predictions: Predictions, truths: Sequence[GroundTruth], peer: Peer) -> None:
+def demand_equal_gradients(predictions: Predictions, truths: Sequence[ImageGroundTruth], peer: Peer) -> None:
     """To float32's rounding over sums of millions."""
     results = []
     for step in (our_step(predictions, truths), peer.step(predictions, truths)):

@@ -30,11 +30,11 @@ def run(params: Params) -> None:
     """Write the anchors and what they cover."""
     content = read_json(TRAIN)
     grid = anchor_grid(params.anchors)
-    truths = Truths(content["categories"])
+    coverage = AnchorCoverage(content["categories"])
     records = tqdm(read_records(content), disable=None, unit="image", desc="anchor_stats")
     for record, boxes, image_size in at_training_scale(records, params.transforms):
-        truths.add(record, *cover(boxes, grid, image_size, params.matcher))
-    report = truths.report(params.matcher.foreground_iou, params.matcher.background_iou)
+        coverage.add(record, *cover(boxes, grid, image_size, params.matcher))
+    report = coverage.report(params.matcher.foreground_iou, params.matcher.background_iou)
     write_json(ANCHORS, grid.to_dict())
     write_json(REPORT, report)
     print(summary(report))
@@ -83,8 +83,8 @@ def cover(boxes: Tensor, grid: Grid, image_size: tuple[int, int], matcher: Match
     return matches.best_iou, torch.bincount(matches.truth, minlength=boxes.shape[0]), areas
 
 
-class Truths:
-    """What was seen of all truths, one row each."""
+class AnchorCoverage:
+    """Coverage of all ground-truth boxes by anchors, one row each."""
 
     def __init__(self, categories: Sequence[dict[str, Any]]) -> None:
         self.class_names = [category["name"] for category in categories]

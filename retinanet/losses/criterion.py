@@ -28,7 +28,7 @@ from retinanet.network.predictions import AnchorLocations, Predictions, locate_o
 NORMALISERS = ("batch", "image", "batch_of_images")
 
 
-class GroundTruth(NamedTuple):
+class ImageGroundTruth(NamedTuple):
     """The ground truth of one image.
 
     Attributes:
@@ -98,7 +98,7 @@ class Criterion:
         self.encode = partial(encode_boxes, means=box_means, stds=box_stds)
         self.decode = partial(decode_boxes, means=box_means, stds=box_stds)
 
-    def assign(self, truths: Sequence[GroundTruth], padded_size: tuple[int, int]) -> Assignment:
+    def assign(self, truths: Sequence[ImageGroundTruth], padded_size: tuple[int, int]) -> Assignment:
         """Target assignment: match the anchors of every image of a batch with its ground truth.
 
         Args:

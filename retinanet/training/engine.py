@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from retinanet.data.dataset import Batch, move_batch, split_batch
-from retinanet.losses.criterion import Assignment, Criterion, GroundTruth
+from retinanet.losses.criterion import Assignment, Criterion, ImageGroundTruth
 from retinanet.network.model import memory_format, normalise_images
 from retinanet.network.precision import autocast, convolving_float32, float32_of
 from retinanet.training.distributed import sum_over_workers, synchronise_gradients, world_size
@@ -99,7 +99,7 @@ def train_one_epoch(
 
 def assign_targets(criterion: Criterion, batch: Batch) -> Assignment:
     """Assign the anchors of a batch to its ground truth."""
-    return criterion.assign([GroundTruth(boxes, labels) for boxes, labels in batch.truths()], batch.padded_size)
+    return criterion.assign([ImageGroundTruth(boxes, labels) for boxes, labels in batch.truths()], batch.padded_size)
 
 
 def sum_normaliser(

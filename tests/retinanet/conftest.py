@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from retinanet.losses.criterion import Assignment, Criterion, GroundTruth
+from retinanet.losses.criterion import Assignment, Criterion, ImageGroundTruth
 from retinanet.network.predictions import Predictions, permute_to_N_A_K
 
 
@@ -29,7 +29,7 @@ def value_and_slope() -> Callable[..., tuple[Tensor, Tensor]]:
 
 
 def run_criterion(
-    criterion: Criterion, predictions: Predictions, truths: Sequence[GroundTruth], normaliser: Tensor | None = None
+    criterion: Criterion, predictions: Predictions, truths: Sequence[ImageGroundTruth], normaliser: Tensor | None = None
 ) -> tuple[dict[str, Tensor], Tensor, Tensor, Assignment]:
     maps = [[level.detach().clone().requires_grad_() for level in maps] for maps in predictions]
     image_size = (8 * maps[0][0].shape[2], 8 * maps[0][0].shape[3])

@@ -15,7 +15,7 @@ from retinanet.anchors.boxes import decode_boxes, encode_boxes
 from retinanet.anchors.grid import Grid, build_grid
 from retinanet.anchors.matcher import IGNORED
 from retinanet.losses import BOX_LOSSES, CODE_LOSSES, sigmoid_focal_loss, smooth_l1_loss, softmax_focal_loss
-from retinanet.losses.criterion import NORMALISERS, Assignment, Criterion, GroundTruth
+from retinanet.losses.criterion import NORMALISERS, Assignment, Criterion, ImageGroundTruth
 from retinanet.network.predictions import Predictions, permute_from_N_A_K, permute_to_N_A_K
 from tests.dense_matcher import match_anchors
 
@@ -23,12 +23,12 @@ Run = Callable[..., tuple[dict[str, Tensor], Tensor, Tensor, Assignment]]
 SIZE = (64, 96)
 GRID = build_grid()
 K = 3
-NO_TRUTHS = GroundTruth(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+NO_TRUTHS = ImageGroundTruth(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
 # Sizes 48 x 90, 64 x 96, 20 x 30 px on one canvas; the second image is without boxes.
 TRUTHS = [
-    GroundTruth(torch.tensor([[5.0, 4, 40, 44], [50, 10, 85, 40]]), torch.tensor([0, 2])),
+    ImageGroundTruth(torch.tensor([[5.0, 4, 40, 44], [50, 10, 85, 40]]), torch.tensor([0, 2])),
     NO_TRUTHS,
-    GroundTruth(torch.tensor([[2.0, 2, 28, 18]]), torch.tensor([1])),
+    ImageGroundTruth(torch.tensor([[2.0, 2, 28, 18]]), torch.tensor([1])),
 ]
 
 
@@ -192,7 +192,7 @@ def test_a_truth_far_outside_changes_nothing(run: Run, generator: torch.Generato
     criterion = Criterion(build_grid(sizes=[[32]] * 5), K)
     predictions = random_predictions(generator, 1, grid=criterion.grid)
     (boxes, labels), *_ = TRUTHS
-    more = GroundTruth(torch.cat([boxes, torch.tensor([box])]), torch.cat([labels, torch.tensor([1])]))
+    more = ImageGroundTruth(torch.cat([boxes, torch.tensor([box])]), torch.cat([labels, torch.tensor([1])]))
     expected, found = run(criterion, predictions, TRUTHS[:1]), run(criterion, predictions, [more])
     assert found[0] == expected[0]
     assert torch.equal(found[1], expected[1])
@@ -227,7 +227,9 @@ def test_gradients_in_float64(generator: torch.Generator, variant: str) -> None:
     criterion = Criterion(grid, K, **VARIANTS[variant])
     small = (16, 24)
     sizes, count = grid.map_sizes(small), sum(grid.anchors_per_level(small))
-    truths = [GroundTruth(torch.tensor([[-4.0, -4, 16, 16]]), torch.tensor([2]))]  # IoU 20^2 / 24^2 with P3's first
+    truths = [
+        ImageGroundTruth(torch.tensor([[-4.0, -4, 16, 16]]), torch.tensor([2]))
+    ]  # IoU 20^2 / 24^2 with P3's first
     assignment = criterion.assign(truths, small)
     assert assignment.num_foreground.item() > 0
     logits = torch.randn(1, count, num_logits(variant), generator=generator, dtype=torch.float64).requires_grad_()

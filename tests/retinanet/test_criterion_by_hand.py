@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from retinanet.anchors.grid import build_grid
 from retinanet.anchors.matcher import BACKGROUND
-from retinanet.losses.criterion import Assignment, Criterion, GroundTruth, class_weighting
+from retinanet.losses.criterion import Assignment, Criterion, ImageGroundTruth, class_weighting
 from retinanet.network.predictions import Predictions
 from tests.dense_matcher import match_anchors
 
@@ -21,12 +21,12 @@ Run = Callable[..., tuple[dict[str, Tensor], Tensor, Tensor, Assignment]]
 SIZE = (64, 96)
 GRID = build_grid()
 K = 3
-NO_TRUTHS = GroundTruth(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+NO_TRUTHS = ImageGroundTruth(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
 # Sizes 48 x 90, 64 x 96, 20 x 30 px on one canvas; the second image is without boxes.
 TRUTHS = [
-    GroundTruth(torch.tensor([[5.0, 4, 40, 44], [50, 10, 85, 40]]), torch.tensor([0, 2])),
+    ImageGroundTruth(torch.tensor([[5.0, 4, 40, 44], [50, 10, 85, 40]]), torch.tensor([0, 2])),
     NO_TRUTHS,
-    GroundTruth(torch.tensor([[2.0, 2, 28, 18]]), torch.tensor([1])),
+    ImageGroundTruth(torch.tensor([[2.0, 2, 28, 18]]), torch.tensor([1])),
 ]
 
 
@@ -37,7 +37,7 @@ def test_iou_from_two_fifths_to_a_half_has_zero_gradient(run: Run) -> None:
     # At logit 0 p_t = 1/2: |dFL/dx| = alpha_t (1/2)^2 (2 * 1/2 * log 2 + 1/2), upwards for background.
     slope = 0.25 * (math.log(2) + 0.5)
     for share, expected in ((0.39, 0.75 * slope), (0.4, 0.0), (0.499, 0.0), (0.5, -0.25 * slope)):
-        truths = [GroundTruth(torch.tensor([[-12.0, -12, 20, -12 + 32 * share]]), torch.tensor([0]))]
+        truths = [ImageGroundTruth(torch.tensor([[-12.0, -12, 20, -12 + 32 * share]]), torch.tensor([0]))]
         _, by_logits, _, _ = run(
             Criterion(grid, 1, low_quality="none"), predictions, truths, torch.ones((), dtype=torch.float64)
         )
@@ -71,7 +71,7 @@ def test_gradient_lives_where_yhenon_clamps_its_probabilities(run: Run) -> None:
     grid = build_grid(sizes=[[32]] * 5, aspect_ratios=[1.0])
     logits = [torch.full((1, 1, *size), -11.5) for size in grid.map_sizes(SIZE)]  # p = 1e-5
     predictions = Predictions(logits, [torch.zeros(1, 4, *size) for size in grid.map_sizes(SIZE)])
-    truths = [GroundTruth(torch.tensor([[-12.0, -12, 20, 20]]), torch.tensor([0]))]  # P3's first anchor
+    truths = [ImageGroundTruth(torch.tensor([[-12.0, -12, 20, 20]]), torch.tensor([0]))]  # P3's first anchor
     _, by_logits, _, assignment = run(Criterion(grid, 1, low_quality="none"), predictions, truths)
     foreground = by_logits[assignment.foreground][:, 0]
     # dFL/dx = -alpha (1 - p)^2 (2 p (-log p) + 1 - p) -> -.25 as p -> 0

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from retinanet.anchors.grid import build_grid
-from retinanet.losses.criterion import Assignment, Criterion, GroundTruth
+from retinanet.losses.criterion import Assignment, Criterion, ImageGroundTruth
 from retinanet.network.predictions import Predictions, permute_from_N_A_K
 
 Golden = Callable[[str], dict[str, Tensor]]
@@ -38,10 +38,10 @@ def peer_criterion(peer: str) -> Criterion:
     return Criterion(build_grid(**anchors), K, **options)
 
 
-def peer_batch(arrays: dict[str, Tensor]) -> tuple[Predictions, list[GroundTruth]]:
+def peer_batch(arrays: dict[str, Tensor]) -> tuple[Predictions, list[ImageGroundTruth]]:
     sizes = build_grid().map_sizes(SIZE)
     truths = [
-        GroundTruth(rows[rows[:, 4] >= 0, :4].float(), rows[rows[:, 4] >= 0, 4].long())
+        ImageGroundTruth(rows[rows[:, 4] >= 0, :4].float(), rows[rows[:, 4] >= 0, 4].long())
         for rows in arrays["annotations"]
     ]
     maps = [permute_from_N_A_K(arrays[key].double(), sizes) for key in ("logits", "deltas")]
