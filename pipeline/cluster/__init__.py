@@ -1,16 +1,16 @@
-"""The door to Ray: start it quietly, train on it, and hear from it while it works.
+"""Everything that calls Ray: start it, train on it, receive its events.
 
-A worker asks `worker` for its link to the others; everything else happens in the driver. Ray Train resumes a run by
-its name and storage alone, so the name must say what is trained: the digest of parameters, data, anchors and code.
+A worker calls `worker` for its link to the others; the rest runs in the driver. Ray Train resumes a run by its name
+and storage alone, so the name identifies what is trained: the digest of parameters, data, anchors and code.
 
-Here stands what needs Ray alone, so that a Ray can be started while the rest is imported, which takes as long: Ray
-Train and torch are in `training`, `worker` and `storage`.
+This module needs Ray alone, so that a Ray can be started while Ray Train and torch are imported, which takes as long:
+those are in `training`, `worker` and `storage`.
 """
 
 from __future__ import annotations
 
 from pipeline.cli.stop import StoppedError
-from pipeline.cluster.environment import worker_environment  # first: it sets what Ray reads when it is imported
+from pipeline.cluster.environment import worker_environment  # first: it sets variables that Ray reads on import
 from pipeline.cluster.start import Resources, address_of, describe_cluster, is_elsewhere, start_ray
 
 __all__ = [

@@ -1,6 +1,7 @@
-"""What stays of a run that has ended, once only resuming would need the rest: the best detector and the history.
+"""The archive of a finished run: best detector and history, without the state that only resuming would need.
 
-They lie in <run>/finished/, sealed as a checkpoint is. A run that is asked for again gives its outputs from there.
+It lies in <run>/finished/, with checksums as in a checkpoint. A finished run that is requested again gets its outputs
+from there.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from pipeline.runs.seals import DIGESTS, check_whole, seal
 from pipeline.storage.stores import complaint
 
 ENDED = "ended"
-"""The text in a run's folder that says how many epochs it has trained to its end."""
+"""File in a run's folder: the number of epochs of a run that has finished."""
 KEPT = "finished"
 
 Exported = TypeVar("Exported")
 
 
 def keep_finished(storage: str, name: str) -> None:
-    """Copy the detector and the history of a run's newest whole checkpoint into <run>/finished/.
+    """Copy the detector and the history of a run's newest intact checkpoint to <run>/finished/.
 
     Raises:
-        ValueError: when no checkpoint is whole, or what was written does not read back; nothing may be removed then.
+        ValueError: when no checkpoint is intact, or the copy does not read back; nothing may be removed then.
     """
     from pipeline.cluster.storage import Checkpoints  # Ray Train takes 2 s to be imported
 
@@ -41,22 +42,22 @@ def keep_finished(storage: str, name: str) -> None:
         seal(Path(temporary))
         system, target = fsspec.url_to_fs(f"{storage.rstrip('/')}/{name}/{KEPT}")
         system.makedirs(target, exist_ok=True)
-        for file in (BEST, ROWS, DIGESTS):  # the seal last: without it the others do not count
+        for file in (BEST, ROWS, DIGESTS):  # the checksums last: without them the others do not count
             system.put_file(f"{temporary}/{file}", f"{target}/{file}")
     if export_finished(RunFolder(storage, name), lambda path: True) is None:
         raise ValueError(f"run {name} could not be kept in {KEPT}/; its folder is left as it is")
 
 
 def is_finished(folder: RunFolder) -> bool:
-    """Whether a run has ended and keeps what its outputs are made of."""
+    """Return whether a run has finished and its archive is there."""
     return folder.read(f"{KEPT}/{DIGESTS}") is not None
 
 
 def export_finished(folder: RunFolder, export: Callable[[Path], Exported]) -> Exported | None:
-    """Call `export` with a folder of this machine that holds detector and history; None where nothing is kept.
+    """Call `export` with a local folder that holds detector and history; return None if there is no archive.
 
     Raises:
-        ValueError: saying what is wrong with what is kept, or that the storage does not answer.
+        ValueError: when the archive is damaged, or the storage does not answer.
     """
     if not is_finished(folder):
         return None

@@ -1,4 +1,4 @@
-"""The CPUs that this process may use: those of the machine, less what its affinity and its cgroup take away."""
+"""Count the CPUs that this process may use: those of the machine, limited by its affinity and its cgroup."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def count_cpus() -> int:
-    """CPUs that this process may use, at least 1; a quota of 2.5 CPUs counts as 3.
+    """Return the number of CPUs that this process may use, at least 1; a quota of 2.5 CPUs counts as 3.
 
     A container (`docker run --cpus 2`, a pod's limit) or a service (CPUQuota=) has a quota of CPU time, which
     os.cpu_count() does not see.
     """
-    # sched_getaffinity is Linux's alone.
+    # sched_getaffinity exists on Linux only.
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([allowed, *(math.ceil(quota) for quota in quotas(CGROUPS, own_cgroup()))]))
 
 
 def own_cgroup() -> str:
-    """The path of this process's cgroup below the root of cgroups v2; empty where there is none."""
+    """Return the path of this process's cgroup below the cgroup v2 root; empty if there is none."""
     with suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             if line.startswith("0::"):
@@ -32,10 +32,10 @@ def own_cgroup() -> str:
 
 
 def quotas(root: Path, own: str) -> Iterator[float]:
-    """The limits in CPUs of a cgroup and of all above it, and that of cgroups v1.
+    """Yield the CPU limits of a cgroup and its parents, and that of cgroups v1.
 
     Args:
-        root: where cgroups are mounted.
+        root: mount point of cgroups.
         own: path of the cgroup below it.
     """
     folder = root / own
@@ -49,6 +49,6 @@ def quotas(root: Path, own: str) -> Iterator[float]:
 
 
 def quota(time: str, period: str) -> Iterator[float]:
-    """CPUs, where the time in a period is limited; `max` and -1 mean that it is not."""
+    """Yield the limit in CPUs; nothing for `max` and -1, which mean no limit."""
     if time.strip() != "max" and float(time) > 0:
         yield float(time) / float(period)

@@ -1,4 +1,4 @@
-"""A Ray on this machine, or a cluster's: started, checked, described."""
+"""Start Ray on this machine or connect to a cluster; check and describe its resources."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from typing import Any
 import ray
 
 from pipeline.cluster.processors import count_cpus
-from pipeline.cluster.shipping import ship_code
+from pipeline.cluster.runtime_env import code_environment
 from pipeline.params.place import Place
 
-# Of a Ray on this machine, with what its workers print.
+# Of a local Ray, with the output of its workers.
 LOGS = f"{os.environ.get('RAY_TMPDIR', '/tmp')}/ray/session_latest/logs"
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a training asks of the cluster.
+    """Resources that a training requests from the cluster.
 
     Attributes:
-        workers: so many, or the fewest and the most: it begins with what is there, goes on with fewer when nodes
-            leave, and takes up new ones.
-        hang_timeout_s: a worker that gives no sign of life for so long is taken for dead.
-        has_nodes: they may be told in advance that they end.
-        verbose: what workers print and log is shown by this process.
+        workers: their number, or the minimum and the maximum: training starts with the workers available, continues
+            with fewer when nodes leave, and adds workers when nodes join.
+        hang_timeout_s: a worker without a health check answer for this long is considered lost.
+        has_nodes: workers run on cluster nodes, which may be preempted with notice.
+        verbose: show the output and the logs of the workers.
     """
 
     workers: int | list[int]
@@ -45,18 +45,18 @@ class Resources:
 
     @classmethod
     def of(cls, place: Place) -> Resources:
-        """What conf/ says of them."""
+        """Return the resources that conf/ requests."""
         values = place.model_dump(include=set(cls.__dataclass_fields__))
         return cls(**values, has_nodes=is_elsewhere(place.address))
 
     @property
     def fewest(self) -> int:
-        """Workers without which it does not begin."""
+        """Minimum number of workers."""
         return self.workers if isinstance(self.workers, int) else self.workers[0]
 
     @property
     def most(self) -> int:
-        """Workers that it can make use of."""
+        """Maximum number of workers."""
         return self.workers if isinstance(self.workers, int) else self.workers[1]
 
 
@@ -64,16 +64,16 @@ class Resources:
 def start_ray(
     address: str, resources: Resources, *, dashboard: bool = False, environment: Mapping[str, str] | None = None
 ) -> Iterator[None]:
-    """A Ray on this machine ("local"), or a cluster's; RAY_ADDRESS wins. What was started here is stopped.
+    """Start Ray on this machine ("local") or connect to a cluster; RAY_ADDRESS takes precedence. Disconnects at exit.
+
+    The nodes of a cluster receive our code; see pipeline.cluster.runtime_env.
 
     Args:
-        dashboard: of a Ray that is started here; it cleans up after trainings that are stopped from outside.
-        environment: variables of every process that works for this one.
-
-    The nodes of a cluster get our code; see pipeline.cluster.shipping.
+        dashboard: run the dashboard of a local Ray, which cleans up after trainings that are stopped from outside.
+        environment: variables of every worker process.
 
     Raises:
-        ValueError: when the cluster does not have what the training asks for.
+        ValueError: when the cluster lacks the resources that the training requests.
         RuntimeError: when there is no Ray at that address, or none can be started.
     """
     address = address_of(address)
@@ -83,10 +83,10 @@ def start_ray(
         # A machine with fewer cores than workers still trains, only slower.
         cpus = max(count_cpus(), resources.most * resources.cpus_per_worker)
         options |= {"num_cpus": cpus, "include_dashboard": dashboard}
-    shipped = {"env_vars": dict(environment)} if environment else {}
+    runtime_env = {"env_vars": dict(environment)} if environment else {}
     if is_elsewhere(address):
-        shipped |= ship_code()
-    options["runtime_env"] = shipped
+        runtime_env |= code_environment()
+    options["runtime_env"] = runtime_env
     logging.getLogger("ray").setLevel(level)
     connect(options)
     try:
@@ -99,16 +99,16 @@ def start_ray(
 
 
 def connect(options: Mapping[str, Any]) -> None:
-    """Call ray.init; a Ray of this machine that does not come up in time, as on a busy one, gets a second chance.
+    """Call ray.init; retry once when a local Ray times out, as on a busy machine.
 
     Raises:
-        RuntimeError: with one sentence.
+        RuntimeError: when there is no Ray at the address, or a local one does not start.
     """
     is_ours = options["address"] == "local"
     try:
         try:
             ray.init(**options)
-        except Exception as error:  # it raises bare ones
+        except Exception as error:  # ray.init raises bare exceptions
             if not is_ours or "timed out" not in str(error):
                 raise
             ray.shutdown()
@@ -122,17 +122,17 @@ def connect(options: Mapping[str, Any]) -> None:
 
 
 def address_of(address: str) -> str:
-    """Where Ray is: RAY_ADDRESS, or else this address."""
+    """Return the address of Ray: RAY_ADDRESS if set, else this address."""
     return os.environ.get("RAY_ADDRESS") or address
 
 
 def is_elsewhere(address: str) -> bool:
-    """Whether the workers may run on machines that do not see our files."""
+    """Return whether workers may run on machines that do not see our files."""
     return address_of(address) != "local"
 
 
 def wait_for_nodes(resources: Resources) -> None:
-    """Give the nodes of a cluster that is coming up their time."""
+    """Wait until a starting cluster has enough nodes, at most start_timeout_s."""
     deadline, told = time.monotonic() + resources.start_timeout_s, False
     while list(missing(resources)) and time.monotonic() < deadline:
         if not told:
@@ -142,7 +142,7 @@ def wait_for_nodes(resources: Resources) -> None:
 
 
 def missing(resources: Resources) -> Iterator[tuple[str, float, float]]:
-    """Kind of resource, what each worker needs, and what the cluster has, where that is too little."""
+    """Yield each insufficient resource: kind, demand per worker, amount in the cluster."""
     there = ray.cluster_resources()
     for kind, each in (("CPU", resources.cpus_per_worker), ("GPU", resources.gpus_per_worker)):
         if resources.fewest * each > there.get(kind, 0):
@@ -150,7 +150,7 @@ def missing(resources: Resources) -> Iterator[tuple[str, float, float]]:
 
 
 def check_resources(resources: Resources) -> None:
-    """Refuse at once what Ray would wait for without end."""
+    """Raise ValueError for a request that Ray would wait for forever."""
     for kind, each, there in missing(resources):
         raise ValueError(
             f"{resources.fewest} workers of {each:g} {kind} need {resources.fewest * each:g}, "
@@ -159,10 +159,10 @@ def check_resources(resources: Resources) -> None:
 
 
 def describe_cluster() -> dict[str, Any]:
-    """The Ray that was started or joined, in plain values: our job in it, and its living nodes.
+    """Describe the connected cluster in plain values: our job, and its living nodes.
 
     Returns:
-        job: Ray's id of it; submission: the id of `ray job submit`, None without; nodes: host, address, resources
+        job: Ray's job id; submission: the id of `ray job submit`, None without it; nodes: host, address, resources
         (CPUs, GPUs and their type).
     """
     submission = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}").get("metadata") or {}
@@ -176,7 +176,7 @@ def describe_cluster() -> dict[str, Any]:
 
 
 def hardware_of(node: Mapping[str, Any]) -> dict[str, float]:
-    """CPUs and GPUs of a node, and 1 of each type of GPU."""
+    """Return the CPUs and GPUs of a node, and 1 for each type of GPU."""
     there = {kind.removeprefix("accelerator_type:"): count for kind, count in node["Resources"].items()}
     kinds = ["CPU", "GPU", *(kind for kind in there if f"accelerator_type:{kind}" in node["Resources"])]
     return {kind: there[kind] for kind in kinds if kind in there}

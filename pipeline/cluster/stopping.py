@@ -1,4 +1,4 @@
-"""A stop that loses nothing: on SIGTERM or Ctrl-C the workers finish their step and keep a checkpoint."""
+"""Graceful stop: on SIGTERM or Ctrl-C the workers finish their step and write a checkpoint."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Result = TypeVar("Result")
 
 @contextmanager
 def hearing_signals() -> Iterator[threading.Event]:
-    """An event that is set by SIGTERM or Ctrl-C; a Ctrl-C after that interrupts at once.
+    """Yield an event that SIGTERM or Ctrl-C sets; a second Ctrl-C interrupts at once.
 
-    A second SIGTERM changes nothing: systemd and Slurm send one to every process, and so does the loss of the parent.
+    A second SIGTERM has no effect: systemd and Slurm signal every process, and so does the death of the parent.
     """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield asked  # signals come to the main thread only
+        yield asked  # only the main thread receives signals
         return
 
     def hear(number: int, frame: FrameType | None) -> None:
@@ -38,13 +38,13 @@ def hearing_signals() -> Iterator[threading.Event]:
 
 
 def run_until_asked(work: Callable[[], Result], asked: threading.Event, stop: Callable[[], object]) -> Result:
-    """The result of `work`, which runs in a thread of its own; `stop` is called once when the event is set."""
+    """Run `work` in a thread and return its result; call `stop` once when the event is set."""
     outcome: Future[Result] = Future()
 
     def run() -> None:
         try:
             outcome.set_result(work())
-        except BaseException as error:  # noqa: BLE001  # it is raised again where the result is read
+        except BaseException as error:  # noqa: BLE001  # raised again by outcome.result()
             outcome.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()

@@ -1,12 +1,13 @@
-"""Checkpoints of a run in its storage: written whole, checked when they are read, the newest good one found.
+"""Checkpoints of a run in its storage: written atomically, verified on reading, the newest intact one selected.
 
-Ray keeps the two newest and deletes older ones. Which one to go on from is read from the storage itself, not from Ray's
-notes on it, so that neither a damaged checkpoint nor damaged notes cost more than the steps since the one before.
+Ray keeps the two newest and deletes older ones. The checkpoint to resume from is selected from the storage itself, not
+from Ray's notes, so that a damaged checkpoint or damaged notes cost at most the steps since the checkpoint before.
 """
 
 from __future__ import annotations
 
 import json
+import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,18 +23,19 @@ from pipeline.runs.identity import CHECKPOINT
 from pipeline.runs.seals import check_whole, seal
 
 WriteCheckpoint = Callable[[Path], None]
-"""Fills a folder."""
+"""Writes the files of a checkpoint to a folder."""
 
-NOTES = "checkpoint_manager_snapshot.json"  # Ray's, without which it refuses to begin
+NOTES = "checkpoint_manager_snapshot.json"  # Ray's; if it is damaged, Ray refuses to start
 COMPLAINTS = (OSError, ValueError)
+UPLOAD_CHUNK = 64 * 2**20  # bytes
 
 
 class Checkpoints:
-    """The folder of a run's checkpoints.
+    """The checkpoints in a run's folder.
 
     Args:
-        filesystem: of pyarrow.
-        folder: in it.
+        filesystem: a pyarrow file system.
+        folder: path of the run's folder in it.
     """
 
     def __init__(self, filesystem: Any, folder: str) -> None:
@@ -41,34 +43,34 @@ class Checkpoints:
 
     @classmethod
     def of(cls, storage: str, name: str) -> Checkpoints:
-        """The checkpoints of the run of that name in a folder or at a URL."""
+        """Return the checkpoints of a run, whose storage is a folder or a URL."""
         filesystem, folder = pyarrow.fs.FileSystem.from_uri(storage if "://" in storage else str(Path(storage)))
         return cls(filesystem, f"{folder}/{name}")
 
     def names(self) -> list[str]:
-        """Names of the checkpoints, the newest last."""
+        """Return the names of the checkpoints, oldest first."""
         found = self.filesystem.get_file_info(pyarrow.fs.FileSelector(self.folder, allow_not_found=True))
         return sorted(
             entry.base_name for entry in found if entry.base_name.startswith(CHECKPOINT) and not entry.is_file
         )
 
     def checkpoint(self, name: str) -> ray.train.Checkpoint:
-        """The checkpoint of that name, as Ray knows it."""
+        """Return the checkpoint of that name as Ray's class."""
         return ray.train.Checkpoint(path=f"{self.folder}/{name}", filesystem=self.filesystem)
 
     @contextmanager
     def opened(self, name: str) -> Iterator[Path]:
-        """The checkpoint's folder on this machine, once it has been found whole.
+        """Yield the checkpoint's files in a local folder, after their checksums have been verified.
 
         Raises:
-            ValueError: saying what is wrong with it.
+            ValueError: when it is damaged.
         """
         with self.checkpoint(name).as_directory() as folder:
             check_whole(Path(folder))
             yield Path(folder)
 
     def newest(self, complain: Callable[[str], object]) -> str | None:
-        """The name of the newest checkpoint that is whole; each newer one that is not costs a sentence."""
+        """Return the name of the newest intact checkpoint; call `complain` for each newer one that is damaged."""
         for name in reversed(self.names()):
             try:
                 with self.opened(name):
@@ -77,16 +79,64 @@ class Checkpoints:
                 complain(f"{name} is damaged ({error}); taking the one before")
         return None
 
+    def write(self, fill: WriteCheckpoint, *, step: int) -> ray.train.Checkpoint:
+        """Write a new checkpoint.
+
+        Args:
+            fill: writes its files into a temporary folder, whose content is then copied to the storage.
+
+        Raises:
+            OSError: when it cannot be written, e.g. to a full disk; nothing of it is left then.
+            ValueError: when this node does not see the run's folder.
+        """
+        self.demand_folder()
+        name = name_of(step)
+        with tempfile.TemporaryDirectory() as temporary:
+            try:
+                fill(Path(temporary))
+            except RuntimeError as error:  # torch.save on a full disk
+                raise OSError(str(error).partition("\n")[0]) from error
+            seal(Path(temporary))
+            try:
+                self.upload(temporary, name)
+            except OSError:
+                self.remove(name)
+                raise
+        return self.checkpoint(name)
+
+    def demand_folder(self) -> None:
+        """Raise ValueError where the run's folder, which the driver has made, is not visible on this node."""
+        if self.filesystem.get_file_info(self.folder).type == pyarrow.fs.FileType.NotFound:
+            raise ValueError(
+                f"node {platform.node()} does not see {self.folder}; set storage in conf/ to a URL, or to a folder "
+                "that all nodes share"
+            )
+
+    def upload(self, folder: str, name: str) -> None:
+        """Copy a local folder to the checkpoint of that name."""
+        target = f"{self.folder}/{name}"
+        self.filesystem.create_dir(target)
+        # Uploads to S3 from several threads may hang: github.com/apache/arrow/issues/32372.
+        use_threads = self.filesystem.type_name != "s3"
+        pyarrow.fs.copy_files(
+            folder,
+            target,
+            source_filesystem=pyarrow.fs.LocalFileSystem(),
+            destination_filesystem=self.filesystem,
+            chunk_size=UPLOAD_CHUNK,
+            use_threads=use_threads,
+        )
+
     def remove(self, name: str) -> None:
-        """Remove what there is of a checkpoint, if anything."""
+        """Remove a checkpoint, or what exists of it."""
         path = f"{self.folder}/{name}"
         if self.filesystem.get_file_info(path).type != pyarrow.fs.FileType.NotFound:
             self.filesystem.delete_dir(path)
 
     def mend_notes(self, complain: Callable[[str], object]) -> None:
-        """Put Ray's own notes on the checkpoints aside where Ray would refuse to begin with them.
+        """Rename Ray's notes on the checkpoints if Ray would refuse to start with them.
 
-        Nothing is lost with them: which checkpoint to go on from is read from the checkpoints themselves.
+        Nothing is lost: the checkpoint to resume from is selected from the checkpoints themselves.
         """
         path = f"{self.folder}/{NOTES}"
         if self.filesystem.get_file_info(path).type == pyarrow.fs.FileType.NotFound:
@@ -100,12 +150,12 @@ class Checkpoints:
 
 
 def flaw_of_notes(content: bytes, names: Sequence[str]) -> str | None:
-    """What is wrong with Ray's notes, None where nothing is: damage, another version of Ray, a checkpoint that is gone.
+    """Return what is wrong with Ray's notes, or None: damage, another version of Ray, a checkpoint that is gone.
 
-    Another version may have other fields, and Ray promises to read only what the same version wrote.
+    Another version of Ray may use other fields, and Ray promises to read only notes of its own version.
 
     Args:
-        names: of the checkpoints that there are.
+        names: the checkpoints in the storage.
     """
     try:
         notes = json.loads(content)
@@ -119,32 +169,5 @@ def flaw_of_notes(content: bytes, names: Sequence[str]) -> str | None:
 
 
 def name_of(step: int) -> str:
-    """A new name that sorts after all of earlier steps, and of earlier tries at this step."""
+    """Return a new name that sorts after those of earlier steps, and of earlier attempts at this step."""
     return f"{CHECKPOINT}{step:09d}_{time.time_ns()}"
-
-
-def write_checkpoint(write: WriteCheckpoint, *, step: int) -> ray.train.Checkpoint:
-    """In a worker of Ray Train: a new checkpoint in the run's storage.
-
-    Raises:
-        OSError: when it cannot be written, for want of space for instance; nothing of it is left then.
-    """
-    storage = ray.train.get_context().get_storage()
-    name = name_of(step)
-    with tempfile.TemporaryDirectory() as temporary:
-        try:
-            write(Path(temporary))
-        except RuntimeError as error:  # what torch.save makes of a full disk
-            raise OSError(str(error).partition("\n")[0]) from error
-        seal(Path(temporary))
-        try:
-            return storage.persist_current_checkpoint(ray.train.Checkpoint.from_directory(temporary), name)
-        except OSError:
-            checkpoints_here().remove(name)
-            raise
-
-
-def checkpoints_here() -> Checkpoints:
-    """In a worker of Ray Train: the checkpoints of its run."""
-    storage = ray.train.get_context().get_storage()
-    return Checkpoints(storage.storage_filesystem, storage.experiment_fs_path)

@@ -1,4 +1,4 @@
-"""A training on Ray Train, from the driver: run, heard while it works, and told apart when it fails."""
+"""Run Ray Train from the driver: start it, receive its events, classify its errors."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from pipeline.cluster.start import Resources, describe_cluster
 from pipeline.cluster.stopping import hearing_signals, run_until_asked
 from pipeline.cluster.storage import Checkpoints
 
-# The user's mistake, and a training that diverges: their sentence says it all.
+# A user's mistake, and a training that diverges: the message suffices, without a traceback.
 COMPLAINTS = (ValueError, FloatingPointError)
 
 Exported = TypeVar("Exported")
 
 
 class Trainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]  # ray has no types
-    """Ray's, without the actor that shares out Ray's own data sets, which we do not use.
+    """TorchTrainer without the actor for Ray Data, which we do not use; it takes 3.1 s of CPU time to start.
 
-    Every actor of Ray Train takes 4 s of a processor to be there.
+    The private parts of Ray that are used here are listed in tests/private_parts.py.
     """
 
     needless: tuple[type, ...] = (DatasetsCallback,)
@@ -45,7 +45,7 @@ class Trainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]  # ray has no
 
 
 class BriefTrainer(Trainer):
-    """On a Ray of this process: it ends with it, so nothing needs to clean up, and no nodes can be asked for."""
+    """Trainer for a local Ray, which ends with this process: no cleaner of placement groups and no autoscaler."""
 
     needless = (DatasetsCallback, PlacementGroupCleanerCallback)
 
@@ -56,10 +56,10 @@ class BriefTrainer(Trainer):
 
 
 class FixedWorkers(FixedScalingPolicy):  # type: ignore[misc]  # ray has no types
-    """So many workers, without the actor that asks an autoscaler for their nodes; it takes 3.5 s to be there."""
+    """A fixed number of workers, without the actor that asks an autoscaler for nodes, 3.5 s of CPU time to start."""
 
     def after_controller_start(self, train_run_context: Any) -> None:
-        """Ask nobody."""
+        """Do not start the autoscaling coordinator."""
 
     def _maybe_send_resource_request(self) -> None:
         pass
@@ -75,22 +75,22 @@ def train_on_ray(
     on_event: Callable[[dict[str, Any]], None],
     export: Callable[[Path], Exported],
 ) -> Exported:
-    """Run `fit` on the workers of the Ray that runs, from the last checkpoint of a run of that name if there is one.
+    """Run `fit` on the workers of the connected Ray, and resume from the last checkpoint of that run if there is one.
 
     Args:
         fit: runs in every worker with a dictionary that holds `config` under this name, which can be pickled.
         storage: folder or URL; the run lies in <storage>/<name>.
-        on_event: called in this process first with the cluster (describe_cluster), then with every report, and with
-            what the workers tell in between.
+        on_event: called in this process, first with the cluster (describe_cluster), then with every report and every
+            event of a worker.
         export: called in this process with the folder of the newest checkpoint.
 
     Returns:
-        What `export` returns.
+        The result of `export`.
 
     Raises:
-        StoppedError: when SIGTERM or Ctrl-C has stopped it; the next run goes on from there.
-        RuntimeError: with the worker's own error, when the training failed for good.
-        torch.OutOfMemoryError: when a worker's images do not fit its memory.
+        StoppedError: when SIGTERM or Ctrl-C has stopped it; the next run resumes from there.
+        RuntimeError: with the worker's own error, when all retries have failed.
+        torch.OutOfMemoryError: when the images of a worker do not fit its memory.
     """
 
     def warn(text: str) -> None:
@@ -119,7 +119,7 @@ def train_on_ray(
             raise StoppedError(f"stopped {kept}; run again to go on")
         if newest is None:
             raise RuntimeError(f"no checkpoint could be written to {storage}; see the warnings above")
-        # Where the storage is elsewhere, this downloads the files.
+        # Downloads the files if the storage is remote.
         with checkpoints.opened(newest) as folder:
             return export(folder)
 
@@ -135,19 +135,20 @@ def run_trainer(
     asked: threading.Event | None = None,
     lasting: bool = True,
 ) -> ray.train.Result:
-    """Ray Train's own call; see train_on_ray.
+    """Configure and run Ray Train; see train_on_ray.
 
     Args:
-        asked: once set, the workers stop with a checkpoint.
-        lasting: Ray outlives this process, and must take its workers away when it dies.
+        asked: when it is set, the workers write a checkpoint and stop.
+        lasting: whether Ray outlives this process, and must remove its workers when it dies.
     """
-    Checkpoints.of(storage, name).mend_notes(lambda text: on_event({"kind": "warning", "text": text}))
-    # Ray takes these here only.
+    checkpoints = Checkpoints.of(storage, name)
+    checkpoints.mend_notes(lambda text: on_event({"kind": "warning", "text": text}))
+    # Environment variables are the only way to set these.
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(resources.start_timeout_s)
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(resources.hang_timeout_s)
     os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = str(int(resources.has_nodes))
     events, stop = queue_here(), queue_here()
-    link = {"_events": events, "_stop": stop, "_has_nodes": resources.has_nodes}
+    link = {"_events": events, "_stop": stop, "_has_nodes": resources.has_nodes, "_checkpoints": checkpoints}
     trainer = (Trainer if lasting else BriefTrainer)(
         fit,
         train_loop_config={"config": config, **link},
@@ -181,25 +182,25 @@ def run_trainer(
 
 
 def queue_here() -> Queue:
-    """A queue on the driver's node, so that it outlives every other node."""
+    """Return a queue on the driver's node, so that it survives the loss of any other node."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
 
 class Forward(ray.train.UserCallback):  # type: ignore[misc]  # ray has no types
-    """Hands every report on to the driver; it runs in Ray's controller, after the checkpoint is in the storage."""
+    """Forwards every report to the driver; runs in Ray's controller, after the checkpoint has been stored."""
 
     def __init__(self, events: Queue) -> None:
         self.events = events
         self._seen: set[str] = set()
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        """One event per report, with the first worker's metrics: they are the same on all."""
-        # An exception here would end the training, and an event is not worth that.
+        """Send one event per report, with the first worker's metrics, which are equal on all workers."""
+        # Not awaited: an exception here would end the training.
         self.events.actor.put_nowait.remote({"kind": "report", **metrics[0]})
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """End the training, by an exception, where a new try would end as this one."""
+        """Raise to end the training if a retry would fail in the same way."""
         cause = own_error(worker_exceptions)
         if isinstance(cause, OutOfMemoryError) or (isinstance(cause, COMPLAINTS) and str(cause) in self._seen):
             raise cause
@@ -207,21 +208,21 @@ class Forward(ray.train.UserCallback):  # type: ignore[misc]  # ray has no types
 
 
 class Heard:
-    """The last report that has come: it may come after the training has ended, from another process."""
+    """The last report received; it comes from another process, perhaps after the training has ended."""
 
     def __init__(self) -> None:
         self.step: int | None = None
         self.news = threading.Condition()
 
     def note(self, event: Mapping[str, Any]) -> None:
-        """An event has been passed on."""
+        """Record that an event has been handled."""
         if event["kind"] == "report":
             with self.news:
                 self.step = event["step"]
                 self.news.notify_all()
 
     def wait_for(self, metrics: Mapping[str, Any] | None) -> None:
-        """Until the report with these metrics has come; a training that had nothing left to do sent none."""
+        """Wait up to 2 s for the report with these metrics; a training with nothing left to do sends none."""
         step = (metrics or {}).get("step")
         with self.news:
             self.news.wait_for(lambda: self.step == step, timeout=2.0)
@@ -229,9 +230,9 @@ class Heard:
 
 @contextmanager
 def listening(events: Queue, on_event: Callable[[dict[str, Any]], None]) -> Iterator[Heard]:
-    """Pass events to a function while the body runs, and those that are left when it ends.
+    """Pass events to `on_event` while the body runs, and the remaining ones when it ends.
 
-    Where the function fails, a warning says so, once for each reason, and the later events are passed on all the same.
+    A failure of `on_event` prints a warning, once for each reason; later events are still passed on.
     """
     done, heard = threading.Event(), Heard()
     reasons: set[str] = set()
@@ -239,11 +240,11 @@ def listening(events: Queue, on_event: Callable[[dict[str, Any]], None]) -> Iter
     def handle(event: dict[str, Any]) -> None:
         try:
             on_event(event)
-        except Exception as error:  # noqa: BLE001  # a storage or tracker that fails costs one event, not the rest
+        except Exception as error:  # noqa: BLE001  # a failing storage or tracker costs one event, not the rest
             reason = f"{type(error).__name__}: {error}"
             if reason not in reasons:
                 print(f"warning: an event of kind {event['kind']} is lost ({reason}); later ones are heard", flush=True)
-                if not isinstance(error, OSError | ValueError):  # not the storage's answer but a bug
+                if not isinstance(error, OSError | ValueError):  # a bug, not an error of the storage
                     traceback.print_exception(error)
             reasons.add(reason)
 
@@ -270,20 +271,20 @@ def listening(events: Queue, on_event: Callable[[dict[str, Any]], None]) -> Iter
 
 
 def first_cause(error: BaseException) -> str:
-    """What failed: one sentence for the user's mistake, Ray's whole account for anything else."""
+    """Return the message of a user's mistake, or Ray's full error text for anything else."""
     cause = cause_of(error)
     return str(cause if isinstance(cause, COMPLAINTS) else error).strip()
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """The exception that a worker or Ray's controller raised itself."""
+    """Return the original exception of a worker or of Ray's controller."""
     own = own_error(getattr(error, "worker_failures", {}))
     return own if own is not None else getattr(error, "controller_failure", error)
 
 
 def own_error(failures: Mapping[int, BaseException]) -> BaseException | None:
-    """The exception that a worker raised itself, a complaint first: the others fail because that one left them."""
-    # Ray wraps it in one whose text is the traceback.
+    """Return the original exception of a worker, preferring user errors: the other workers fail as a consequence."""
+    # Ray wraps it in an exception whose text is the traceback.
     causes = [getattr(failure, "_base_exc", failure) for failure in failures.values()]
     told = (*COMPLAINTS, OutOfMemoryError)
     return next((cause for cause in causes if isinstance(cause, told)), causes[0] if causes else None)

@@ -1,4 +1,4 @@
-"""A worker's link to those who run it."""
+"""A training worker's link to Ray Train and to the driver."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ import ray.train.torch
 from ray.train import CheckpointUploadMode
 
 from pipeline.cli.progress import Throttle
-from pipeline.cluster.storage import WriteCheckpoint, checkpoints_here, write_checkpoint
+from pipeline.cluster.storage import Checkpoints, WriteCheckpoint
 
-STEPS_BETWEEN_LOOKS = 20  # asking for a node's end makes the workers wait for each other
+STEPS_BETWEEN_LOOKS = 20  # the preemption check is a barrier over all workers
 
 
 @dataclass(frozen=True)
 class Worker:
-    """What a worker knows of itself, and its link to who runs it.
+    """Rank and device of a worker, and its link to whoever runs it: Ray Train, Ray Tune or a test.
 
     Attributes:
-        tell: send the driver an event between two reports, without waiting.
-        report: in every worker, at the same time: say how far the training is (metrics with the key step) and, from
-            the first worker, keep a checkpoint.
-        last_checkpoint: the folder of the newest checkpoint of this run, None where there is none.
-        workers_here: of this training on this node.
-        wants_pause: asked at every step by every worker: whether to keep a checkpoint now, and whether to stop then.
+        tell: sends the driver an event, without waiting.
+        report: called by every worker at the same step: reports metrics (with the key step) and, on rank 0, writes a
+            checkpoint.
+        last_checkpoint: yields the folder of this run's newest checkpoint, None if there is none.
+        workers_here: workers of this training on this node.
+        wants_pause: called by every worker at every step: whether to write a checkpoint now, and whether to stop then.
     """
 
     rank: int
@@ -45,20 +45,20 @@ class Worker:
 
 
 def worker(config: Mapping[str, Any]) -> Worker:
-    """In a worker of Ray Train: who am I. Also quiets Ray's own word on every report."""
+    """Return the link of the current Ray Train worker; silences Ray's log line for every report."""
     from ray.train.v2._internal.execution import context as reports
 
     logging.getLogger(reports.__file__).setLevel(logging.WARNING)
     context = ray.train.get_context()
-    tell = Teller(config["_events"])
+    tell, checkpoints = Teller(config["_events"]), config["_checkpoints"]
     return Worker(
         rank=context.get_world_rank(),
         num_workers=context.get_world_size(),
         workers_here=context.get_local_world_size(),
         device=ray.train.torch.get_device(),
         tell=tell,
-        report=lambda metrics, write: report(metrics, write, tell),
-        last_checkpoint=lambda: last_checkpoint(tell),
+        report=lambda metrics, write: report(metrics, write, tell, checkpoints),
+        last_checkpoint=lambda: last_checkpoint(tell, checkpoints),
         wants_pause=Pauses(config["_stop"], first=context.get_world_rank() == 0, watches_nodes=config["_has_nodes"]),
     )
 
@@ -70,17 +70,22 @@ class Teller:
         self.events = events
 
     def __call__(self, event: dict[str, Any]) -> None:
-        """Without waiting for an answer."""
+        """Send an event, without waiting for an answer."""
         self.events.actor.put_nowait.remote(event)
 
 
-def report(metrics: dict[str, Any], write: WriteCheckpoint | None, tell: Callable[[dict[str, Any]], None]) -> None:
-    """See Worker.report. A checkpoint that cannot be written is told, and the training goes on without it."""
+def report(
+    metrics: dict[str, Any],
+    write: WriteCheckpoint | None,
+    tell: Callable[[dict[str, Any]], None],
+    checkpoints: Checkpoints,
+) -> None:
+    """See Worker.report. Warn about a checkpoint that cannot be written, and continue training without it."""
     if write is None:
         ray.train.report(metrics)
         return
     try:
-        checkpoint = write_checkpoint(write, step=metrics["step"])
+        checkpoint = checkpoints.write(write, step=metrics["step"])
     except OSError as error:
         told = f"no checkpoint at step {metrics['step']}: {error}; the training goes on, older checkpoints are kept"
         tell({"kind": "warning", "text": told})
@@ -90,9 +95,8 @@ def report(metrics: dict[str, Any], write: WriteCheckpoint | None, tell: Callabl
 
 
 @contextmanager
-def last_checkpoint(tell: Callable[[dict[str, Any]], None]) -> Iterator[Path | None]:
-    """See Worker.last_checkpoint. The first worker chooses, so that all go on from the same one."""
-    checkpoints = checkpoints_here()
+def last_checkpoint(tell: Callable[[dict[str, Any]], None], checkpoints: Checkpoints) -> Iterator[Path | None]:
+    """See Worker.last_checkpoint. Rank 0 selects it, so that all workers resume from the same one."""
     chosen = None
     if ray.train.get_context().get_world_rank() == 0:
         chosen = checkpoints.newest(lambda text: tell({"kind": "warning", "text": text}))
@@ -105,7 +109,7 @@ def last_checkpoint(tell: Callable[[dict[str, Any]], None]) -> Iterator[Path | N
 
 
 class Pauses:
-    """Whether something asks this worker to keep a checkpoint: the person who stops the driver, or a node's end."""
+    """Requests for a checkpoint: a stop of the driver, or the announced end of a node."""
 
     def __init__(self, stop: Any, *, first: bool, watches_nodes: bool) -> None:
         self.stop, self.first, self.watches_nodes = stop, first, watches_nodes
@@ -115,7 +119,7 @@ class Pauses:
         self.known: Any = None
 
     def __call__(self) -> tuple[bool, bool]:
-        """Pause, stop."""
+        """Return (pause, stop)."""
         self.steps += 1
         stop = self.first and self.is_stopping()
         # A collective: it must not depend on `stop`, which the first worker alone knows.
@@ -123,7 +127,7 @@ class Pauses:
         return stop or ending, stop
 
     def is_stopping(self) -> bool:
-        """Whether the driver has been told to stop; the answer comes some steps after the question."""
+        """Return whether the driver is stopping; the answer arrives some steps after the request."""
         if self.answer is None and self.may_ask():
             self.answer = self.stop.actor.empty.remote()
         if self.answer is None or not ray.wait([self.answer], timeout=0)[0]:
@@ -131,11 +135,11 @@ class Pauses:
         answer, self.answer = self.answer, None
         try:
             return not ray.get(answer)
-        except ray.exceptions.RayError:  # the driver is gone: nobody asks for anything
+        except ray.exceptions.RayError:  # the driver is gone: there is no request
             return False
 
     def is_node_ending(self) -> bool:
-        """Once for every announcement that a node of this training will go; a collective at every 20th step."""
+        """Return True once for each announced end of a node; a collective at every 20th step."""
         if not self.watches_nodes or self.steps % STEPS_BETWEEN_LOOKS:
             return False
         info = ray.train.get_preemption_info()

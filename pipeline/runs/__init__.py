@@ -1,1 +1,1 @@
-"""What names a run, and what stores it: identity, code fingerprint, inputs, lease."""
+"""Identity and storage of a run: digest, code fingerprint, input files, lock and lease."""

@@ -1,4 +1,4 @@
-"""The code that computes a result, by what Python makes of it: comments, docstrings and spacing are no part of it."""
+"""Fingerprint of the code that computes a result: its syntax trees, without comments, docstrings and spacing."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ PYTHON, TORCH = "python", "torch"
 
 
 def describe_code(paths: Iterable[Path], *, root: Path) -> dict[str, str]:
-    """The versions of Python and torch, and for each file its digest.
+    """Return the versions of Python and torch, and the digest of each file.
 
-    Python counts by major and minor version: its grammar, and so the syntax tree, changes with those. torch counts by
-    its whole version, because a patch release may change a kernel's rounding, but without the build's own suffix
-    (+cpu, +cu128): a run may move from one kind of machine to another.
+    Python counts as major.minor, because its grammar, and with it the syntax tree, changes between minor versions.
+    torch counts with its patch version, because a patch release may change a kernel's rounding, but without the build
+    suffix (+cpu, +cu128), because a run may move to another kind of machine.
 
     Returns:
         {"python": "3.11", "torch": "2.15.0", "retinanet/data/pixels.py": 16 hexadecimal digits, ..}; files by path
@@ -32,12 +32,12 @@ def describe_code(paths: Iterable[Path], *, root: Path) -> dict[str, str]:
 
 
 def torch_version() -> str:
-    """The version of torch without the build's suffix; torch itself is not imported, which takes 2 s."""
+    """Return the version of torch without the build suffix, and without importing torch, which takes 2 s."""
     return version(TORCH).partition("+")[0]
 
 
 def digest_source(path: Path) -> str:
-    """16 hexadecimal digits of the syntax tree of a file, without docstrings.
+    """Return 16 hexadecimal digits over the syntax tree of a file without docstrings.
 
     Raises:
         ValueError: naming the file and the line, when it is not Python.
@@ -54,17 +54,17 @@ def digest_source(path: Path) -> str:
 
 
 def is_text(node: object) -> bool:
-    """True for a statement that is only a string: a docstring, or one under an attribute; neither computes anything."""
+    """Return True for a statement that is only a string: a docstring, or the description of an attribute."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def digest_code(code: Mapping[str, str]) -> str:
-    """8 hexadecimal digits of what describe_code returns."""
+    """Return 8 hexadecimal digits over the result of describe_code."""
     return hashlib.sha256(json.dumps(dict(code), sort_keys=True).encode()).hexdigest()[:8]
 
 
 def spell_changes(before: Mapping[str, str], after: Mapping[str, str]) -> str:
-    """What differs between two codes: versions with both values, files by name; e.g. "torch 2.11.0 -> 2.12.0"."""
+    """Describe the differences of two codes: versions, and files by name; e.g. "torch 2.11.0 -> 2.12.0"."""
     versions = [
         f"{name} {before.get(name)} -> {after.get(name)}"
         for name in (PYTHON, TORCH)

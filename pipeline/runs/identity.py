@@ -1,4 +1,4 @@
-"""Which run this is: a digest of all that decides its result, and a lock so that only one process trains it."""
+"""The identity of a run: a digest of everything that determines its result, and a lock against a second process."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from pipeline.storage.stores import complaint, retry
 
 SECONDS_BETWEEN_WORDS = 30
 BEST = "detector.pt"
-"""In a checkpoint: the best detector so far."""
+"""File of a checkpoint: the best detector so far."""
 ROWS = "history.json"
-"""In a checkpoint: the rows of the epochs, for those who read it without torch."""
+"""File of a checkpoint: one row per epoch, readable without torch."""
 CHECKPOINT = "checkpoint_"
-"""How the folders of checkpoints begin within that of a run."""
+"""Prefix of the checkpoint folders in a run's folder."""
 
-RUN_ID = "mlflow_run_id"  # the text in a run's folder that says which run of the tracker is its own
+RUN_ID = "mlflow_run_id"  # file in a run's folder that holds the id of its MLflow run
 
 
 def digest_run(values: Mapping[str, Any], files: Sequence[Path]) -> str:
-    """16 hexadecimal digits of parameters and of the bytes of files: the same experiment has the same digest.
+    """Return 16 hexadecimal digits over parameters and file contents, equal for equal experiments.
 
     Raises:
         ValueError: naming the file, when one is missing.
@@ -39,7 +39,7 @@ def digest_run(values: Mapping[str, Any], files: Sequence[Path]) -> str:
 
 
 def digest_file(path: Path) -> str:
-    """SHA-256 of a file."""
+    """Return the SHA-256 of a file."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -48,7 +48,7 @@ def digest_file(path: Path) -> str:
 
 
 class RunFolder:
-    """A run's own folder in the storage, beside Ray's checkpoints: small texts by name.
+    """A run's folder in the storage, which holds small text files beside Ray's checkpoints.
 
     Args:
         storage: folder or URL.
@@ -58,7 +58,7 @@ class RunFolder:
         self.url = f"{storage.rstrip('/')}/{digest}"
 
     def read(self, name: str) -> str | None:
-        """The text of that name, None where there is none.
+        """Return the text file of that name, None if there is none.
 
         Raises:
             ValueError: naming the storage, when it does not answer.
@@ -77,23 +77,23 @@ class RunFolder:
             raise ValueError(complaint(self.url, error)) from error
 
     def put_aside(self) -> str | None:
-        """Give the folder another name; the new name, None where there is no folder.
+        """Rename the folder; return its new URL, None if there is no folder.
 
         Raises:
             ValueError: naming the storage, when it does not answer.
         """
-        aside = f"{self.url}.{time.strftime('%Y%m%d-%H%M%S')}"
+        suffix = f".{time.strftime('%Y%m%d-%H%M%S')}"
         try:
             filesystem, path = fsspec.core.url_to_fs(self.url)
             if not filesystem.exists(path):
                 return None
-            filesystem.mv(path, filesystem._strip_protocol(aside), recursive=True)
+            filesystem.mv(path, f"{path}{suffix}", recursive=True)
         except OSError as error:
             raise ValueError(complaint(self.url, error)) from error
-        return aside
+        return f"{self.url}{suffix}"
 
     def write(self, name: str, text: str) -> None:
-        """Keep a text, whole or not at all.
+        """Write a text file atomically.
 
         Raises:
             ValueError: naming the storage, when it cannot be written.
@@ -114,13 +114,13 @@ class RunFolder:
 
 @contextmanager
 def lock_run(folder: Path, digest: str) -> Iterator[Path]:
-    """Hold a run, so that an orphan of a killed `dvc repro` does not train beside its successor.
+    """Lock a run, so that an orphan of a killed `dvc repro` does not train beside its successor.
 
-    Waits for the other process and says so; its work is not lost, because this one then resumes it. The system frees
-    the lock of a process that dies. Processes on other machines are kept off by a lease (pipeline.runs.lease).
+    Waits for the other process, with a message; its work is not lost, because this process then resumes it. The
+    operating system frees the lock of a process that dies. A lease (pipeline.runs.lease) excludes other machines.
 
     Yields:
-        The file of the lock.
+        The lock file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     holder = folder / f"{digest}.pid"

@@ -1,9 +1,9 @@
-"""What a worker reads besides pictures: the prepared files and the backbone's weights, found on every node.
+"""Input files of a worker besides images: the prepared splits and the pretrained weights, available on every node.
 
-On one machine they are the files themselves. For a cluster the driver puts a copy of each into the storage, which
-every node must reach anyway for the checkpoints, named by its digest: the runs that follow find it there. A node
-fetches it from a URL once, into the cache of its user. Nothing of it goes through Ray, so that neither its object
-store nor the configuration of each worker holds 450 MB of COCO, and a node that joins later finds it too.
+On one machine workers read the files themselves. For a cluster the driver copies each file to the storage, which every
+node must reach for the checkpoints anyway, under its digest, so that later runs reuse it. A node downloads it once, to
+the user's cache. Nothing goes through Ray: neither its object store nor the configuration of each worker has to hold
+450 MB of COCO, and a node that joins later finds the files too.
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ from pipeline.storage import stores
 from pipeline.storage.outs import write_whole
 
 CACHE = "~/.cache/retinanet-pipeline"
-"""Of the user on each node: what came from URLs."""
+"""Folder of the user on each node for downloads."""
 
 BUILT_IN = (None, "imagenet")
-"""Values of model.weights that name no file."""
+"""Values of model.weights that are not a file."""
 
 
 def publish(path: Path, storage: str) -> str:
-    """Put a file into the storage under its digest, unless it is there.
+    """Upload a file to the storage under its digest, unless it is there already.
 
     Returns:
-        Where it is: a path or a URL.
+        Its path or URL.
 
     Raises:
-        ValueError: naming the storage, when it takes nothing.
+        ValueError: naming the storage, when it cannot be written.
     """
     location = f"{storage.rstrip('/')}/inputs/{digest_file(path)}{path.suffix}"
-    temporary = f"{location}.{socket.gethostname()}-{os.getpid()}"
     progress = TqdmCallback(tqdm_kwargs={"desc": f"{path.name} to the storage", "unit": "B", "disable": None})
     try:
         system, target = fsspec.url_to_fs(location, auto_mkdir=True)
         if system.exists(target) and system.size(target) == path.stat().st_size:
             return location
-        system.put_file(str(path), system._strip_protocol(temporary), callback=progress)
-        system.mv(system._strip_protocol(temporary), target)
+        temporary = f"{target}.{socket.gethostname()}-{os.getpid()}"
+        system.put_file(str(path), temporary, callback=progress)
+        system.mv(temporary, target)
     except OSError as error:
         raise ValueError(stores.complaint(storage, error)) from error
     return location
 
 
 def fetch(location: str) -> Path:
-    """The file at a path or a URL, as a file of this node; from a URL once, into the cache.
+    """Return a local file for a path or a URL; a URL is downloaded once, to the cache.
 
     Raises:
         ValueError: naming file and node, when it cannot be read here.
@@ -66,14 +66,14 @@ def fetch(location: str) -> Path:
         return Path(location)
     kept = Path(CACHE).expanduser() / "inputs" / location.rpartition("/")[2]
     kept.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(kept.with_name(f"{kept.name}.lock")):  # the workers of a node come at once
+    with FileLock(kept.with_name(f"{kept.name}.lock")):  # all workers of a node start at the same time
         if not kept.exists():
             write_whole(kept, lambda temporary: download(location, temporary, node))
     return kept
 
 
 def download(location: str, path: Path, node: str) -> None:
-    """Copy what lies at a URL; see fetch."""
+    """Download a URL; see fetch."""
     try:
         system, source = fsspec.url_to_fs(location)
         system.get_file(source, str(path))
@@ -84,7 +84,7 @@ def download(location: str, path: Path, node: str) -> None:
 
 
 def check_pictures(root: str) -> None:
-    """Refuse a folder of pictures that this node does not see.
+    """Check that this node sees the image folder.
 
     Raises:
         ValueError: naming folder and node.

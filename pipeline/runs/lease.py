@@ -1,16 +1,16 @@
-"""The lease of a run in its storage: one driver writes to a run, whatever machines its drivers are on.
+"""Lease of a run in its storage: only one driver writes to a run, even from several machines.
 
-The lock of RunFolder holds between processes that see one folder; two machines may share a bucket or a folder
-without its locks. So a driver also writes a small file beside the runs, <storage>/leases/<run>.json, and changes it
-every HEARTBEAT_S. Another one that finds it watches it by its own clock, since those of two machines differ: where it
-changes within TTL_S the run is refused; where it does not, its owner is dead and the lease is taken over.
+`lock_run` excludes processes that share a file system; two machines may share a bucket, or a folder without locks. So
+a driver also writes <storage>/leases/<run>.json and changes it every HEARTBEAT_S. Another driver that finds the file
+watches it by its own clock, because the clocks of two machines differ: if it changes within TTL_S, the run is refused;
+otherwise its owner is considered dead and the lease is taken over.
 
-What remains: no store that we use writes on a condition (pyarrow's S3 has no If-None-Match; a local folder does, when
-there is no lease yet). So a driver writes, waits SETTLE_S and reads back whose token is there. Two drivers that begin
-within a second, one of whose writes takes longer than SETTLE_S, both believe to hold it until the next heartbeat of the
-one that lost, which stops it; so does one whose machine slept while another took over. Until then, at most HEARTBEAT_S
-and a slow answer, both may write. That costs no result: checkpoints have names of their own, each is whole or passed
-over, and both train the same curve.
+Limit: none of the stores supports conditional writes (pyarrow's S3 has no If-None-Match; a local folder can create a
+new file exclusively). So a driver writes, waits SETTLE_S and reads the token back. If two drivers start within a second
+and one write takes longer than SETTLE_S, both hold the lease until the next heartbeat of the loser, which stops it; the
+same applies to a machine that slept while another took over. Until then, at most HEARTBEAT_S and a slow answer, both
+may write. No result is lost: checkpoints have unique names, incomplete ones are skipped, and both drivers compute the
+same curve.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ LOST = signal.SIGUSR1  # this process sends it to its main thread
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds a lease.
+    """The holder of a lease.
 
     Attributes:
         token: a new one for each driver.
-        lock: the local lock that this process holds beside the lease: machine, start of the machine, file. Whoever
-            holds the same lock later knows that this process has ended.
+        lock: the local lock that this process holds beside the lease: machine, boot id, file. A process that holds the
+            same lock later knows that this process has ended.
     """
 
     host: str
@@ -58,13 +58,13 @@ class Owner:
 
     @classmethod
     def here(cls, lock: Path) -> Owner:
-        """This process, which holds that lock."""
+        """Return this process as owner, which holds that lock."""
         now = time.strftime("%Y-%m-%d %H:%M:%S %Z")
         return cls(socket.gethostname(), os.getpid(), now, identity_of(lock))
 
     @classmethod
     def of(cls, content: bytes) -> Owner:
-        """The owner that a lease names; one without a name where it is not whole."""
+        """Parse the owner of a lease; an incomplete lease has an unknown owner."""
         try:
             values = json.loads(content)
             return cls(**{key: values[key] for key in cls.__dataclass_fields__})
@@ -76,7 +76,7 @@ class Owner:
 
 
 def identity_of(lock: Path) -> str:
-    """Machine, its start, and the file: equal for two processes only if the system keeps the lock between them."""
+    """Return host, boot id and inode: equal for two processes only if the lock works between them."""
     with suppress(OSError):
         start = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         file = lock.stat()
@@ -93,11 +93,11 @@ class LeaseFile:
 
     def __init__(self, storage: str, name: str) -> None:
         self.url = f"{storage.rstrip('/')}/leases/{name}.json"
-        # Of its own: a transaction would take in what other threads write through the same file system.
+        # An instance of its own: a transaction would include writes of other threads through a shared one.
         self.system, self.path = fsspec.url_to_fs(self.url, skip_instance_cache=True)
 
     def read(self) -> bytes | None:
-        """Its content, None where there is none."""
+        """Return its content, None if there is no file."""
         try:
             content: bytes = retry(lambda: self.system.cat_file(self.path))
         except FileNotFoundError:
@@ -105,7 +105,7 @@ class LeaseFile:
         return content
 
     def create(self, content: bytes) -> bool:
-        """Write it where the file system says that it was not there; False where it was, or the system cannot say."""
+        """Create the file exclusively; return False if it exists, or if the file system cannot do that."""
         self.system.makedirs(self.path.rpartition("/")[0], exist_ok=True)
         if "file" not in self.system.protocol:
             return False
@@ -117,7 +117,7 @@ class LeaseFile:
         return True
 
     def write(self, content: bytes) -> None:
-        """Write it whole."""
+        """Write it atomically."""
 
         def put() -> None:
             with self.system.transaction, self.system.open(self.path, "wb") as file:
@@ -133,11 +133,11 @@ class LeaseFile:
 
 @dataclass
 class Lease:
-    """A lease that this process wants, or holds.
+    """A lease that this process acquires and holds.
 
     Args:
-        now: a clock in seconds that never goes back.
-        sleep: for so many seconds of that clock.
+        now: monotonic clock, in seconds.
+        sleep: waits for a number of seconds of that clock.
     """
 
     file: LeaseFile
@@ -148,15 +148,15 @@ class Lease:
     beats: int = 0
 
     def content(self) -> bytes:
-        """A content that the file has not had."""
+        """Return a new content, different from all before."""
         self.beats += 1
         return json.dumps({**asdict(self.me), "beats": self.beats}).encode()
 
     def acquire(self) -> None:
-        """Take the lease, once nobody else can hold it.
+        """Acquire the lease; wait for the end of a dead owner's.
 
         Raises:
-            ValueError: naming its owner, when that one lives.
+            ValueError: naming its owner, when that process is alive.
         """
         while not self.file.create(self.content()):
             found = self.file.read()
@@ -168,7 +168,7 @@ class Lease:
                 return
 
     def watch(self, found: bytes) -> None:
-        """Wait until the owner of this content has ended; see acquire."""
+        """Wait until the owner of this content has ended or counts as dead; see acquire."""
         owner = Owner.of(found)
         if owner.lock and owner.lock == self.me.lock:
             return  # it held the lock that this process holds now
@@ -191,12 +191,12 @@ class Lease:
         print(f"no sign of life in {TTL_S:.0f} s: taking over the lease of {owner}", flush=True)
 
     def is_mine(self) -> bool:
-        """Whether the file still names this process."""
+        """Return whether the file names this process."""
         found = self.file.read()
         return found is not None and Owner.of(found).token == self.me.token
 
     def renew(self) -> bool:
-        """One heartbeat; False when another driver has the lease. A store that does not answer is asked again later."""
+        """Renew the lease; return False when another driver has it. A store that does not answer is retried later."""
         try:
             if not self.is_mine():
                 return False
@@ -206,13 +206,13 @@ class Lease:
         return True
 
     def release(self) -> None:
-        """Give it back, if it is still there to give."""
+        """Remove the lease, if this process still holds it."""
         with suppress(OSError):
             if self.is_mine():
                 self.file.remove()
 
     def sentence(self) -> str:
-        """What is said when another driver has taken it."""
+        """Return the error message for a lost lease."""
         return (
             f"run {self.name} is no longer held by this process: its lease {self.file.url} is another's, since it was "
             f"not renewed for {TTL_S:.0f} s; run again when that one has ended"
@@ -221,14 +221,14 @@ class Lease:
 
 @contextmanager
 def hold_lease(storage: str, name: str, *, lock: Path) -> Iterator[None]:
-    """Hold the lease of a run while the body runs; when another driver takes it over, the body ends by SystemExit.
+    """Hold the lease of a run while the body runs; raise SystemExit in the body when another driver takes it over.
 
     Args:
         storage: folder or URL.
         lock: the local lock that this process holds.
 
     Raises:
-        ValueError: when another driver holds it and lives, or the storage does not answer.
+        ValueError: when a living driver holds it, or the storage does not answer.
     """
     lease = Lease(LeaseFile(storage, name), name, Owner.here(lock))
     try:
@@ -248,7 +248,7 @@ def hold_lease(storage: str, name: str, *, lock: Path) -> Iterator[None]:
 
 
 def beat(lease: Lease, ended: threading.Event, lose: Callable[[], object]) -> None:
-    """Renew a lease until its body has ended, or it is lost."""
+    """Renew a lease until `ended` is set or the lease is lost."""
     while not ended.wait(HEARTBEAT_S):
         if not lease.renew():
             lose()
@@ -257,10 +257,10 @@ def beat(lease: Lease, ended: threading.Event, lose: Callable[[], object]) -> No
 
 @contextmanager
 def ending_when_lost(lease: Lease) -> Iterator[Callable[[], object]]:
-    """A function for another thread that ends the body of this block, which runs in the main thread.
+    """Yield a function by which another thread ends the body, which runs in the main thread.
 
-    By a signal, because the main thread waits for Ray; and by SystemExit, because nobody may take it for a failure that
-    passes. What the body has started ends with it, so its workers write no more. Only the main thread can be ended so.
+    It sends a signal, because the main thread waits for Ray; the handler raises SystemExit, which no retry catches.
+    Workers that the body has started end with it. Does nothing outside of the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None

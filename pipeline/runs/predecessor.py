@@ -1,6 +1,6 @@
-"""Runs of the same parameters and data whose code was another: found, named, and gone on from where conf/ says so.
+"""Earlier runs of the same parameters and data under other code: find them, report them, resume from them on request.
 
-A run's name is <digest of parameters and data>-<digest of the code>, so one listing of the storage finds them.
+A run is named <digest of parameters and data>-<digest of the code>, so one listing of the storage finds them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline.runs.identity import CHECKPOINT, RunFolder
 from pipeline.storage.stores import complaint
 
 CODE = "code.json"
-"""The text in a run's folder that says which code trains it, and which run it went on from."""
+"""File in a run's folder: the code that trains it, and the run that it was resumed from."""
 
 
 class Predecessor(NamedTuple):
@@ -25,7 +25,7 @@ class Predecessor(NamedTuple):
 
     Attributes:
         name: of its folder.
-        changes: what differs in the code since.
+        changes: differences of the code since then.
     """
 
     name: str
@@ -33,9 +33,9 @@ class Predecessor(NamedTuple):
 
 
 def begin_run(storage: str, name: str, code: Mapping[str, str], *, goes_on: bool) -> dict[str, str]:
-    """Prepare the folder of a run: with `goes_on`, a run without checkpoints takes those of its predecessor.
+    """Prepare the folder of a run: with `goes_on`, a run without checkpoints starts from those of its predecessor.
 
-    Says what it does, and says which predecessor it leaves alone.
+    Prints what it does, or which predecessor it ignores.
 
     Args:
         storage: folder or URL of the runs.
@@ -43,7 +43,7 @@ def begin_run(storage: str, name: str, code: Mapping[str, str], *, goes_on: bool
         goes_on: resume is `always` in conf/.
 
     Returns:
-        The tags of the run in the tracker; none where it has no predecessor.
+        Tags for the MLflow run; empty without a predecessor.
 
     Raises:
         ValueError: naming the storage, when it does not answer.
@@ -62,7 +62,7 @@ def begin_run(storage: str, name: str, code: Mapping[str, str], *, goes_on: bool
 
 
 def choose_origin(storage: str, name: str, code: Mapping[str, str], *, goes_on: bool) -> dict[str, Any]:
-    """Say which run has the same parameters and data, and decide whether this one goes on from it."""
+    """Print which run has the same parameters and data, and decide whether this run resumes from it."""
     found = find_predecessor(storage, name, code)
     if found is None:
         return {}
@@ -82,7 +82,7 @@ def choose_origin(storage: str, name: str, code: Mapping[str, str], *, goes_on: 
 
 
 def find_predecessor(storage: str, name: str, code: Mapping[str, str]) -> Predecessor | None:
-    """The run of the same parameters and data that has the newest checkpoint, None where there is none."""
+    """Return the run of the same parameters and data with the newest checkpoint, None if there is none."""
     candidates = []
     for other in names_like(storage, name):
         checkpoints = checkpoints_of(RunFolder(storage, other))
@@ -96,25 +96,25 @@ def find_predecessor(storage: str, name: str, code: Mapping[str, str]) -> Predec
 
 
 def names_like(storage: str, name: str) -> list[str]:
-    """The other folders of a storage whose names begin with the same digest of parameters and data."""
+    """Return the other runs in the storage with the same digest of parameters and data."""
     experiment = name.partition("-")[0]
     found = [entry.rpartition("/")[2] for entry in list_folder(storage)]
     return sorted(other for other in found if re.fullmatch(rf"{experiment}-[0-9a-f]{{8}}", other) and other != name)
 
 
 def checkpoints_of(folder: RunFolder) -> list[str]:
-    """The paths of a run's checkpoints within its storage."""
+    """Return the paths of a run's checkpoints within its storage."""
     return [path for path in list_folder(folder.url) if path.rpartition("/")[2].startswith(CHECKPOINT)]
 
 
 def time_of(checkpoint: str) -> int:
-    """When a checkpoint was begun, as its name says, in ns since the epoch."""
+    """Return the time in a checkpoint's name, in ns since the epoch."""
     last = checkpoint.rpartition("_")[2]
     return int(last) if last.isdigit() else 0
 
 
 def list_folder(url: str) -> list[str]:
-    """The paths of what lies directly in a folder; none where it does not exist.
+    """Return the paths of the direct members of a folder; empty if it does not exist.
 
     Raises:
         ValueError: naming the storage, when it does not answer.
@@ -130,14 +130,14 @@ def list_folder(url: str) -> list[str]:
 
 
 def copy_checkpoints(origin: RunFolder, folder: RunFolder) -> None:
-    """Copy the checkpoints of a run into the folder of another; the first run keeps its own.
+    """Copy the checkpoints of one run to the folder of another.
 
     Raises:
         ValueError: naming the storage, when it does not answer.
     """
     try:
         system, source = fsspec.url_to_fs(origin.url)
-        target = system._strip_protocol(folder.url)
+        _, target = fsspec.url_to_fs(folder.url)
         for checkpoint in checkpoints_of(origin):
             for path in system.find(checkpoint):
                 copy = f"{target}/{path[len(source) :].lstrip('/')}"

@@ -1,4 +1,4 @@
-"""A sealed folder: the digests of its files stand beside them, so that damage is seen. It needs no Ray Train."""
+"""Checksums of the files in a folder, stored beside them to detect damage. Needs no Ray Train."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ DIGESTS = "sha256.json"
 
 
 def seal(folder: Path) -> None:
-    """Write down the digest of each file in a folder."""
+    """Write the SHA-256 of each file in a folder to sha256.json."""
     digests = {path.name: digest_file(path) for path in sorted(folder.iterdir())}
     (folder / DIGESTS).write_text(json.dumps(digests, indent=1))
 
 
 def check_whole(folder: Path) -> None:
-    """Compare a folder with its digests.
+    """Compare the files of a folder with their checksums.
 
     Raises:
-        ValueError: saying what is wrong.
+        ValueError: saying which file is missing or changed.
     """
     if not (folder / DIGESTS).exists():
         raise ValueError(f"it has no {DIGESTS}, so it was not written to its end")

@@ -1,4 +1,4 @@
-"""How a stage writes its outs: under a temporary name first, so that what lies under the real name is whole."""
+"""Atomic writes of output files: under a temporary name first, then renamed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write` with a temporary name beside the path (same suffix), then give it the real one."""
+    """Call `write` with a temporary path beside the target (same suffix), then rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".writing-{path.name}")
     write(temporary)
@@ -18,13 +18,13 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_json(path: Path, content: object) -> None:
-    """An indented JSON file; numbers that JSON has no word for become null."""
+    """Write an indented JSON file; NaN and infinity become null."""
     text = json.dumps(as_json(content), indent=1, allow_nan=False) + "\n"
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file.
+    """Return the content of a JSON file.
 
     Raises:
         ValueError: naming the file, when it is missing.
@@ -34,13 +34,13 @@ def read_json(path: Path) -> Any:
 
 
 def demand_file(path: Path) -> None:
-    """Refuse to go on without what the stage before should have left."""
+    """Raise ValueError if an output of an earlier stage is missing."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist; run the stage before (`dvc repro` does)")
 
 
 def nest(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted names of the form per_class.<name>.<metric> as nested mappings; class names may hold dots themselves."""
+    """Nest dotted names of the form per_class.<name>.<metric>; class names may contain dots."""
     nested: dict[str, Any] = {}
     for name, value in metrics.items():
         group, _, rest = name.partition(".")
@@ -53,7 +53,7 @@ def nest(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_json(content: object) -> object:
-    """Nested content with NaN and infinity as None."""
+    """Return nested content with NaN and infinity replaced by None."""
     if isinstance(content, Mapping):
         return {str(key): as_json(value) for key, value in content.items()}
     if isinstance(content, list | tuple):

@@ -1,9 +1,9 @@
-"""Object stores for everything that opens a URL through fsspec: s3:// and gs:// by pyarrow, the client that Ray uses.
+"""Object stores: s3:// and gs:// URLs in fsspec by way of pyarrow, the client that Ray uses.
 
-One client, so a bucket that takes Ray's checkpoints also gives pictures and takes the records beside them, with the
-same standard variables (AWS_ACCESS_KEY_ID, AWS_REGION, AWS_ENDPOINT_URL for another store than Amazon's, ...), files
-and roles. fsspec's own for S3, s3fs, has a second client with rules of its own, and ties botocore to one version.
-Importing this room registers it.
+With one client, a bucket that works for Ray's checkpoints also works for images and records, with the same standard
+variables (AWS_ACCESS_KEY_ID, AWS_REGION, AWS_ENDPOINT_URL for stores other than Amazon's, ...), files and roles. s3fs,
+fsspec's own for S3, is a second client with different rules, and pins one version of botocore. Importing this module
+registers the protocols.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ import fsspec
 from fsspec.implementations.arrow import ArrowFile, ArrowFSWrapper
 
 PROTOCOLS = ("s3", "gs", "gcs")
-# What a file system answers where there is no file of that name.
+# Errors of a file system for a file that does not exist.
 MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 PAUSES_S = (1.0, 3.0, 9.0)
-"""Before the second and later tries of a read or write. pyarrow's client of S3 has repeated each request for 6 s."""
+"""Pauses before retries of a read or write. By then, pyarrow's S3 client has repeated the request for 6 s."""
 
 TRANSIENT_ERRNOS = (
     *(errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ESTALE),
     *(errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH),
 )
-"""Of file systems on the network; not a full disk, a missing right or a missing folder."""
+"""Errors of network file systems; not a full disk, a missing permission or a missing folder."""
 
 TRANSIENT_WORDS = re.compile(
     r"SLOW_DOWN|THROTTLING|UNAVAILABLE|INTERNAL_FAILURE|REQUEST_TIMEOUT|NETWORK_CONNECTION|DEADLINE_EXCEEDED"
     r"|HTTP status (5\d\d|429)"
 )
-"""In the message of a pyarrow error, which has no errno: the AWS SDK's and Google's names of what passes."""
+"""Transient errors by the names of the AWS SDK and Google, in the message of a pyarrow error, which has no errno."""
 
 Result = TypeVar("Result")
 
@@ -48,12 +48,12 @@ class ObjectStore(ArrowFSWrapper):  # type: ignore[misc]  # fsspec has no types
     """
 
     def __init__(self, bucket: str, **options: Any) -> None:
-        # Here, because most runs use no object store.
+        # Imported here, because most runs use no object store.
         from pyarrow.fs import FileSystem, FileType
 
         system, name = FileSystem.from_uri(bucket)
         found = None
-        with suppress(OSError):  # who may read the files of a bucket may not always ask for the bucket
+        with suppress(OSError):  # permission to read files does not imply permission to query the bucket
             found = system.get_file_info(name).type
         if found == FileType.NotFound:
             raise OSError("there is no such bucket")
@@ -61,27 +61,27 @@ class ObjectStore(ArrowFSWrapper):  # type: ignore[misc]  # fsspec has no types
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
-        """Bucket and key; a key may hold any character, also those that have a meaning in a URL."""
+        """Return bucket/key; a key may contain any character, also those with a meaning in a URL."""
         if isinstance(path, list):
             return [cls._strip_protocol(each) for each in path]
         return str(path).partition("://")[2].rstrip("/") if "://" in str(path) else str(path).strip("/")
 
     @staticmethod
     def _get_kwargs_from_urls(path: str) -> dict[str, str]:
-        """The bucket of a URL."""
+        """Return the bucket of a URL as constructor argument."""
         protocol, _, rest = path.partition("://")
         return {"bucket": f"{protocol.replace('gcs', 'gs')}://{rest.partition('/')[0]}"}
 
     def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **options: Any) -> ArrowFile:
-        """A file; what is written appears under its name, whole, when it is closed."""
+        """Open a file; written content appears atomically when it is closed."""
         file = super()._open(path, mode, block_size, **options)
-        file.commit = lambda: None  # nothing is left to do for a transaction of fsspec
+        file.commit = lambda: None  # nothing to do at the end of an fsspec transaction
         file.discard = lambda: self.rm_file(path)
         return file
 
 
 def retry(work: Callable[[], Result]) -> Result:
-    """The result of `work`, which is called again after a transient error: 4 times in all, with pauses of 13 s in all.
+    """Return the result of `work`; call it up to 4 times on transient errors, with pauses of 13 s in total.
 
     Args:
         work: a read or a write; must be safe to repeat.
@@ -97,7 +97,7 @@ def retry(work: Callable[[], Result]) -> Result:
 
 
 def is_transient(error: OSError) -> bool:
-    """True where the same request may succeed a moment later: a slow or unreachable store, not a full disk."""
+    """Return whether the same request may succeed later: a slow or unreachable store, not a full disk."""
     if isinstance(error, ConnectionError | TimeoutError) or error.errno in TRANSIENT_ERRNOS:
         return True
     return error.errno is None and bool(TRANSIENT_WORDS.search(str(error)))
@@ -105,7 +105,7 @@ def is_transient(error: OSError) -> bool:
 
 @contextmanager
 def explained(url: str) -> Iterator[None]:
-    """What the body asks of a store fails with one sentence that names it; a missing file stays what it is.
+    """Convert errors of a store in the body to a ValueError that names it; FileNotFoundError passes unchanged.
 
     Raises:
         ValueError: when the store does not answer, or when the package for its protocol is not installed.
@@ -119,7 +119,7 @@ def explained(url: str) -> Iterator[None]:
 
 
 def complaint(url: str, error: OSError | ImportError) -> str:
-    """One sentence for a folder or a store that does not answer, or not as it should."""
+    """Return the error message for a folder or a store that cannot be used."""
     reason = (getattr(error, "strerror", None) or str(error).strip() or type(error).__name__).partition("\n")[0]
     hint = "look at the address, and whether its server answers"
     if "://" not in url:

@@ -1,11 +1,11 @@
-"""The door to MLflow: one run per training, continued by every resume and by the evaluation; the driver alone writes.
+"""Everything that calls MLflow: one run per training, resumed by restarts and the evaluation; only the driver writes.
 
-Importing this room touches nothing: no file, no database, no server, and not even mlflow itself.
+Importing this package opens no file, database or connection, and does not import mlflow.
 
     with open_run(run_id=None, name="shapes-resnet18", params=flatten(params), tags=provenance_tags(...)) as run:
-        run.log_history(history)        # the whole history each time; what the store holds is not sent again
+        run.log_history(history)        # the whole history each time; only new rows are sent
 
-A store that is away never stops the work: what cannot be sent waits and goes with the next verb.
+A store that is away never stops the work: records that cannot be sent wait, and go with the next call.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pipeline.tracking.store import import_mlflow
 from pipeline.tracking.verbs import NoRun
 
 Tracked = Run | NoRun
-"""What a stage tells its story to."""
+"""An MLflow run, or its stand-in without tracking."""
 
 __all__ = [
     "NoRun",

@@ -1,4 +1,4 @@
-"""A prepared split as a data set of a run: its digest, its source, and what is in it."""
+"""A prepared split as an MLflow data set: digest, source and profile."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ QUARTILES = {"min": 0, "q1": 25, "median": 50, "q3": 75, "max": 100}  # percenti
 
 
 def log_split(run: Run | NoRun, name: str, path: Path) -> None:
-    """Tell a run which split it used: digest of the prepared file, where its pictures are, what it holds.
+    """Log the split that a run used: digest of the prepared file, location of the images, profile.
 
     Args:
-        name: train, val or test; also what the run used it for.
+        name: train, val or test; also its context in the run.
     """
     content = path.read_bytes()
     split = json.loads(content)
@@ -30,7 +30,7 @@ def log_split(run: Run | NoRun, name: str, path: Path) -> None:
 
 
 def profile_of(split: Mapping[str, Any]) -> dict[str, Any]:
-    """What a prepared split holds, in plain values.
+    """Return the profile of a prepared split, in plain values.
 
     Returns:
         images, annotations (without crowds), crowds and categories; boxes_per_class; empty_images, their share;
@@ -54,7 +54,7 @@ def profile_of(split: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def quartiles(values: Sequence[float]) -> dict[str, float] | None:
-    """Least, quartiles and greatest; None of nothing."""
+    """Return minimum, quartiles and maximum; None for each if there are no values."""
     if not values:
         return None
     cuts = np.percentile(np.asarray(values, dtype=float), list(QUARTILES.values()))

@@ -1,4 +1,4 @@
-"""On what a run works: the machine of the driver, and the nodes of Ray's cluster."""
+"""Hardware tags of a run: the driver's machine, and the nodes of the Ray cluster."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CPUINFO = Path("/proc/cpuinfo")
 
 
 def hardware_tags() -> dict[str, str]:
-    """CPU, cores, memory and GPUs of this machine; what cannot be told is left out."""
+    """Return CPU, cores, memory and GPUs of this machine; unknown ones are left out."""
     tags = {
         "hardware.cpu": cpu_model(),
         "hardware.cores": str(os.cpu_count() or ""),
@@ -24,10 +24,10 @@ def hardware_tags() -> dict[str, str]:
 
 
 def cluster_tags(cluster: Mapping[str, Any]) -> dict[str, str]:
-    """Ray's job and the nodes at the beginning of the training.
+    """Return Ray's job and the nodes at the start of the training.
 
     Args:
-        cluster: as pipeline.cluster describes it: job, submission, and nodes with host, address and resources.
+        cluster: from pipeline.cluster.describe_cluster: job, submission, and nodes with host, address and resources.
     """
     nodes = cluster["nodes"]
     tags = {
@@ -40,13 +40,13 @@ def cluster_tags(cluster: Mapping[str, Any]) -> dict[str, str]:
 
 
 def describe_node(node: Mapping[str, Any]) -> str:
-    """One node on one line: its name, its address, what it offers."""
+    """Format a node on one line: host, address, resources."""
     offers = ", ".join(f"{count:g} {kind}" for kind, count in node["resources"].items())
     return f"{node['host']} ({node['address']}): {offers}"
 
 
 def cpu_model() -> str:
-    """As the system calls it."""
+    """Return the CPU model as the system reports it."""
     try:
         lines = CPUINFO.read_text().splitlines()
     except OSError:
@@ -56,7 +56,7 @@ def cpu_model() -> str:
 
 
 def memory() -> str:
-    """The main memory, in GiB."""
+    """Return the main memory, in GiB."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # bytes
     except (OSError, ValueError):
@@ -65,7 +65,7 @@ def memory() -> str:
 
 
 def gpu_names() -> list[str]:
-    """The GPUs that the driver of NVIDIA knows; asking it, unlike CUDA, takes none of their memory."""
+    """Return the GPUs that NVIDIA's driver reports; unlike CUDA, this allocates no GPU memory."""
     try:
         import pynvml  # type: ignore[import-untyped]
 
@@ -80,5 +80,5 @@ def gpu_names() -> list[str]:
 
 
 def counted(names: Sequence[str]) -> str:
-    """8 x NVIDIA H100, 1 x NVIDIA T4."""
+    """Format counts of names, e.g. 8 x NVIDIA H100, 1 x NVIDIA T4."""
     return ", ".join(f"{count} x {name}" for name, count in Counter(names).items())

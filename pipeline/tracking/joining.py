@@ -1,4 +1,4 @@
-"""Adding to the run of a training that has ended: found by its id or its digest, it keeps status, end and tags."""
+"""Add to the run of a finished training, found by id or digest; its status, end time and tags stay."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 DIGEST = "run_digest"
-"""The tag of a training's run that names the experiment."""
+"""Tag of a training's run: the digest of the experiment."""
 
 ENDED = ("FINISHED", "FAILED", "KILLED")
 
@@ -22,16 +22,16 @@ ENDED = ("FINISHED", "FAILED", "KILLED")
 def join_run(
     *, run_id: str | None, digest: str, name: str, params: Mapping[str, object], tags: Mapping[str, str]
 ) -> Run:
-    """Add to the run of a training; where the store has none, to a new run.
+    """Add to the run of a training, or to a new run if the store has none.
 
-    A store that does not answer is no error: the run is looked for by the first verb that reaches it.
+    A store that does not answer is no error: the first call that reaches it looks the run up.
 
     Args:
-        run_id: of the run, where it is known.
+        run_id: of the run, if known.
         digest: of the training; where the id is None or unknown to the store, the newest finished run with this
             `run_digest` is taken.
         name: of a new run.
-        params: as of `open_run`.
+        params: as for `open_run`.
         tags: of a new run, besides its `run_digest`.
 
     Raises:
@@ -44,16 +44,16 @@ def join_run(
 
 
 class JoinedRun(Run):
-    """A run that another process has ended. What happens here changes neither its status nor its end."""
+    """A run that another process has finished; calls here change neither its status nor its end time."""
 
     def __init__(self, store: Store, *, run_id: str | None, digest: str, name: str, tags: Mapping[str, str]) -> None:
-        """Nothing is sent yet: see `join_run`."""
+        """Send nothing yet; see `join_run`."""
         super().__init__(store, run_id=run_id, name=name, tags={**tags, DIGEST: digest})
         self._digest = digest
-        self._status: str | None = None  # of the run as it was found; None: it is new
+        self._status: str | None = None  # status of the existing run; None: the run is new
 
     def _continue(self, client: MlflowClient) -> str | None:
-        """The id of the training's run if the store has it."""
+        """Return the id of the training's run if the store has it."""
         run = active_run(client, self.run_id) or newest_run(client, self._store, DIGEST, self._digest)
         if run is None:
             print(f"MLflow at {self._store.public_uri} has no run of training {self._digest}; a new one begins")
@@ -62,6 +62,6 @@ class JoinedRun(Run):
         return str(run.info.run_id)
 
     def _end(self, client: MlflowClient, run_id: str, status: Status) -> None:
-        """End a new run, or one whose training could not say that it had finished; leave others as they are."""
+        """Finish a new run, or one whose training could not report its end; leave others unchanged."""
         if self._status is None or (status == "FINISHED" and self._status not in ENDED):
             super()._end(client, run_id, status)

@@ -1,4 +1,4 @@
-"""Which run is it? Runs found again by their id, or by what was said of them at their birth."""
+"""Find runs by id, or by a tag that was set on creation."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def find_run(tag: str, value: str) -> str | None:
-    """The id of the run of our experiment that has this tag, see `newest_run`; None where there is none.
+    """Return the id of the run with this tag in our experiment, see `newest_run`; None if there is none.
 
-    A store that does not answer knows no run either, and a warning says so: what asks goes on with a new one.
+    A store that does not answer also gives None, with a warning: the caller continues with a new run.
     """
     from mlflow.exceptions import MlflowException
 
@@ -33,7 +33,7 @@ def find_run(tag: str, value: str) -> str | None:
 
 
 def newest_run(client: MlflowClient, store: Store, tag: str, value: str) -> MlflowRun | None:
-    """The newest run of the store's experiment that has this tag and has finished, else the newest that has it.
+    """Return the newest finished run with this tag in the store's experiment, else the newest with it.
 
     Deleted runs are left out.
     """
@@ -51,7 +51,7 @@ def newest_run(client: MlflowClient, store: Store, tag: str, value: str) -> Mlfl
 
 
 def active_run(client: MlflowClient, run_id: str | None) -> MlflowRun | None:
-    """The run of this id; None where the store has none, or somebody has deleted it."""
+    """Return the run of this id; None if the store does not have it or it is deleted."""
     from mlflow.exceptions import MlflowException
 
     if run_id is None:
@@ -66,7 +66,7 @@ def active_run(client: MlflowClient, run_id: str | None) -> MlflowRun | None:
 
 
 def active_runs(run_ids: Sequence[str]) -> set[str] | None:
-    """Those of these runs that the store has and nobody has deleted; None, with a warning, where it does not answer."""
+    """Return those of these runs that exist and are not deleted; None, with a warning, if the store does not answer."""
     from mlflow.exceptions import MlflowException
 
     store = find_store()

@@ -1,4 +1,4 @@
-"""The exported detector as an MLflow model: its file, the code that runs it, what to install, what goes in and out."""
+"""The exported detector as an MLflow model: weights, code, requirements and signature."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ Picture = np.ndarray[Any, Any] | bytes | str | Path
 """An image [H, W, 3] uint8 RGB, the bytes of a PNG or JPEG file, or the path of one."""
 
 REQUIREMENTS = ("torch", "torchvision", "numpy", "pillow", "pycocotools", "fsspec")
-"""What the package retinanet imports; mlflow adds itself."""
+"""Imports of the package retinanet; mlflow adds itself."""
 
 DIGEST = "sha256"
-"""The tag of a model that holds the digest of its weights' file, models/model.pt."""
+"""Tag of a model: the SHA-256 of its weights file, models/model.pt."""
 
 SERVING = Path(__file__).resolve().with_name("serving.py")
 COLUMNS = {"image": "long", "x1": "double", "y1": "double", "x2": "double", "y2": "double"} | {
@@ -47,9 +47,9 @@ def log_model(
     example: Picture | None,
     tags: Mapping[str, str],
 ) -> str:
-    """Store the model with the run and return its id; a run holds a file once.
+    """Store the model with the run and return its id; a run stores the same file only once.
 
-    mlflow.pyfunc.log_model would do the same through the process's active run and experiment, which we leave alone.
+    mlflow.pyfunc.log_model uses the active run and experiment of the process, which stay untouched here.
     """
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model
@@ -77,7 +77,7 @@ def log_model(
 
 
 def models_of(client: MlflowClient, run: Run) -> list[LoggedModel]:
-    """The whole models that a run has made, the newest last."""
+    """Return the complete models of a run, oldest first."""
     found = [client.get_logged_model(output.model_id) for output in (run.outputs.model_outputs if run.outputs else [])]
     ready = [model for model in found if str(model.status) == "READY"]
     return sorted(ready, key=lambda model: model.creation_timestamp)
@@ -91,7 +91,7 @@ def write_model(
     import pandas as pd
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # mlflow reads its own example with calls that pandas deprecates
+        warnings.simplefilter("ignore")  # mlflow reads its own example with deprecated pandas calls
         mlflow.pyfunc.save_model(
             folder,
             python_model=str(SERVING),
@@ -106,7 +106,7 @@ def write_model(
 
 
 def signature() -> ModelSignature:
-    """A table with a column `image` in, a row per detection out; no threshold means the model's own."""
+    """Return the signature: a column `image` in, a row per detection out, an optional score threshold."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
@@ -118,7 +118,7 @@ def signature() -> ModelSignature:
 
 
 def package_folder(package: str) -> str:
-    """The folder of an importable package, without importing it."""
+    """Return the folder of a package, without importing it."""
     spec = importlib.util.find_spec(package)
     assert spec is not None, f"{package} cannot be imported"
     assert spec.submodule_search_locations, f"{package} is not a package"
@@ -126,7 +126,7 @@ def package_folder(package: str) -> str:
 
 
 def as_bytes(picture: Picture) -> bytes:
-    """The bytes of a picture file."""
+    """Return the bytes of an image file."""
     if isinstance(picture, bytes):
         return picture
     if isinstance(picture, np.ndarray):

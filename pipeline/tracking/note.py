@@ -1,4 +1,4 @@
-"""The description of a run, which MLflow shows on top of its page: how good, of what, and how to make it again."""
+"""Description of a run at the top of its MLflow page: metrics, data, and the command that reproduces it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 NOTE = "mlflow.note.content"
-"""The tag in which MLflow keeps the description, Markdown."""
+"""MLflow's tag for the description, in Markdown."""
 
 
 def write_note(best: Mapping[str, Any], *, epochs: int, digest: str, reproduce: str | None) -> dict[str, str]:
-    """The tag with the description of a training.
+    """Return the tag with the description of a training.
 
     Args:
         best: row of the best epoch by AP on val.
-        epochs: that were trained.
-        reproduce: the command that makes the run again, if one is known.
+        epochs: number of epochs trained.
+        reproduce: the command that reproduces the run, if known.
     """
     figures = [f"{name} {best[name]:.3f}" for name in ("AP", "AP50", "AP75") if best.get(name) is not None]
     lines = [

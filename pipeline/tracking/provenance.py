@@ -1,4 +1,4 @@
-"""Tags that lead from a run back to the commit, the data and the command that made it."""
+"""Provenance tags of a run: commit, data, and the command that reproduces it."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from pipeline.tracking.verbs import NoRun
 
 PACKAGES = ("torch", "torchvision", "ray", "mlflow", "dvc")
 CODE = ("retinanet", "pipeline", "dvc.yaml", "requirements.txt")
-"""What makes a result besides params.yaml and the data, which have their own tags."""
+"""Paths that determine a result, besides params.yaml and the data, which have tags of their own."""
 
 SOURCES = (
     *(f":(glob){package}/**/*.{ending}" for package in ("retinanet", "pipeline") for ending in ("py", "yaml")),
     "dvc.yaml",
     "requirements.txt",
 )
-"""Its files as pathspecs of git. Nothing else that lies beside them (.env, keys, data) leaves this machine."""
+"""The files among them, as git pathspecs. No other file (.env, keys, data) is uploaded."""
 
 MAX_DIFF = 2**20
-"""Characters of the diff that goes with a run."""
+"""Maximum number of characters of the uploaded diff."""
 
 MAX_FILE = 2**18
-"""Bytes of a file in it; source is smaller."""
+"""Maximum size of a file in the diff, in bytes; source files are smaller."""
 
 
 def provenance_tags(
     *, params: Mapping[str, object], run_digest: str, data_hash: str | None = None, ray_address: str | None = None
 ) -> dict[str, str]:
-    """Where this run comes from; what is not known (no git, no DVC experiment) is left out.
+    """Return the provenance tags of this run; unknown ones (no git, no DVC experiment) are left out.
 
     Args:
-        params: dotted name -> value, all of params.yaml as the run uses it.
-        run_digest: of parameters, data and anchors, as it names the run directory.
+        params: dotted name -> value, all of params.yaml as used by the run.
+        run_digest: of parameters, data and anchors; the name of the run's folder.
         data_hash: of the prepared data.
     """
     tags = {
@@ -68,7 +68,7 @@ def provenance_tags(
 
 
 def command() -> str:
-    """The stage, command or script that this process was started as."""
+    """Return the stage, command or script as which this process was started."""
     script = Path(sys.argv[0])
     name = script.parent.name if script.name == "__main__.py" else script.name
     # `retinanet train` and `python -m pipeline train`
@@ -76,14 +76,14 @@ def command() -> str:
 
 
 def git_tags(params: Mapping[str, object]) -> dict[str, str | None]:
-    """Commit, branch, whether the code differs from the commit, and the command that reproduces the run from it."""
+    """Return commit, branch, whether the code differs from the commit, and the command that reproduces the run."""
     commit = git("rev-parse", "HEAD")
     if not commit:
         return {}
     branch = git("rev-parse", "--abbrev-ref", "HEAD")
     changes = git("status", "--porcelain", "--untracked-files=all", "--", *SOURCES)
     return {
-        "mlflow.source.git.commit": commit,  # MLflow shows it as the run's version
+        "mlflow.source.git.commit": commit,  # shown by MLflow as the run's version
         "git.commit": commit,
         "git.branch": None if branch == "HEAD" else branch,  # HEAD: detached, as in DVC's copies
         "git.dirty": "true" if changes else "false",
@@ -93,7 +93,7 @@ def git_tags(params: Mapping[str, object]) -> dict[str, str | None]:
 
 
 def reproducing_command(commit: str, params: Mapping[str, object]) -> str | None:
-    """Check out the commit and run it, with the parameters that differ from the commit's own; None if it cannot run."""
+    """Return the command that checks out the commit and runs it with changed parameters; None if it cannot run."""
     committed = git("show", f"{commit}:./params.yaml")
     try:
         held = flatten(parse_yaml(committed, source="params.yaml")) if committed else {}
@@ -107,16 +107,16 @@ def reproducing_command(commit: str, params: Mapping[str, object]) -> str | None
 
 
 def log_code_changes(run: Run | NoRun) -> None:
-    """Where the code differs from the commit, give the run the difference, for `git apply`: code/git.diff."""
+    """Upload the uncommitted changes of the code, if any, as code/git.diff, for `git apply`."""
     diff = git_diff()
     if diff:
         run.log_text(diff, "code/git.diff")
 
 
 def git_diff() -> str:
-    """How the sources differ from the commit, new files included; empty where they do not, or without git.
+    """Return the diff of the sources against the commit, including new files; empty without changes or without git.
 
-    What is too large for a source file is named at the end instead.
+    Files too large for source code are listed at the end instead.
     """
     changed = paths_of("diff", "--name-only", "--relative", "-z", "HEAD", "--", *SOURCES)
     new = paths_of("ls-files", "--others", "--exclude-standard", "-z", "--", *SOURCES)
@@ -131,19 +131,19 @@ def git_diff() -> str:
 
 
 def diff_of_new(path: str) -> str | None:
-    """The difference that adds a file, with its path from the root of the repository, as `git apply` reads it."""
+    """Return the diff that adds a file, with its path from the root of the repository, for `git apply`."""
     below = git("rev-parse", "--show-prefix") or ""
     prefixes = (f"--src-prefix=a/{below}", f"--dst-prefix=b/{below}")
     return git_output("diff", "--no-index", *prefixes, "--", os.devnull, path, also=1)
 
 
 def paths_of(*arguments: str) -> list[str]:
-    """The paths that a command of git prints, each ended by a zero byte."""
+    """Return the NUL-terminated paths that a git command prints."""
     return [path for path in (git_output(*arguments) or "").split("\0") if path]
 
 
 def size_of(path: str) -> int:
-    """Bytes of a file of the project; 0 where it was deleted."""
+    """Return the size of a file of the project in bytes; 0 if it was deleted."""
     try:
         return (project_root() / path).lstat().st_size
     except OSError:
@@ -151,21 +151,21 @@ def size_of(path: str) -> int:
 
 
 def within(paths: Sequence[str], sizes: Mapping[str, int]) -> list[str]:
-    """Those of the paths whose files are not too large."""
+    """Return the paths whose files are not too large."""
     return [path for path in paths if sizes[path] <= MAX_FILE]
 
 
 def git(*arguments: str) -> str | None:
-    """What git prints in the project's folder; None without git or without a repository."""
+    """Return the stripped output of git in the project's folder; None without git or a repository."""
     printed = git_output(*arguments)
     return None if printed is None else printed.strip()
 
 
 def git_output(*arguments: str, also: int = 0) -> str | None:
-    """As `git`, to the last blank.
+    """Return the unstripped output of git; see `git`.
 
     Args:
-        also: exit status that means success besides 0.
+        also: another exit status that means success.
     """
     options: dict[str, Any] = {"capture_output": True, "text": True, "errors": "replace", "timeout": 30}
     try:
@@ -176,7 +176,7 @@ def git_output(*arguments: str, also: int = 0) -> str | None:
 
 
 def installed(package: str) -> str | None:
-    """The version of an installed package."""
+    """Return the version of an installed package."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -184,7 +184,7 @@ def installed(package: str) -> str | None:
 
 
 def user() -> str | None:
-    """Who runs this; a container may not know."""
+    """Return the user's name; empty if unknown, as in some containers."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

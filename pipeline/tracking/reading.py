@@ -1,4 +1,4 @@
-"""Reading runs back from the store: found by id, by the beginning of one or by name; nothing is written."""
+"""Read runs back from the store, by id, prefix of an id, or name; writes nothing."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
 
 MIN_PREFIX = 6
-"""Characters of an id that may stand for the whole."""
+"""Minimum length of an id prefix."""
 
 
 @dataclass(frozen=True)
 class StoredRun:
-    """What the store knows of a run: texts as MLflow keeps them, and the last value of each metric."""
+    """A run as stored: params and tags as text, and the last value of each metric."""
 
     run_id: str
     name: str
@@ -31,7 +31,7 @@ class StoredRun:
 
 
 class RunReader:
-    """The runs of all experiments in the store that MLFLOW_TRACKING_URI names, by default the project's own."""
+    """The runs of all experiments in the store at MLFLOW_TRACKING_URI, by default the project's own."""
 
     def __init__(self) -> None:
         self._store = find_store()
@@ -40,11 +40,11 @@ class RunReader:
 
     @property
     def address(self) -> str:
-        """Of the store, without passwords."""
+        """Address of the store, without passwords."""
         return self._store.public_uri
 
     def find(self, word: str) -> list[StoredRun]:
-        """Runs of this id, or else of this name, or else whose id begins so (6 characters at least); newest first.
+        """Return the runs with this id, else this name, else this id prefix (6 characters or more); newest first.
 
         Raises:
             ValueError: when the store does not answer.
@@ -55,19 +55,19 @@ class RunReader:
         return [run for run in runs if run.run_id == word] or named or begun
 
     def all(self) -> list[StoredRun]:
-        """All runs that are not deleted, newest first."""
+        """Return all runs that are not deleted, newest first."""
         if self._runs is None:
             with self._complaints("does not answer"):
                 self._runs = [] if is_missing(self._store) else [as_stored(run) for run in search_all(self._client())]
         return self._runs
 
     def list_artifacts(self, run_id: str, folder: str) -> list[str]:
-        """Names in a folder of the run's artifacts; none where there is no such folder."""
+        """Return the names in a folder of the run's artifacts; empty if there is no such folder."""
         with self._complaints(f"cannot list the artifacts of run {run_id}"):
             return [Path(entry.path).name for entry in self._client().list_artifacts(run_id, folder)]
 
     def download(self, run_id: str, artifact: str, folder: Path) -> Path:
-        """Fetch an artifact into a folder of this machine.
+        """Download an artifact to a local folder.
 
         Raises:
             ValueError: naming the run and the artifact, when it cannot be had.
@@ -79,7 +79,7 @@ class RunReader:
     def _complaints(self, what: str) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # networks, databases and object stores bring their own kinds
+        except Exception as error:  # networks, databases and object stores raise errors of their own
             sentence = f"MLflow at {self.address} (MLFLOW_TRACKING_URI) {what}"
             raise ValueError(f"{sentence}: {in_short(error)}") from error
 
@@ -89,12 +89,12 @@ class RunReader:
 
 
 def is_missing(store: Store) -> bool:
-    """True where the store is a file that does not exist: connecting would create it."""
+    """Return True if the store is a file that does not exist: connecting would create it."""
     return store.uri.startswith(SQLITE) and not Path(store.uri.removeprefix(SQLITE)).exists()
 
 
 def search_all(client: MlflowClient) -> Sequence[MlflowRun]:
-    """The runs of all experiments, page by page."""
+    """Yield the runs of all experiments, page by page."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     runs: list[MlflowRun] = []
     token: str | None = None
@@ -109,7 +109,7 @@ def search_all(client: MlflowClient) -> Sequence[MlflowRun]:
 
 
 def as_stored(run: MlflowRun) -> StoredRun:
-    """A run without MLflow's types; a parameter that was changed on the way has its later value."""
+    """Convert a run from MLflow's types; a parameter that was changed later has its new value."""
     changed = {key.removeprefix("changed."): text for key, text in run.data.tags.items() if key.startswith("changed.")}
     return StoredRun(
         run_id=run.info.run_id,

@@ -1,4 +1,4 @@
-"""The registry: models that have a name, versions of it, and aliases that say which version is in use."""
+"""MLflow's model registry: register a version of a named model, and set its alias."""
 
 from __future__ import annotations
 
@@ -21,47 +21,51 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 NAME = re.compile(r"\w[\w .-]*")
-"""MLflow allows more, but not in models:/NAME@ALIAS, or not in its searches."""
+"""A subset of MLflow's rule: the rest fails in models:/NAME@ALIAS or in searches."""
+
+ALIAS = re.compile(r"[\w-]{1,255}")
+RESERVED_ALIAS = re.compile(r"latest|v\d+", re.IGNORECASE)
+"""MLflow's own rules for aliases, checked before anything is written."""
 
 MODEL_ID = "model_id"
-"""The tag of a version that says which logged model it is: a search does not tell."""
+"""Tag of a version: the id of its logged model, which a search does not return."""
 
 
 @dataclass(frozen=True)
 class RunModel:
-    """The newest whole model of a run, with what the run says of itself."""
+    """The newest complete model of a run, with the run's metrics and tags."""
 
     model_id: str
     run_id: str
     digest: str
-    """SHA-256 of its weights' file; empty if nobody has said it."""
+    """SHA-256 of its weights file; empty if unknown."""
     metrics: Mapping[str, float]
     tags: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Registered:
-    """A version of a registered model, with the alias that leads to it."""
+    """A version of a registered model, with its alias."""
 
     name: str
     version: str
     alias: str
     is_new: bool
-    """False if the registry had this model already."""
+    """False if the registry already had this model."""
     before: str | None
-    """The version that the alias led to until now; None if there was none."""
+    """The previous version of the alias; None if there was none."""
 
     @property
     def uri(self) -> str:
-        """As MLflow loads it."""
+        """The URI by which MLflow loads it."""
         return f"models:/{self.name}@{self.alias}"
 
 
 def find_model(run_id: str, *, digest: str | None = None) -> RunModel:
-    """The model that a run has logged.
+    """Return the model that a run has logged.
 
     Args:
-        digest: SHA-256 of the weights' file that is meant; None: the newest.
+        digest: SHA-256 of its weights file; None: the newest model.
 
     Raises:
         ValueError: when there is no such run, or it has no such model.
@@ -78,7 +82,7 @@ def find_model(run_id: str, *, digest: str | None = None) -> RunModel:
 
 
 def reach(run_id: str) -> MlflowClient:
-    """A client of a store that has this run; ValueError where it has not, or does not answer."""
+    """Return a client of the store; raise ValueError if it does not answer or does not have this run."""
     from mlflow.exceptions import MlflowException
 
     store = find_store()
@@ -92,25 +96,22 @@ def reach(run_id: str) -> MlflowClient:
 
 
 def check_name(name: str, alias: str) -> None:
-    """Refuse names that the registry would refuse, before anything is written.
+    """Check name and alias by the registry's rules, before anything is written.
 
     Raises:
-        ValueError: saying what is wrong with which.
+        ValueError: naming the invalid one.
     """
-    from mlflow.exceptions import MlflowException
-    from mlflow.utils.validation import _validate_model_alias_name, _validate_model_alias_name_reserved
-
     if not NAME.fullmatch(name):
         raise ValueError(f"--register {name!r} is no name of a model; use letters, digits, -, _ and ., as in retinanet")
-    try:
-        _validate_model_alias_name(alias)
-        _validate_model_alias_name_reserved(alias)
-    except MlflowException as error:
-        raise ValueError(f"--alias {alias!r}: {in_short(error)} Use a word, as champion") from None
+    if not ALIAS.fullmatch(alias) or RESERVED_ALIAS.fullmatch(alias):
+        raise ValueError(
+            f"--alias {alias!r} cannot be an alias; use up to 255 letters, digits, - and _, but neither latest nor a "
+            "version as v1, e.g. champion"
+        )
 
 
 def register(model: RunModel, *, name: str, alias: str, tags: Mapping[str, str], description: str) -> Registered:
-    """Give a model a name, a version and an alias; a model that the registry has already gets no second version.
+    """Register a model as a version with an alias; a model that is already registered gets no second version.
 
     Raises:
         ValueError: when the store refuses.
@@ -132,7 +133,7 @@ def register(model: RunModel, *, name: str, alias: str, tags: Mapping[str, str],
 
 
 def new_version(client: MlflowClient, name: str, model: RunModel) -> ModelVersion:
-    """The next version of a name, which may be new itself."""
+    """Create the next version of a name, and the name if it is new."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -146,14 +147,14 @@ def new_version(client: MlflowClient, name: str, model: RunModel) -> ModelVersio
 
 
 def version_of(client: MlflowClient, name: str, model: RunModel) -> ModelVersion | None:
-    """The version of the name that is this model, None if there is none."""
+    """Return the version of the name that holds this model, None if there is none."""
     versions = client.search_model_versions(f"name = '{name}'")
     same = [version for version in versions if version.tags.get(MODEL_ID) == model.model_id]
     return max(same, key=lambda version: int(version.version), default=None)
 
 
 def version_behind(client: MlflowClient, name: str, alias: str) -> str | None:
-    """The version that an alias leads to, None if it leads nowhere."""
+    """Return the version of an alias, None if there is none."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -173,14 +174,14 @@ def copy_model(model: RunModel, folder: Path) -> None:
 
 
 def write_folder(folder: Path, path: Path, *, class_names: list[str]) -> None:
-    """Write the folder of a model that no store knows, from its weights' file."""
+    """Write the folder of a model from its weights file, without a store."""
     from mlflow.models import Model
 
     write_model(folder, path, description=Model(), class_names=class_names, example=None)
 
 
 def weights_in(folder: Path) -> Path:
-    """The weights' file in the folder of a model."""
+    """Return the weights file in the folder of a model."""
     from mlflow.models import Model
 
     artifacts = Model.load(str(folder)).flavors["python_function"]["artifacts"]

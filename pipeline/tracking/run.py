@@ -1,4 +1,4 @@
-"""A run in the store: opened once, continued by its id, told of with few verbs."""
+"""An MLflow run: create or resume it, and log to it."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 
 def open_run(*, run_id: str | None, name: str, params: Mapping[str, object], tags: Mapping[str, str]) -> Run:
-    """Continue the run of this id, or begin one; the run is RUNNING in the store until `finish`.
+    """Resume the run of this id, or create one; its status is RUNNING until `finish`.
 
-    A store that does not answer is no error: the run is opened by the first verb that reaches it.
+    A store that does not answer is no error: the first call that reaches it opens the run.
 
     Args:
-        run_id: of the run to continue; None, or an id that the store does not know, begins a new one.
-        params: dotted name -> value; a value that the run holds already is never changed.
-        tags: a new run is born with them, so that `find_run` finds it whenever it is killed. `mlflow.parentRunId`
+        run_id: of the run to resume; None, or an id that the store does not have, creates a new run.
+        params: dotted name -> value; a value that the run already has is never changed.
+        tags: set on creation, so that `find_run` finds the run even if this process is killed. `mlflow.parentRunId`
             makes it the child of the run of that id.
 
     Raises:
@@ -53,12 +53,12 @@ def open_run(*, run_id: str | None, name: str, params: Mapping[str, object], tag
 
 
 class Run:
-    """One run in the store. A verb sends what it can; the outbox keeps the rest for the next verb."""
+    """A run in the store. Each method sends what it can; the outbox holds the rest for the next call."""
 
     def __init__(self, store: Store, *, run_id: str | None, name: str, tags: Mapping[str, str]) -> None:
-        """Nothing is sent yet: see `open_run`."""
+        """Send nothing yet; see `open_run`."""
         self.run_id = run_id
-        """None until the store has answered for the first time."""
+        """None until the first answer of the store."""
         self._store = store
         self._name = name
         self._birth_tags = clean_tags(tags)
@@ -71,13 +71,13 @@ class Run:
 
     @property
     def url(self) -> str:
-        """Where to look at the run: the page on the server, else the command that shows the local store."""
+        """The URL of the run's page, or the command that shows the local store."""
         if not self._store.is_server or self._experiment_id is None:
             return "make ui"
         return f"{self._store.public_uri.rstrip('/')}/#/experiments/{self._experiment_id}/runs/{self.run_id}"
 
     def try_to_open(self) -> None:
-        """Open the run if the store answers; ValueError if it answers with no."""
+        """Open the run if the store answers; raise ValueError if it refuses."""
         start = time.monotonic()
         try:
             self.open()
@@ -88,7 +88,7 @@ class Run:
             self._outbox.pause(error, cost_s=time.monotonic() - start)
 
     def open(self) -> tuple[MlflowClient, str]:
-        """Reach the store, begin or continue the run there; called again, it only asks for a sign of life."""
+        """Connect to the store and create or resume the run; later calls only check that the store answers."""
         client = self._client = self._client or connect(self._store)
         if self._experiment_id is not None and self.run_id is not None:
             client.get_run(self.run_id)
@@ -99,7 +99,7 @@ class Run:
         return client, run_id
 
     def _continue(self, client: MlflowClient) -> str | None:
-        """The id of our run if the store has it, with its status back to RUNNING."""
+        """Return the id of our run if the store has it, and set its status to RUNNING."""
         if self.run_id is None:
             return None
         run = active_run(client, self.run_id)
@@ -111,7 +111,7 @@ class Run:
         return self.run_id
 
     def _begin(self, client: MlflowClient) -> str:
-        """The id of a new run."""
+        """Create a run and return its id."""
         experiment_id = find_or_create_experiment(client, self._store)
         keep_view(client, experiment_id)
         self.run_id = client.create_run(experiment_id, run_name=self._name, tags=self._birth_tags).info.run_id
@@ -119,7 +119,7 @@ class Run:
         return self.run_id
 
     def log_params(self, params: Mapping[str, object]) -> None:
-        """Add parameters; one whose value differs from the run's goes to the tag `changed.<name>`, with a warning."""
+        """Add parameters; a value that differs from the run's goes to the tag `changed.<name>`, with a warning."""
         texts = {clean_name(key): as_param(value) for key, value in params.items()}
 
         def send(client: MlflowClient, run_id: str) -> None:
@@ -138,7 +138,7 @@ class Run:
                 tags=[RunTag(f"changed.{key}", text) for key, text in changed.items()],
             )
             for key in texts.keys() - changed.keys():
-                if f"changed.{key}" in run.tags:  # it is what it was again
+                if f"changed.{key}" in run.tags:  # back to the original value
                     client.delete_tag(run_id, f"changed.{key}")
 
         self._put("parameters", send)
@@ -155,7 +155,7 @@ class Run:
         self._put(f"tags {', '.join(texts)}", send)
 
     def log_history(self, history: Sequence[Row]) -> None:
-        """Bring the store's curves up to date; what it holds is not sent again, so a resume makes no gap and no double.
+        """Send the rows that the store does not have, so that a resume leaves no gap and no duplicate.
 
         Args:
             history: the whole history so far, in the order of its epochs; the metric's step is the epoch.
@@ -164,10 +164,10 @@ class Run:
         rows = with_best(history)
 
         def send(client: MlflowClient, run_id: str) -> None:
-            last, self._last_epoch = self._last_epoch, None  # unknown, should an answer be lost below
+            last, self._last_epoch = self._last_epoch, None  # unknown if an answer is lost below
             if last is None:
                 last = last_epoch_in_store(client, run_id)
-            # a request for each row, the ledger's metric in it: what has arrived can be told row by row
+            # one request per row, LEDGER included: the store shows which rows have arrived
             for row in rows:
                 epoch = int(row["epoch"] or 0)
                 if epoch > last:
@@ -185,16 +185,16 @@ class Run:
         )
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """Store a file, or a folder with all that is in it."""
+        """Store a file, or a folder with its content."""
         path = path.resolve()
         self._put(f"artifact {path}", lambda client, run_id: client.log_artifact(run_id, str(path), folder))
 
     def log_text(self, text: str, name: str) -> None:
-        """Store a text as a file of this name, which may hold folders."""
+        """Store a text as a file; its name may contain folders."""
         self._put(f"text {name}", lambda client, run_id: client.log_text(run_id, text, name))
 
     def log_picture(self, key: str, picture: Path | bytes, step: int) -> None:
-        """Store a picture in the image grid, whose slider walks over the steps.
+        """Store an image in the image grid, with a slider over the steps.
 
         Args:
             picture: a PNG or JPEG file, or the bytes of one, which wait in memory while the store is away.
@@ -212,7 +212,7 @@ class Run:
         self._put(f"picture {key} at step {step}", send)
 
     def log_dataset(self, *, name: str, digest: str, source: str, context: str, profile: Mapping[str, object]) -> None:
-        """Note which data the run has seen.
+        """Log a data set of the run.
 
         Args:
             digest: of the data; MLflow keeps 36 characters.
@@ -235,7 +235,7 @@ class Run:
         example: Picture | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> str | None:
-        """Store the model so that `mlflow.pyfunc.load_model` and `mlflow models serve` run it, once per file.
+        """Store the model for `mlflow.pyfunc.load_model` and `mlflow models serve`, once per file.
 
         Args:
             path: of the exported model, models/model.pt.
@@ -262,7 +262,7 @@ class Run:
         self._sampler.keep(self.run_id)
 
     def finish(self, status: Status = "FINISHED") -> None:
-        """Send what waits and close the run, once; what cannot be sent even now is told and given up."""
+        """Send waiting records and close the run, once; warn about records that still cannot be sent, and drop them."""
         if self._is_finished:
             return
         self._is_finished = True

@@ -1,4 +1,4 @@
-"""The detector as MLflow serves it. MLflow copies this file into the model and runs it there: it imports no pipeline.
+"""The detector as an MLflow pyfunc model. MLflow copies this file into the model, so it does not import pipeline.
 
     detect = mlflow.pyfunc.load_model("models:/m-...")
     detect.predict(pd.DataFrame({"image": ["a.jpg", png_bytes, array]}), params={"score_threshold": 0.3})
@@ -31,20 +31,20 @@ COLUMNS |= {"score": "float64", "label": "int64", "class_name": "object"}
 
 
 class ServedDetector(PythonModel):
-    """A table of images in, a table of detections out."""
+    """Maps a table of images to a table of detections."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the detector from the model's own files, onto the GPU where there is one."""
+        """Load the detector from the model's artifacts, on the GPU if there is one."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.detector = Detector.load(context.artifacts["weights"], device)
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Detect on every image; without `score_threshold` in params the model's own holds."""
+        """Detect objects in every image; `score_threshold` in params overrides the model's own."""
         threshold = (params or {}).get("score_threshold")
         names = self.detector.class_names
-        tables = [empty_table()]  # columns and types, also where nothing is found
+        tables = [empty_table()]  # columns and types, also without detections
         for place, picture in enumerate(model_input["image"]):
             (detections,) = self.detector([read_image(picture)], score_threshold=threshold)
             tables.append(as_table(place, detections, class_names=names))
@@ -52,7 +52,7 @@ class ServedDetector(PythonModel):
 
 
 def read_image(picture: object) -> np.ndarray[Any, Any]:
-    """The image [H, W, 3] uint8 RGB."""
+    """Return the image [H, W, 3] uint8 RGB."""
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
             raise ValueError(f"an image array is {picture.dtype} {list(picture.shape)}, expected uint8 [H, W, 3] RGB")
@@ -63,7 +63,7 @@ def read_image(picture: object) -> np.ndarray[Any, Any]:
 
 
 def as_table(place: int, detections: Detections, *, class_names: Sequence[str]) -> pd.DataFrame:
-    """One row per detection of the image at this place."""
+    """Return one row per detection of the image with this index."""
     boxes, scores, labels = (field.numpy(force=True) for field in detections)  # [D, 4], [D], [D]
     columns = {"image": np.full(len(labels), place), "x1": boxes[:, 0], "y1": boxes[:, 1], "x2": boxes[:, 2]}
     columns |= {"y2": boxes[:, 3], "score": scores, "label": labels}
@@ -72,7 +72,7 @@ def as_table(place: int, detections: Detections, *, class_names: Sequence[str]) 
 
 
 def empty_table() -> pd.DataFrame:
-    """No detections."""
+    """Return a table without detections."""
     return pd.DataFrame({name: [] for name in COLUMNS}).astype(COLUMNS)
 
 

@@ -1,4 +1,4 @@
-"""The words of a run, and the silent run that is told them in tests and where tracking is off."""
+"""Types of the tracking interface, and a run without tracking."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 class NoRun:
-    """A run that is nowhere: it knows the verbs of `Run` and does nothing."""
+    """A run without tracking: the methods of `Run`, which do nothing."""
 
     run_id: str | None = None
     url: str = ""

@@ -1,4 +1,4 @@
-"""The view of the experiment's table of runs that shows what matters: scores first, the best run on top."""
+"""Saved view of the experiment's table of runs: scores first, the best run on top."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ VIEW = "scores"
 """Its name in the UI's menu Views, and its key in a link: .../runs?viewStateShareKey=scores."""
 
 TAG = f"mlflow.sharedViewState.{VIEW}"
-"""The tag of an experiment in which MLflow's UI keeps a named view."""
+"""Tag of an experiment in which MLflow's UI stores a named view."""
 
 METRICS = ("best.AP", "best.AP50", "test.AP", "test.AP50")
 PARAMS = (
@@ -23,18 +23,18 @@ PARAMS = (
 
 
 def keep_view(client: MlflowClient, experiment_id: str) -> None:
-    """Give the experiment the view, unless somebody has made it his own; without the right to do so, leave it."""
+    """Add the view to the experiment, unless it exists or permission is missing."""
     from mlflow.exceptions import MlflowException
 
     try:
         if TAG not in client.get_experiment(experiment_id).tags:
             client.set_experiment_tag(experiment_id, TAG, describe_view())
     except MlflowException:
-        return  # a convenience; what is wrong with the store shows in the next request
+        return  # optional; an error of the store shows up in the next request
 
 
 def describe_view() -> str:
-    """The view as MLflow 3's UI writes it."""
+    """Return the view in the format of MLflow 3's UI."""
     state = {
         "searchFilter": "",
         "orderByKey": f"metrics.`{METRICS[0]}`",

@@ -57,6 +57,38 @@ def test_same_step_written_again_is_newer(run: Path) -> None:
     assert first.name < second.name
 
 
+def write_state(folder: Path) -> None:
+    (folder / "state.pt").write_bytes(b"state")
+
+
+def test_checkpoint_that_is_written_is_whole_and_the_newest(run: Path) -> None:
+    keep(run, 1)
+    checkpoints = Checkpoints.of(str(run.parent), "d1")
+    written = checkpoints.write(write_state, step=2)
+    assert (Path(written.path) / "state.pt").read_bytes() == b"state"
+    assert run / str(checkpoints.newest(pytest.fail)) == Path(written.path)
+
+
+def test_checkpoint_that_cannot_be_uploaded_leaves_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    older = keep(run, 1)
+    checkpoints = Checkpoints.of(str(run.parent), "d1")
+
+    def upload_half(folder: str, name: str) -> None:
+        (run / name).mkdir()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "upload", upload_half)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.write(write_state, step=2)
+    assert checkpoints.names() == [older.name]
+
+
+def test_storage_that_a_node_does_not_see_is_refused_before_anything_is_written(run: Path) -> None:
+    with pytest.raises(ValueError, match=rf"does not see {run}; set storage in conf/ to a URL, or to a folder that"):
+        Checkpoints.of(str(run.parent), "d1").write(write_state, step=1)
+    assert not run.exists()
+
+
 def truncate(folder: Path) -> None:
     (folder / "state.pt").write_bytes((folder / "state.pt").read_bytes()[:3])
 

@@ -179,7 +179,6 @@ class Ranks:
         patch.setattr(worker_room.ray.train, "report", meeting.report)
         patch.setattr(worker_room.ray.train, "get_preemption_info", self.get_preemption_info)
         patch.setattr(worker_room, "STEPS_BETWEEN_LOOKS", 2)
-        patch.setattr(worker_room, "write_checkpoint", self.write_checkpoint)
         patch.setattr(engine_room, "compute_losses", functools.partial(self.compute_losses, compute_losses))
 
     def get_preemption_info(self) -> str | None:
@@ -188,7 +187,8 @@ class Ranks:
         info: str | None = self.meeting.meet("look", "a node goes" if announced else None)[0]
         return info
 
-    def write_checkpoint(self, write: Any, *, step: int) -> None:
+    def write(self, fill: Any, *, step: int) -> None:
+        """In place of Checkpoints.write."""
         if step == self.mishap.full_at:
             raise OSError(28, "No space left on device")
         self.written.append(step)
@@ -213,7 +213,7 @@ class Ranks:
             num_workers=2,
             device=torch.device("cpu"),
             tell=tell,
-            report=lambda metrics, write: worker_room.report(metrics, write, tell),
+            report=lambda metrics, write: worker_room.report(metrics, write, tell, self),  # type: ignore[arg-type]  # stands for Checkpoints
             last_checkpoint=self.last_checkpoint,
             wants_pause=Stopped(None, first=rank == 0, watches_nodes=True),
         )
