@@ -1,4 +1,4 @@
-"""Stage manifest: what the data set's files are now -> data/manifest.json, on which prepare depends.
+"""Stage manifest: the current state of the data set's files -> data/manifest.json, a dependency of prepare.
 
 DVC runs it every time, and prepare only when the manifest has changed. So DVC itself never looks at data.root, which
 may be a URL of a kind that it does not know.
@@ -47,10 +47,10 @@ def work(options: Namespace) -> None:
 
 
 def look(data: Data, before: dict[str, Any]) -> dict[str, Any]:
-    """The manifest of the data set as it is now.
+    """Return the manifest of the current data set.
 
-    A folder that is not on this machine keeps the manifest that git holds: what was prepared from it still stands, and
-    so may be pulled and trained on where the raw data are not.
+    A folder that is missing on this machine keeps the manifest in git: its prepared files stay valid, and
+    can be pulled and trained on without the raw data.
 
     Raises:
         ValueError: when there is no such folder, or a server does not answer.
@@ -71,7 +71,7 @@ def look(data: Data, before: dict[str, Any]) -> dict[str, Any]:
 
 
 def keep(data: Data, before: dict[str, Any], files: dict[str, SplitFiles]) -> dict[str, Any]:
-    """The manifest of before, if it is of the same sources."""
+    """Return the previous manifest, if it has the same sources."""
     annotations, folders = read_from(data.format, files)
     asked = {source.path for source in annotations} | {f"{source.path.rstrip('/')}/" for source in folders}
     if before.get("root") != data.root or set(before.get("sources", {})) != asked:
@@ -83,7 +83,7 @@ def keep(data: Data, before: dict[str, Any], files: dict[str, SplitFiles]) -> di
 
 
 def summary(url: str, content: dict[str, Any], before: dict[str, Any]) -> str:
-    """One line on what has changed, and one on what is not looked at."""
+    """Format one line on changes, and one on files that are not checked."""
     root, sources, old = Root(url), content["sources"], before.get("sources", {})
     if root.is_local and not root.exists():
         return f"{url} is not on this machine; {MANIFEST} stands as it was"

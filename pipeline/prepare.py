@@ -1,4 +1,4 @@
-"""Stage prepare: annotations as people have them -> data/prepared, with everything that was left out in the report."""
+"""Stage prepare: the user's annotations -> data/prepared, with dropped records in the report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.params import Params, load_params
 
 PREPARED = Path("data/prepared")
 REPORT = Path("reports/prepare.json")
-# Dropped records that are printed; all of them stand in the report.
+# Maximum number of dropped records printed; the report has all.
 SHOWN = 20
 
 DESCRIPTION = """\
@@ -44,7 +44,7 @@ def work(options: Namespace) -> None:
 
 
 def read_data(params: Params, folder: Path) -> tuple[dict[str, Split], list[str]]:
-    """The splits that `data` names, and notes; `shapes` draws its pictures into `folder`, which becomes PREPARED."""
+    """Return the splits of section `data`, and notes; `shapes` draws into `folder`, which becomes PREPARED."""
     data = params.data
     places = {name: place for name in ("train", "val", "test") if (place := getattr(data, name)) is not None}
     if data.format == "shapes":
@@ -56,7 +56,7 @@ def read_data(params: Params, folder: Path) -> tuple[dict[str, Split], list[str]
 
 
 def write_json(path: Path, content: object, *, indent: int | None = None) -> None:
-    """Write a file under a temporary name, then give it its own; the same bytes for the same content."""
+    """Write a file atomically; the same content gives the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.unfinished")
     separators = (",", ":") if indent is None else None
@@ -66,7 +66,7 @@ def write_json(path: Path, content: object, *, indent: int | None = None) -> Non
 
 
 def replace_folder(path: Path, finished: Path) -> None:
-    """Put a finished folder in the place of `path`; the old one goes when the new one stands."""
+    """Replace `path` by a finished folder; the old one is removed last."""
     old = path.with_name(f"{path.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():

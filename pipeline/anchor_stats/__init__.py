@@ -1,1 +1,1 @@
-"""Stage anchor_stats: the anchors that train uses, and how well they cover the truths at training scale."""
+"""Stage anchor_stats: the anchors used in training, and their coverage of the ground truth at training scale."""

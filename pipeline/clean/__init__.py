@@ -1,1 +1,1 @@
-"""What runs have left in the storage, who needs it, and its removal: `python -m pipeline.clean --help`."""
+"""Command clean: list what the storage holds and what needs it, and remove the rest."""

@@ -1,4 +1,4 @@
-"""Whether a driver works on a run: its lock on this machine, else its lease in the storage."""
+"""Find the driver of a run: by its lock on this machine, else by its lease in the storage."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from pipeline.runs.lease import TTL_S, LeaseFile, Owner, hold_lease, identity_of
 from pipeline.runs.predecessor import list_folder
 
 SILENCE_S = 10 * TTL_S
-"""A lease that was not renewed for so long counts as a dead driver's in the list, which cannot watch it for TTL_S. The
-margin is for what the storage's clock and this machine's differ by."""
+"""Age in s from which the list considers a lease abandoned, because it cannot watch it for TTL_S. The margin allows for
+a difference between the clocks of the storage and of this machine."""
 
 
 class Driver(NamedTuple):
     """The driver of a run.
 
     Attributes:
-        lives: whether it works on the run, as far as can be seen.
-        lease_left: why its lease counts as left behind; empty where there is none, or the driver lives.
+        lives: whether it is working on the run, as far as can be seen.
+        lease_left: why its lease is considered abandoned; empty without a lease, or if the driver lives.
     """
 
     lives: bool
@@ -34,10 +34,10 @@ class Driver(NamedTuple):
 
 
 def find_driver(storage: str, name: str) -> Driver:
-    """The driver of a run or a sweep.
+    """Return the driver of a run or a sweep.
 
     Args:
-        name: of the run, without the folder that it lies in.
+        name: of the run, without its folder.
     """
     if is_locked(lock_path(name)):
         return Driver(lives=True)
@@ -46,9 +46,9 @@ def find_driver(storage: str, name: str) -> Driver:
     lease = LeaseFile(storage, name)
     try:
         owner, written = Owner.of(lease.read() or b""), time_of(lease.system.info(lease.path))
-    except FileNotFoundError:  # given back just now
+    except FileNotFoundError:  # released just now
         return Driver(lives=False)
-    if owner.lock and owner.lock == identity_of(lock_path(name)):  # which is free
+    if owner.lock and owner.lock == identity_of(lock_path(name)):  # a free lock
         return Driver(lives=False, lease_left="its driver on this machine has ended")
     silence_s = time.time() - written
     if written and silence_s > SILENCE_S:
@@ -58,9 +58,9 @@ def find_driver(storage: str, name: str) -> Driver:
 
 @contextmanager
 def without_driver(storage: str, name: str) -> Iterator[None]:
-    """Keep drivers of this machine off a run while the body removes something of it.
+    """Exclude other drivers from a run while the body removes part of it.
 
-    A lease that was left behind is taken over as a driver takes it over, and removed in the end.
+    An abandoned lease is taken over as by a driver, and removed at the end.
 
     Raises:
         ValueError: when a driver works on it.
@@ -81,7 +81,7 @@ def without_driver(storage: str, name: str) -> Iterator[None]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process on this machine holds a lock."""
+    """Return whether a process on this machine holds a lock."""
     if not path.exists():
         return False
     lock = FileLock(path)
@@ -94,11 +94,11 @@ def is_locked(path: Path) -> bool:
 
 
 def lock_path(name: str) -> Path:
-    """The lock of a run on this machine."""
+    """Return the lock file of a run on this machine."""
     return outer_root(project_root()) / "runs" / "locks" / f"{name}.lock"
 
 
 def time_of(info: Mapping[str, Any]) -> float:
-    """When a file was written, in seconds since the epoch, as its file system says it; 0 where it does not."""
+    """Return the modification time of a file in s since the epoch; 0 if its file system does not report it."""
     found = info.get("mtime") or info.get("created") or 0.0
     return found.timestamp() if isinstance(found, datetime) else float(found)

@@ -1,4 +1,4 @@
-"""The entries of a storage with what is to become of each; nothing is removed here."""
+"""List the entries of a storage, with the action for each; removes nothing."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ REMOVING = ".removing"
 
 @dataclass
 class Entry:
-    """Something in the storage.
+    """An entry of the storage.
 
     Attributes:
-        kind: run, sweep, input, rest (of a removal that was cut off) or unknown.
+        kind: run, sweep, input, rest (of an interrupted removal) or unknown.
         name: below the storage.
-        frees: bytes that the action gives back.
-        modified: seconds since the epoch, of its newest file.
-        why: who needs it, or why else it is kept.
+        frees: bytes that the action frees.
+        modified: time of its newest file, in s since the epoch.
+        why: what needs it, or another reason to keep it.
     """
 
     kind: str
@@ -46,7 +46,7 @@ class Entry:
 
 
 def list_entries(storage: str, needs: Needs, *, unfinished: bool) -> list[Entry]:
-    """Everything in a storage, with what is to become of it."""
+    """Return all entries of a storage, with their actions."""
     names = [path.rpartition("/")[2] for path in list_folder(storage)]
     entries = [Entry(kind_of(name), name) for name in names if name not in ("sweeps", "inputs", "leases", "locks")]
     for folder, kind, pattern in (("sweeps", "sweep", RUN), ("inputs", "input", INPUT)):
@@ -74,19 +74,19 @@ def list_entries(storage: str, needs: Needs, *, unfinished: bool) -> list[Entry]
 
 
 def kind_of(name: str, *, unknown: bool = False) -> str:
-    """What a name directly in the storage stands for."""
+    """Return the kind of a name in the storage."""
     if name.endswith(REMOVING):
         return "rest"
     return "run" if RUN.fullmatch(name) and not unknown else "unknown"
 
 
 def read_run_id(storage: str, entry: Entry) -> str | None:
-    """The MLflow run of a run or a sweep."""
+    """Return the MLflow run id of a run or a sweep."""
     return RunFolder(storage, entry.name).read(RUN_ID)
 
 
 def measure(storage: str, entry: Entry) -> None:
-    """Fill in size and age."""
+    """Return the entry with size and age."""
     system, path = fsspec.url_to_fs(f"{storage}/{entry.name}")
     files = system.find(path, detail=True)
     entry.size = sum(int(info["size"] or 0) for info in files.values())
@@ -94,7 +94,7 @@ def measure(storage: str, entry: Entry) -> None:
 
 
 def decide(storage: str, entry: Entry, who: list[str], driver: Driver, *, unfinished: bool) -> None:
-    """What is to become of a run or a sweep."""
+    """Decide the action for a run or a sweep."""
     if driver.lives:
         entry.why = ["in training", *who]
         return
@@ -108,7 +108,7 @@ def decide(storage: str, entry: Entry, who: list[str], driver: Driver, *, unfini
 
 
 def resume_state(storage: str, entry: Entry) -> list[str]:
-    """The paths of what only resuming needs of a run or a sweep that has ended."""
+    """Return the paths in a finished run or sweep that only resuming needs."""
     if entry.kind == "run":
         return checkpoints_of(RunFolder(storage, entry.name))
     found = list_folder(f"{storage}/{entry.name}")
@@ -116,7 +116,7 @@ def resume_state(storage: str, entry: Entry) -> list[str]:
 
 
 def has_ended(storage: str, entry: Entry) -> bool:
-    """Whether nothing of a run or a sweep is left to train; of what an older version has left this is not known."""
+    """Return whether a run or a sweep is finished; unknown, i.e. False, for those of older versions."""
     if entry.kind == "run":
         folder = RunFolder(storage, entry.name)
         return is_finished(folder) or folder.read(ENDED) is not None
@@ -124,7 +124,7 @@ def has_ended(storage: str, entry: Entry) -> bool:
 
 
 def decide_input(entry: Entry, *, training: bool) -> None:
-    """What is to become of a file that clusters have read; a run that needs it again puts it there again."""
+    """Decide the action for an input file of clusters; a run that needs it again uploads it again."""
     here = [path for path in (outer_root(project_root()) / "data/prepared").glob("*.json") if path.is_file()]
     if training:
         entry.why = ["a run is in training"]

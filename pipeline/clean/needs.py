@@ -1,4 +1,4 @@
-"""Who needs a run: files of the working tree, revisions of git, experiments of DVC, MLflow."""
+"""Find what needs a run: files of the working tree, git revisions, DVC experiments, MLflow."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from retinanet.inference.detector_file import load_detector
 REPORT = "reports/train.json"
 MODEL = "models/model.pt"
 STASHES = ("refs/stash", "refs/exps/stash", "refs/exps/celery/stash", "refs/exps/celery/failed")
-"""Of git, and of DVC's queue: their older entries are in the reflog only."""
+"""Stashes of git and of DVC's queue, whose older entries are in the reflog only."""
 
 Needs = dict[str, list[str]]
-"""Name of a run -> who needs it."""
+"""Name of a run -> what needs it."""
 
 
 def find_needs() -> Needs:
-    """The runs that the project, its revisions and its experiments need; says so where there is no git.
+    """Return the runs that the project, its revisions and its experiments need; print a note without git.
 
     Raises:
         ValueError: naming models/model.pt, when it cannot be read: what it needs is not known then.
@@ -41,7 +41,7 @@ def find_needs() -> Needs:
 
 
 def revisions(root: Path) -> list[str] | None:
-    """Every reference of the repository, and every stash; None where there is no repository."""
+    """Return every reference and stash of the repository; None without a repository."""
     found = git(root, "for-each-ref", "--format=%(refname)")
     if found is None or git(root, "rev-parse", "--git-dir") is None:
         return None
@@ -50,7 +50,7 @@ def revisions(root: Path) -> list[str] | None:
 
 
 def git(root: Path, *arguments: str) -> str | None:
-    """What git prints in a folder; None where it fails, or there is no git."""
+    """Return the output of git in a folder; None if it fails or is not installed."""
     try:
         done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -59,7 +59,7 @@ def git(root: Path, *arguments: str) -> str | None:
 
 
 def shorten(name: str) -> str:
-    """A reference for people: branch main, tag v1, experiment .., commit .."""
+    """Shorten a reference for messages: branch main, tag v1, experiment .., commit .."""
     for prefix, word in (("refs/heads/", "branch"), ("refs/tags/", "tag"), ("refs/remotes/", "branch")):
         if name.startswith(prefix):
             return f"{word} {name.removeprefix(prefix)}"
@@ -69,12 +69,12 @@ def shorten(name: str) -> str:
 
 
 def text_of(path: Path) -> str | None:
-    """A file's text, None where there is none."""
+    """Return the text of a file, None if there is none."""
     return path.read_text() if path.is_file() else None
 
 
 def note(needs: Needs, report: str | None, who: str) -> None:
-    """Add the run that a report names, if it names one."""
+    """Add the run named in a report, if any."""
     if report is None:
         return
     try:
@@ -86,14 +86,14 @@ def note(needs: Needs, report: str | None, who: str) -> None:
 
 
 def add(needs: Needs, name: str, who: str) -> None:
-    """Add one who needs a run, once."""
+    """Add a reason to keep a run, once."""
     known = needs.setdefault(name, [])
     if who not in known:
         known.append(who)
 
 
 def needed_by_mlflow(run_ids: Iterable[str]) -> dict[str, str]:
-    """For each id of an MLflow run that is not deleted, who needs it; all ids where MLflow does not answer."""
+    """Return the reason to keep each MLflow run that is not deleted; keep all if MLflow does not answer."""
     ids = sorted(set(run_ids))
     if not ids:
         return {}

@@ -1,4 +1,4 @@
-"""Command clean: the list, and with --delete the removal."""
+"""Command clean: list the storage; with --delete, remove entries."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.storage.stores import complaint
 
 
 def run(storage: str, *, delete: bool, unfinished: bool) -> None:
-    """List what lies in a storage; with `delete`, remove what the list marks.
+    """List the entries of a storage; with `delete`, perform their actions.
 
     Raises:
         ValueError: naming the storage, when it does not answer.
@@ -38,7 +38,7 @@ def run(storage: str, *, delete: bool, unfinished: bool) -> None:
 
 
 def carry_out(storage: str, entry: Entry) -> int:
-    """Remove an entry, or strip it; the bytes that this has freed. A run that has begun meanwhile is left alone."""
+    """Remove or strip an entry and return the bytes freed; skip a run that has started meanwhile."""
     name = entry.name.rpartition("/")[2]
     guard = without_driver(storage, name) if entry.kind in ("run", "sweep") else nullcontext()
     try:
@@ -55,7 +55,7 @@ def carry_out(storage: str, entry: Entry) -> int:
 
 
 def strip(storage: str, entry: Entry) -> None:
-    """Leave of a finished run what its outputs are made of, and of a finished sweep what its report is made of.
+    """Remove all but the archive of a finished run, and all but the records of a finished sweep.
 
     Raises:
         ValueError: when that cannot be kept; nothing is removed then.
@@ -66,12 +66,12 @@ def strip(storage: str, entry: Entry) -> None:
     system, path = fsspec.url_to_fs(folder.url)
     for left in resume_state(storage, entry):
         system.rm(left, recursive=True)
-    if system.exists(f"{path}/{NOTES}"):  # Ray would look for the checkpoints that it names
+    if system.exists(f"{path}/{NOTES}"):  # it names checkpoints that Ray would look for
         system.rm_file(f"{path}/{NOTES}")
 
 
 def remove(storage: str, name: str) -> None:
-    """Remove a run, a sweep, an input or the rest of one; a folder of this machine is renamed first.
+    """Remove a run, a sweep, an input or the rest of one; a local folder is renamed first.
 
     Raises:
         ValueError: when the name is none of these: such a thing is never removed.
@@ -88,7 +88,7 @@ def remove(storage: str, name: str) -> None:
 
 
 def table(storage: str, entries: Sequence[Entry]) -> str:
-    """All entries, the largest first, and the totals."""
+    """Format all entries, largest first, and the totals."""
     rows = [("what", "name", "size", "age", "action", "frees", "needed by")]
     for entry in sorted(entries, key=lambda entry: -entry.size):
         age = f"{max(time.time() - entry.modified, 0) / 86400:.0f} d"
@@ -108,7 +108,7 @@ def table(storage: str, entries: Sequence[Entry]) -> str:
 
 
 def spell_size(size: int) -> str:
-    """Bytes for people."""
+    """Format a number of bytes."""
     for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if size >= factor:
             return f"{size / factor:.1f} {unit}"

@@ -1,1 +1,1 @@
-"""Command export: the trained detector for those who use it, in MLflow's registry or as a folder."""
+"""Command export: publish the trained detector, in MLflow's registry or as a folder."""

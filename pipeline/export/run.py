@@ -1,4 +1,4 @@
-"""Command export: the trained detector for those who use it, in MLflow's registry or as a folder."""
+"""Command export: publish the trained detector, in MLflow's registry or as a folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WEIGHTS = "model.pt"
 
 
 def run(*, register: str | None, alias: str, run_id: str | None, output: Path | None) -> None:
-    """Register a model, write it into a folder, or both; arguments as of the command."""
+    """Register a model, write it to a folder, or both; arguments of the command."""
     if register is not None:
         check_name(register, alias)
     if output is not None and output.exists():
@@ -46,7 +46,7 @@ def run(*, register: str | None, alias: str, run_id: str | None, output: Path | 
 
 
 def model_of_file() -> RunModel:
-    """models/model.pt as its run in MLflow holds it.
+    """Return the logged MLflow model of models/model.pt.
 
     Raises:
         ValueError: when the file, its run, or the run's copy of it is missing.
@@ -64,7 +64,7 @@ def model_of_file() -> RunModel:
 
 
 def register_model(model: RunModel, *, name: str, alias: str) -> Registered:
-    """Register a model with what its run says of it."""
+    """Register a model with tags and metrics of its run."""
     split, figures = figures_of(model.metrics)
     sentence = f"{', '.join(f'{key} {figures[key]:.3f}' for key in figures) or 'not evaluated'} on {split}"
     known = {
@@ -80,7 +80,7 @@ def register_model(model: RunModel, *, name: str, alias: str) -> Registered:
 
 
 def figures_of(metrics: Mapping[str, float]) -> tuple[str, dict[str, float]]:
-    """The split on which a run was judged last, and its AP and AP50 there; those of training where none was."""
+    """Return the split of a run's last evaluation, with AP and AP50; those of training if there was none."""
     for split in SPLITS:
         figures = {key: metrics[f"{split}.{key}"] for key in FIGURES if f"{split}.{key}" in metrics}
         if figures:
@@ -89,12 +89,12 @@ def figures_of(metrics: Mapping[str, float]) -> tuple[str, dict[str, float]]:
 
 
 def made_by(tags: Mapping[str, str]) -> list[str]:
-    """The command that makes the model again, if the run says it."""
+    """Return the command that reproduces the model, if the run has it."""
     return [f"Make it again: `{tags['reproduce']}`"] if "reproduce" in tags else []
 
 
 def tell(entry: Registered) -> None:
-    """What the registry holds now, and how to use it."""
+    """Format the new state of the registry, and how to use it."""
     if entry.is_new:
         print(f"registered {entry.name} version {entry.version}")
     else:
@@ -106,7 +106,7 @@ def tell(entry: Registered) -> None:
 
 
 def write_output(folder: Path, model: RunModel | None) -> None:
-    """Write the folder under a temporary name first, so that what lies under its own name is whole."""
+    """Write the folder atomically: under a temporary name first, then renamed."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder.parent) as temporary:
         whole = Path(temporary) / folder.name

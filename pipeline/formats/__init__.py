@@ -1,4 +1,4 @@
-"""Data sets as people have them -> the prepared COCO dictionary of each split, and what did not come through.
+"""Read a user's data set -> the prepared COCO dictionary of each split, and a report of dropped records.
 
 A new format is one room with a reader and one line in READERS.
 """
@@ -27,9 +27,9 @@ def read_splits(
 
     Args:
         name: a key of READERS
-        root: folder or URL under which annotations and pictures lie
+        root: folder or URL of annotations and images
         files: per split, in the order train, val, test
-        classes: names that choose and order the classes; None takes all
+        classes: names that select and order the classes; None selects all
 
     Returns:
         splits: by the same names, all with the same categories

@@ -1,4 +1,4 @@
-"""Which boxes may train: finite, with an area, inside the picture. Those that stick out are cut at its edge."""
+"""Validity of boxes: finite, with an area, inside the image. Boxes that extend beyond it are clipped."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import numpy as np
 
 from pipeline.formats.records import Box
 
-# Files round to a few decimals: x + width may pass the edge by the last digit of a float without any meaning.
+# Files round to a few decimals: x + width may exceed the edge by a rounding error.
 EDGE_PX = 1e-6
 
 
 def find_fault(box: Box, size: tuple[int, int]) -> str | None:
-    """Why a box cannot be kept, or None.
+    """Return why a box is invalid, or None.
 
     Args:
         box: x, y, w, h in px
-        size: the picture's width and height in px
+        size: width and height of the image in px
     """
     x, y, w, h = box
     if not all(map(math.isfinite, box)):
@@ -35,7 +35,7 @@ def find_fault(box: Box, size: tuple[int, int]) -> str | None:
 
 
 def clip(box: Box, size: tuple[int, int]) -> Box:
-    """The part of a box (x, y, w, h) inside the picture; the very same numbers where nothing sticks out."""
+    """Clip a box (x, y, w, h) to the image; a box inside it stays exactly the same."""
     x, y, w, h = box
     x, w = _clip_side(x, w, size[0])
     y, h = _clip_side(y, h, size[1])
@@ -50,6 +50,6 @@ def _clip_side(start: float, length: float, limit: int) -> tuple[float, float]:
 
 
 def _is_empty(first: float, last: float) -> bool:
-    """Whether nothing lies between two edges in float32, in which boxes are trained."""
+    """Return whether two edges coincide in float32, the precision of training."""
     with np.errstate(over="ignore"):
         return bool(np.float32(last) <= np.float32(first))

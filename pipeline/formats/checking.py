@@ -1,4 +1,4 @@
-"""From what a reader found to a prepared split: pictures opened, boxes checked, the rest accounted for."""
+"""Convert a reader's records to a prepared split: open images, check boxes, record what is dropped."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pipeline.formats.root import Root
 
 
 def check_split(root: Root, raw: RawSplit, categories: list[CocoCategory], *, split: str) -> Split:
-    """Open every picture and check every box of one split; order and ids stay the reader's."""
+    """Open every image and check every box of a split; order and ids stay as in the reader's records."""
     pictures = inspect_pictures(root, raw.images, split=split)
     images = {image.id: _Image(image, picture) for image, picture in zip(raw.images, pictures, strict=True)}
     ids = {category["name"]: category["id"] for category in categories}
@@ -58,7 +58,7 @@ def check_split(root: Root, raw: RawSplit, categories: list[CocoCategory], *, sp
 
 @dataclass(frozen=True)
 class _Image:
-    """What the annotation says of an image, and what its picture says."""
+    """Size in the annotation, and size of the image file."""
 
     raw: RawImage
     picture: Picture
@@ -103,7 +103,7 @@ def _fault(box: RawBox, image: _Image) -> str | None:
 
 
 def _annotation(box: RawBox, image: _Image, ids: Mapping[str, int]) -> CocoAnnotation:
-    """The box as the prepared file holds it; the segment's area stays, also where the box was cut."""
+    """Return the box in the prepared format; the segment's area stays even if the box is clipped."""
     x, y, width, height = clip(box.xywh, image.size)
     return {
         "id": box.id,

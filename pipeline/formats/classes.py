@@ -1,4 +1,4 @@
-"""Which classes a data set has, in which order, and under which ids; the same for all its splits."""
+"""Classes of a data set, with order and ids, common to all its splits."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pipeline.formats.records import Category, CocoCategory
 def choose_classes(
     categories: Mapping[str, Sequence[Category]], chosen: Sequence[str] | None
 ) -> tuple[list[CocoCategory], list[str]]:
-    """The classes of all splits together, and sentences on what a person should know about them.
+    """Merge the classes of all splits; return them with notes for the user.
 
     Args:
         categories: per split, in the source's order
-        chosen: names that choose and order the classes; None takes all
+        chosen: names that select and order the classes; None selects all
 
     Returns:
         categories in the order of the labels, under their source's ids; those without one get the smallest numbers
@@ -37,7 +37,7 @@ def choose_classes(
 
 
 def _number(united: Mapping[str, int | None], names: Sequence[str]) -> list[CocoCategory]:
-    """Every id stays, whatever number it is: 0 is an id like any other."""
+    """Keep every id, including 0."""
     given = [united[name] for name in names]
     rows = zip(names, given, number_uniquely(given), strict=True)
     return [{"id": free if number is None else number, "name": name} for name, number, free in rows]
@@ -46,7 +46,7 @@ def _number(united: Mapping[str, int | None], names: Sequence[str]) -> list[Coco
 def _leave_out_data_set_names(
     categories: Mapping[str, Sequence[Category]], chosen: Sequence[str] | None
 ) -> tuple[dict[str, list[Category]], list[str]]:
-    """The classes of each split, without an entry that only names the data set, and a note on each such entry.
+    """Remove entries that only name the data set; return the classes of each split and a note on each removed entry.
 
     An entry goes if it names the data set in every split that has it; `chosen` may call it a class all the same.
     """
@@ -64,7 +64,7 @@ def _leave_out_data_set_names(
 
 
 def _unite(categories: Mapping[str, Sequence[Category]]) -> tuple[dict[str, int | None], list[str]]:
-    """Ids by name: the first split's classes, then what later ones add; sorted by name where there are no ids."""
+    """Return ids by name: the first split's classes, then those of later splits; sorted by name without ids."""
     ids: dict[str, int | None] = {}
     notes = []
     for split, found in categories.items():
@@ -79,7 +79,7 @@ def _unite(categories: Mapping[str, Sequence[Category]]) -> tuple[dict[str, int 
 
 
 def _check_agrees(ids: Mapping[str, int | None], category: Category, *, split: str) -> None:
-    """One class has one id and one id one class, in all splits."""
+    """Check that names and ids correspond one to one in all splits."""
     if category.id is None:
         return
     names = {number: name for name, number in ids.items()}

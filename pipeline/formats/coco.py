@@ -19,12 +19,12 @@ Record = dict[str, Any]
 NAN = float("nan")
 # Ids are kept in arrays of int64.
 SMALLEST_ID, LARGEST_ID = -(2**63), 2**63 - 1
-# What Roboflow writes above its topmost category, and what others leave away.
+# Supercategory of Roboflow's root category; other tools omit it.
 NO_SUPERCATEGORY = (None, "", "none")
 
 
 def read_coco(root: Root, files: SplitFiles, *, split: str) -> RawSplit:
-    """Read a split; the order of categories, images and annotations stays as it is in the file."""
+    """Read a split; categories, images and annotations keep the order of the file."""
     file = root.shown(files.annotations)
     content = _load(root, files.annotations, file=file, split=split)
     categories = _read_categories(content["categories"], content["annotations"], file=file)
@@ -49,7 +49,7 @@ def read_coco(root: Root, files: SplitFiles, *, split: str) -> RawSplit:
 
 
 def _load(root: Root, path: str, *, file: str, split: str) -> Record:
-    """The file's content, with its three lists in place."""
+    """Return the content of the file, after checking its three lists."""
     key = f"data.{split}.annotations"
     try:
         content: Record = json.loads(root.read(path, named_by=key))
@@ -82,7 +82,7 @@ def _read_categories(records: list[Record], annotations: list[Record], *, file: 
 
 
 def _heads_all_others(record: Record, records: list[Record]) -> bool:
-    """Whether a category is the supercategory of all others and has none itself, as the first of Roboflow's."""
+    """Return whether a category is the supercategory of all others and has none itself, like Roboflow's first one."""
     others = [other for other in records if other is not record]
     is_topmost = record.get("supercategory") in NO_SUPERCATEGORY
     return is_topmost and bool(others) and all(other.get("supercategory") == record["name"] for other in others)
@@ -91,7 +91,7 @@ def _heads_all_others(record: Record, records: list[Record]) -> bool:
 def _read_images(
     records: list[Record], *, folder: str, file: str, split: str
 ) -> tuple[dict[int | None, RawImage], list[Finding]]:
-    """Images by id; a record that stands twice is dropped, two pictures under one id are an error."""
+    """Return images by id; drop repeated records, raise an error for two images with one id."""
     images: dict[int | None, RawImage] = {}
     dropped: list[Finding] = []
     for index, record in enumerate(records):
@@ -117,7 +117,7 @@ def _read_boxes(
     file: str,
     split: str,
 ) -> Iterator[RawBox | Finding]:
-    """Each annotation as a box under its number, or the reason why it is none."""
+    """Yield each annotation as a box, or the reason why it is dropped."""
     names: dict[int | None, str] = {category.id: category.name for category in categories}
     firsts: dict[int, Record] = {}
     for number, record in zip(numbers, records, strict=True):
@@ -157,7 +157,7 @@ def _is_same_box(first: Record, second: Record) -> bool:
 
 
 def _changed_ids(given: list[int], numbers: list[int]) -> list[str]:
-    """A note where annotations got other ids than the file gives them."""
+    """Return a note if annotations got new ids."""
     changed = [(old, new) for old, new in zip(given, numbers, strict=True) if old != new]
     if not changed:
         return []
@@ -178,7 +178,7 @@ def _integer(record: Record, key: str, *, where: str) -> int:
 
 
 def _key(value: object) -> int | None:
-    """A foreign id to look up; None, which no table holds, for anything that is no integer."""
+    """Return an id for a look-up; None, which is in no table, for anything but an integer."""
     return value if type(value) is int else None
 
 
@@ -188,7 +188,7 @@ def _size(record: Record) -> tuple[int, int] | None:
 
 
 def _numbers(value: object) -> Box:
-    """x, y, w, h; NaN where the file holds something else."""
+    """Return x, y, w, h; NaN for anything but a number."""
     if not isinstance(value, list) or len(value) != 4:
         return (NAN, NAN, NAN, NAN)
     x, y, w, h = map(_number, value)
@@ -196,7 +196,7 @@ def _numbers(value: object) -> Box:
 
 
 def _number(value: object) -> float:
-    """A number of the file as float; NaN for anything else, also for integers beyond the floats."""
+    """Return a number as float; NaN for anything else, also for integers too large for a float."""
     try:
         return float(value) if type(value) in (int, float) else NAN  # type: ignore[arg-type]
     except OverflowError:
@@ -204,6 +204,6 @@ def _number(value: object) -> float:
 
 
 def _area(value: object) -> float | None:
-    """The segment's area where the file gives a usable one."""
+    """Return the segment's area if the file has a valid one."""
     area = _number(value)
     return area if 0 < area < float("inf") else None

@@ -1,4 +1,4 @@
-"""SHA-256 of local files, computed once for each state of a file."""
+"""SHA-256 of local files, cached by size, modification time and inode."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-# A file changed twice within the clock's step of its file system looks the same: so young a file is read again.
+# Two changes within the time resolution of the file system look the same, so recent files are read again.
 YOUNG_NS = 2_000_000_000
 
 Known = dict[str, tuple[list[int], str]]
 
 
 class Digests:
-    """Remembers digests in a file, by path, size, time of change and inode; may be used from several threads.
+    """Cache of digests in a file, by path, size, modification time and inode; thread-safe.
 
     Args:
-        path: where they are kept between two commands; what cannot be read there counts as empty.
+        path: the cache file; an unreadable one counts as empty.
     """
 
     def __init__(self, path: Path) -> None:
@@ -27,7 +27,7 @@ class Digests:
         self.seen: Known = {}
 
     def of(self, info: dict[str, Any]) -> dict[str, Any]:
-        """Size and digest of a file.
+        """Return size and digest of a file.
 
         Args:
             info: as fsspec describes it; only its name is taken.
@@ -44,7 +44,7 @@ class Digests:
         return {"bytes": status.st_size, "sha256": digest}
 
     def keep(self) -> None:
-        """Write the digests of the files seen since; those of others go."""
+        """Write the digests of the files seen in this run; drop the others."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self.path.with_name(f"{self.path.name}.unfinished")
         unfinished.write_text(json.dumps(self.seen), encoding="utf-8")

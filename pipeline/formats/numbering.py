@@ -1,4 +1,4 @@
-"""Ids that every reader of COCO files understands: whole numbers from 1, each given once."""
+"""Ids that every COCO reader accepts: unique integers from 1."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import count
 
 
 def number_uniquely(ids: Sequence[int | None]) -> list[int]:
-    """One id for each of `ids`, all different and at least 1.
+    """Return one unique id of at least 1 for each of `ids`.
 
     An id of at least 1 stays where it occurs first. None, ids below 1 and repeated ones get the smallest numbers that
     are free.

@@ -1,4 +1,4 @@
-"""Opens every picture of a split once: is it there, does it decode, how large is it, what is its digest?
+"""Open every image of a split once: existence, decoding, size and digest.
 
 A picture that is damaged is dropped. One that decodes to pixels of which nobody knows the range stops the stage: such
 pictures come by the data set, and a conversion saves them.
@@ -17,25 +17,25 @@ from pipeline.formats.records import RawImage
 from pipeline.formats.root import MISSING, THREADS, Root
 from retinanet.data.pixels import PixelFormatError, measure
 
-# Of 65535; pictures of 12 bits in 16 stay below it.
+# Out of 65535; 12-bit images stored in 16 bits stay below it.
 DARK = 2**12
 
 
 class Picture(NamedTuple):
-    """A picture that decodes, or the fault that keeps it out."""
+    """Properties of an image that decodes, or the error."""
 
     size: tuple[int, int]
-    """width, height in px as the picture is seen, EXIF orientation applied"""
+    """width, height in px, with EXIF orientation applied"""
     sha256: str
     fault: str | None = None
     refusal: str | None = None
-    """what its pixels are, where they cannot be scaled to 0..255"""
+    """its pixel format, if it cannot be scaled to 0..255"""
     brightest: int | None = None
-    """the largest value of a grey picture of 16 bits"""
+    """maximum of a 16-bit greyscale image"""
 
 
 def inspect_pictures(root: Root, images: list[RawImage], *, split: str) -> list[Picture]:
-    """One answer per image, in the same order.
+    """Return one result per image, in the same order.
 
     Raises:
         ValueError: when pictures decode, but to pixels that cannot be scaled; it names the first.
@@ -52,7 +52,7 @@ def inspect_pictures(root: Root, images: list[RawImage], *, split: str) -> list[
 
 
 def notes_on_pictures(pictures: list[Picture]) -> list[str]:
-    """A sentence where all 16-bit pictures are so dark that they seem to hold fewer bits."""
+    """Return a note if all 16-bit images are so dark that they appear to have fewer bits."""
     brightest = [picture.brightest for picture in pictures if picture.brightest is not None]
     if not brightest or max(brightest) >= DARK:
         return []
@@ -71,6 +71,6 @@ def _inspect(root: Root, image: RawImage) -> Picture:
         size, brightest = measure(data)
     except PixelFormatError as error:
         return Picture((0, 0), "", refusal=str(error))
-    except Exception as error:  # noqa: BLE001 - each of Pillow's formats raises what its own parser raises
+    except Exception as error:  # noqa: BLE001 - the parser of each format raises errors of its own
         return Picture((0, 0), "", f"picture cannot be read ({error or type(error).__name__})")
     return Picture(size, hashlib.sha256(data).hexdigest(), brightest=brightest)

@@ -1,4 +1,4 @@
-"""What the readers hand over, and the prepared COCO dictionary that is made of it.
+"""Records of the readers, and the prepared COCO dictionary built from them.
 
 Boxes are (x, y, width, height) in absolute pixels, as COCO files hold them.
 """
@@ -13,27 +13,27 @@ Box = tuple[float, float, float, float]
 
 
 class SplitFiles(NamedTuple):
-    """Where one split lies; both paths are relative to the data set's root."""
+    """Locations of one split, relative to the data set's root."""
 
     annotations: str
     images: str
 
 
 class Category(NamedTuple):
-    """A class as its source knows it; `id` is None where the format has names only."""
+    """A class in the source; `id` is None for formats with names only."""
 
     id: int | None
     name: str
     names_data_set: bool = False
-    """no class, as far as this file tells: it heads all others and has no box"""
+    """a root category, judging by this file: supercategory of all others, without boxes"""
 
 
 class Finding(NamedTuple):
-    """One record that did not come through as it stood, in words for a person who looks for it."""
+    """A record that was dropped or changed, with words to find it."""
 
     split: str
     file: str
-    """the annotation file or list, or the XML, in which the record stands"""
+    """the annotation file, list or XML that contains the record"""
     image: str
     record: str
     """"object 3", "annotation 455475", or "picture" where it concerns the whole image"""
@@ -44,14 +44,14 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class RawBox:
-    """One annotated box, not checked yet; numbers that cannot be read are NaN."""
+    """An annotated box before checking; unreadable numbers are NaN."""
 
     id: int
     image_id: int
     category: str
     xywh: Box
     record: str
-    """how the source calls it: "object 3" of its image, "annotation 455475" """
+    """its name in the source: "object 3" of its image, "annotation 455475" """
     area: float | None = None
     """the segment's area, px^2; None: width * height"""
     iscrowd: int = 0
@@ -59,7 +59,7 @@ class RawBox:
 
 @dataclass(frozen=True)
 class RawImage:
-    """One annotated picture; its size is what the annotation claims, None where it claims nothing."""
+    """An annotated image, with the size given in the annotation, None if there is none."""
 
     id: int
     path: str
@@ -67,33 +67,33 @@ class RawImage:
     size: tuple[int, int] | None
     """width, height"""
     file: str
-    """the file that speaks of it"""
+    """the file that names it"""
 
 
 @dataclass(frozen=True)
 class RawSplit:
-    """All that a reader found in one split, in file order."""
+    """All records of one split, in file order."""
 
     categories: list[Category]
     images: list[RawImage]
     boxes: list[RawBox]
     num_images: int
     num_boxes: int
-    """images and boxes in the source, those of `dropped` included"""
+    """images and boxes in the source, including those in `dropped`"""
     dropped: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """sentences on the split as a whole"""
 
 
 class CocoInfo(TypedDict):
-    """Where the pictures lie: a path relative to the project, or a URL."""
+    """Location of the images: a path relative to the project, or a URL."""
 
     root: str
     split: str
 
 
 class CocoImage(TypedDict):
-    """A picture; `file_name` is relative to the root, width and height are its own, in px."""
+    """An image; `file_name` is relative to the root, width and height are those of the file, in px."""
 
     id: int
     file_name: str
@@ -103,7 +103,7 @@ class CocoImage(TypedDict):
 
 
 class CocoAnnotation(TypedDict):
-    """A box [x, y, w, h] in px; ids are at least 1; crowds (iscrowd 1) are for the evaluator and never train."""
+    """A box [x, y, w, h] in px; ids are at least 1; crowds (iscrowd 1) are used in evaluation only."""
 
     id: int
     image_id: int
@@ -114,14 +114,14 @@ class CocoAnnotation(TypedDict):
 
 
 class CocoCategory(TypedDict):
-    """A class under its source's id; gaps are allowed, and so is 0."""
+    """A class with its id in the source; gaps and 0 are allowed."""
 
     id: int
     name: str
 
 
 class CocoSplit(TypedDict):
-    """The prepared form of a split, data/prepared/<split>.json; a label 0..K-1 is a place in `categories`."""
+    """The prepared form of a split, data/prepared/<split>.json; a label 0..K-1 is an index into `categories`."""
 
     info: CocoInfo
     images: list[CocoImage]
@@ -131,24 +131,24 @@ class CocoSplit(TypedDict):
 
 @dataclass(frozen=True)
 class Split:
-    """A prepared split, and all that was left out or changed on the way to it."""
+    """A prepared split, and all records that were dropped or changed."""
 
     coco: CocoSplit
     num_images: int
-    """images in the source, the dropped ones included"""
+    """images in the source, including dropped ones"""
     num_boxes: int
     """boxes in the source: those kept, those of classes not chosen, and those dropped"""
     dropped: list[Finding] = field(default_factory=list)
     clipped: list[Finding] = field(default_factory=list)
-    """kept, cut at the picture's edge"""
+    """kept, clipped to the image"""
     resized: list[Finding] = field(default_factory=list)
-    """kept with the picture's true size, where the annotation gave another"""
+    """kept with the true size of the image, which differs from the annotation's"""
     not_chosen: Counter[str] = field(default_factory=Counter)
-    """boxes of each class that `data.classes` leaves out"""
+    """boxes of each class that `data.classes` excludes"""
     notes: list[str] = field(default_factory=list)
     """sentences on the split as a whole"""
 
 
 def box_text(box: Box) -> str:
-    """[x, y, w, h] with as many digits as a person would write."""
+    """Format [x, y, w, h] with few digits, for messages."""
     return "[" + ", ".join(f"{side:.10g}" for side in box) + "]"

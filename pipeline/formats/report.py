@@ -1,4 +1,4 @@
-"""What `prepare` found, as numbers and lists: reports/prepare.json."""
+"""The report of `prepare`: reports/prepare.json."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 from pipeline.formats.records import Finding, Split
 
 QUANTILES = {"min": 0.0, "q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95, "max": 1.0}
-# Classes that one note names; boxes_per_class has them all.
+# Maximum number of classes in a note; boxes_per_class has all.
 NAMED = 8
 
 
 def summarise(splits: Mapping[str, Split], notes: Sequence[str] = ()) -> dict[str, Any]:
-    """The whole report: numbers per split, then every record that was dropped or changed, by file and reason."""
+    """Return the report: counts per split, then every dropped or changed record, by file and reason."""
     return {
         "splits": {name: _summarise_split(split) for name, split in splits.items()},
         "notes": [*notes, *_classes_without_boxes(splits)],
@@ -28,7 +28,7 @@ def summarise(splits: Mapping[str, Split], notes: Sequence[str] = ()) -> dict[st
 
 
 def find_leaks(splits: Mapping[str, Split]) -> list[dict[str, Any]]:
-    """Pictures that several splits share, byte for byte: what is learnt on one is no news on the other."""
+    """Return notes on identical image files in several splits, which leak training data into the evaluation."""
     places: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name, split in splits.items():
         for image in split.coco["images"]:
@@ -62,7 +62,7 @@ def _boxes_per_class(split: Split) -> dict[str, int]:
 
 
 def _quantiles(sides: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, float]:
-    """Named quantiles of box sides [M] in px; empty without boxes."""
+    """Return named quantiles of box sides [M] in px; empty without boxes."""
     if not sides.size:
         return {}
     return {name: round(float(np.quantile(sides, share)), 2) for name, share in QUANTILES.items()}
@@ -79,12 +79,12 @@ def _classes_without_boxes(splits: Mapping[str, Split]) -> list[str]:
 
 
 def _sorted(findings: list[Finding]) -> list[dict[str, str]]:
-    """By file, then reason; records of one file and reason stay in file order."""
+    """Group by file, then reason; records keep their order within a group."""
     return [finding._asdict() for finding in sorted(findings, key=lambda finding: (finding.file, finding.reason))]
 
 
 def format_report(report: Mapping[str, Any], *, shown: int, path: str) -> str:
-    """A table of the splits, the notes, and the first `shown` of the dropped records; `path` holds the others."""
+    """Format a table of the splits, the notes, and the first `shown` dropped records; `path` holds all."""
     columns = ("images", "images_without_boxes", "images_dropped", "boxes", "boxes_dropped", "boxes_clipped")
     titles = ("images", "without boxes", "dropped", "boxes", "dropped", "clipped")
     lines = ["".join([f"{'split':8}", *(f"{title:>15}" for title in titles)])]

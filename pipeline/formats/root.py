@@ -1,4 +1,4 @@
-"""The folder or URL under which a data set lies. No path in a data set leaves it."""
+"""The root folder or URL of a data set. No path in a data set may leave it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from pipeline.storage.stores import MISSING, explained, retry  # registers s3://
 
 __all__ = ["MISSING", "THREADS", "Root", "check_stays_inside", "join"]
 
-# Files read at once: enough to hide a network's latency, few enough for a laptop's disk.
+# Concurrent reads: enough to hide network latency, few enough for a laptop's disk.
 THREADS = 8
 
 
 @dataclass(frozen=True)
 class Root:
-    """Opens files by their path below `url`; all methods may be called from several threads."""
+    """Opens files by their path below `url`; thread-safe."""
 
     url: str
     """a local folder or any URL that fsspec knows"""
@@ -37,15 +37,15 @@ class Root:
         object.__setattr__(self, "_base", base.rstrip("/"))
 
     def read(self, path: str, *, named_by: str) -> bytes:
-        """The bytes of a file; `named_by` is the file or parameter that named it, for the error."""
+        """Return the bytes of a file; `named_by` is the file or parameter that names it, for the error."""
         location = self._locate(path, named_by=named_by)
-        # No permission, or a server that does not answer, is not the data set's fault and must not drop a picture.
+        # A missing permission, or a server that does not answer, must not drop an image.
         with explained(self.url):
             data: bytes = retry(lambda: self._system.cat_file(location))
         return data
 
     def has_file(self, path: str, *, named_by: str) -> bool:
-        """Whether there is such a file; not fsspec's isfile, which takes a server that does not answer for a no."""
+        """Return whether the file exists; unlike fsspec's isfile, raise an error if the server does not answer."""
         location = self._locate(path, named_by=named_by)
         try:
             with explained(self.url):
@@ -59,21 +59,21 @@ class Root:
 
     @property
     def protocol(self) -> str:
-        """How a URL of this file system begins, e.g. s3."""
+        """The protocol of this file system, e.g. s3."""
         return str(self.url.partition("://")[0]) if not self.is_local else "file"
 
     def exists(self) -> bool:
         return bool(self._system.exists(self._base))
 
     def info(self, path: str, *, named_by: str) -> dict[str, Any]:
-        """What the file system says of a file: name, size, type and whatever else it knows."""
+        """Return fsspec's info on a file: name, size, type and more."""
         location = self._locate(path, named_by=named_by)
         with explained(self.url):
             found: dict[str, Any] = retry(lambda: self._system.info(location))
         return found
 
     def entries(self, folder: str, *, named_by: str) -> list[tuple[str, dict[str, Any]]]:
-        """Names in a folder, each with what `info` says; none where there is no such folder.
+        """Return the names in a folder, each with its `info`; empty if there is no such folder.
 
         Links of a local folder are followed, and left out where they lead nowhere.
         """
@@ -89,12 +89,12 @@ class Root:
         return [(name, _followed(info)) for name, info in entries if _leads(info)] if self.is_local else entries
 
     def shown(self, path: str) -> str:
-        """The path as a person would type it."""
+        """Return the full path or URL, for messages."""
         return f"{self.url.rstrip('/')}/{path}"
 
     def _locate(self, path: str, *, named_by: str) -> str:
         check_stays_inside(path, named_by=named_by)
-        # Always through this file system: a bare fsspec.open(url) would give "::" and "://" in a name a meaning.
+        # Not fsspec.open(url), which interprets "::" and "://" in names.
         location = f"{self._base}/{path}"
         if isinstance(self._system, LocalFileSystem):
             self._check_links(location, path, named_by=named_by)
@@ -114,7 +114,7 @@ def _leads(info: dict[str, Any]) -> bool:
 
 
 def _followed(info: dict[str, Any]) -> dict[str, Any]:
-    """A local file's info under the name of what it links to."""
+    """Return the info of a local file, with links resolved."""
     name = os.path.realpath(info["name"])
     return {**info, "name": name, "type": "directory" if os.path.isdir(name) else "file"}
 
@@ -135,6 +135,6 @@ def check_stays_inside(path: str, *, named_by: str) -> None:
 
 
 def join(folder: str, name: str) -> str:
-    """A path below a folder of the root; "" and "." are the root itself."""
+    """Join a path to a folder of the root; "" and "." are the root itself."""
     parts = [part for part in folder.split("/") if part not in ("", ".")]
     return "/".join([*parts, name])

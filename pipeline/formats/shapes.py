@@ -1,4 +1,4 @@
-"""The data set that needs no download: squares, discs and triangles on a textured ground.
+"""A synthetic data set, without download: squares, discs and triangles on a textured background.
 
 Every image has its own random generator, so it does not depend on the number of images or on its neighbours.
 Coordinates are px; a pixel belongs to a shape when its centre (column + .5, row + .5) lies inside.
@@ -25,23 +25,23 @@ Mask = NDArray[np.bool_]
 Pixels = NDArray[np.float64]
 
 SPLITS = ("train", "val", "test")
-# At least this share of every object stays visible; objects drawn later cover those drawn before.
+# Minimum visible share of every object; later objects cover earlier ones.
 MIN_VISIBLE = 0.6
-# Places tried for an object before the image goes without it.
+# Positions tried for an object before it is left out.
 ATTEMPTS = 20
-# Smallest distance of an object's colour from the ground it covers, grey levels over the three channels.
+# Minimum colour distance of an object from the background it covers, in grey levels over the three channels.
 MIN_CONTRAST = 80.0
 
 
 class Scene(NamedTuple):
-    """An image before the noise, and which pixel shows which object."""
+    """An image before noise, and the object at each pixel."""
 
     pixels: Pixels
     """[H, W, 3], 0..255"""
     owner: NDArray[np.int64]
-    """[H, W], place of the visible object in `labels`, -1 for the ground"""
+    """[H, W], index of the visible object in `labels`, -1 for background"""
     labels: list[int]
-    """[M], which of the shapes each object is"""
+    """[M], shape of each object"""
 
 
 def draw_disc(rng: Generator, x: Pixels, y: Pixels) -> Mask:
@@ -79,12 +79,12 @@ def draw_split(
     empty_fraction: float,
     noise: float,
 ) -> Split:
-    """Draw a split's images into folder/<split>/000001.png and on, and describe them.
+    """Draw the images of a split to folder/<split>/000001.png etc., and return their annotations.
 
     Args:
-        root: how readers of the prepared file will find `folder`
+        root: location of `folder` in the prepared file
         classes: names of the shapes to draw; None draws all
-        seed: with the split and the image's number it decides every byte of an image
+        seed: determines every byte of an image, with the split and the image's number
         min_size, max_size: longer side of an object's box, px
         empty_fraction: probability of an image without objects
         noise: standard deviation of the pixel noise, grey levels
@@ -116,7 +116,7 @@ def draw_split(
 def draw_scene(
     rng: Generator, draws: Sequence[Draw], num_objects: int, *, image_size: int, min_size: int, max_size: int
 ) -> Scene:
-    """Objects one after the other on a textured ground; one that finds no place is left out."""
+    """Draw objects on a textured background; leave out those that fit nowhere."""
     pixels = _draw_ground(rng, image_size)
     owner = np.full((image_size, image_size), -1)
     labels: list[int] = []
@@ -135,14 +135,14 @@ def draw_scene(
 
 
 def visible_box(scene: Scene, place: int) -> tuple[int, int, int, int]:
-    """x, y, w, h of the smallest box around an object's visible pixels."""
+    """Return x, y, w, h of the bounding box of an object's visible pixels."""
     rows, columns = np.nonzero(scene.owner == place)
     x, y = int(columns.min()), int(rows.min())
     return x, y, int(columns.max()) + 1 - x, int(rows.max()) + 1 - y
 
 
 def _find_place(rng: Generator, draw: Draw, owner: NDArray[np.int64], areas: list[int], *, size: float) -> Mask | None:
-    """Pixels of a new object that hides no earlier one too much, or None after ATTEMPTS tries."""
+    """Return the pixels of a new object that does not cover earlier ones too much, or None after ATTEMPTS tries."""
     image_size = owner.shape[0]
     grid = np.arange(image_size) + 0.5
     for _ in range(ATTEMPTS):
@@ -155,7 +155,7 @@ def _find_place(rng: Generator, draw: Draw, owner: NDArray[np.int64], areas: lis
 
 
 def _corners(num_corners: int, angle: float) -> Pixels:
-    """Corners [C, 2] of a regular polygon whose box is centred at 0 and has a longer side of 2."""
+    """Return the corners [C, 2] of a regular polygon whose box is centred at 0 with a longer side of 2."""
     angles = angle + 2 * math.pi * np.arange(num_corners) / num_corners
     corners = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     low, high = corners.min(axis=0), corners.max(axis=0)
@@ -164,7 +164,7 @@ def _corners(num_corners: int, angle: float) -> Pixels:
 
 
 def _inside_polygon(x: Pixels, y: Pixels, corners: Pixels) -> Mask:
-    """Whether points lie inside a convex polygon: left of every edge, corners being in order of their angle."""
+    """Return which points lie inside a convex polygon, i.e. left of every edge; corners are ordered by angle."""
     ends = np.roll(corners, -1, axis=0)
     inside = np.ones(np.broadcast_shapes(x.shape, y.shape), dtype=np.bool_)
     for (x1, y1), (x2, y2) in zip(corners, ends, strict=True):
@@ -173,7 +173,7 @@ def _inside_polygon(x: Pixels, y: Pixels, corners: Pixels) -> Mask:
 
 
 def _draw_ground(rng: Generator, image_size: int) -> Pixels:
-    """A colour with large and small clouds in it and a few thin lines across, [H, W, 3]."""
+    """Return a background [H, W, 3]: one colour with large and small clouds and a few thin lines."""
     ground = rng.uniform(40, 215, 3) + 0.2 * _draw_clouds(rng, 3, image_size) + 0.1 * _draw_clouds(rng, 16, image_size)
     grid = np.arange(image_size) + 0.5
     for _ in range(rng.integers(0, 4)):
@@ -185,14 +185,14 @@ def _draw_ground(rng: Generator, image_size: int) -> Pixels:
 
 
 def _draw_clouds(rng: Generator, cells: int, image_size: int) -> Pixels:
-    """Random colours on a grid of cells x cells, interpolated, [H, W, 3], about -128 .. 127."""
+    """Return random colours [H, W, 3] interpolated from a grid of cells x cells, about -128 .. 127."""
     colours = rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8)
     clouds = Image.fromarray(colours).resize((image_size, image_size), Image.Resampling.BICUBIC)
     return np.asarray(clouds, dtype=np.float64) - 128.0
 
 
 def _paint(rng: Generator, pixels: Pixels, mask: Mask) -> Pixels:
-    """Colours [P, 3] of an object's pixels: one colour away from what it covers, shaded from one side."""
+    """Return the colours [P, 3] of an object's pixels: a colour distinct from its background, shaded from a side."""
     covered = pixels[mask].mean(axis=0)
     colour = rng.uniform(0, 255, 3)
     while np.linalg.norm(colour - covered) < MIN_CONTRAST:
@@ -200,7 +200,7 @@ def _paint(rng: Generator, pixels: Pixels, mask: Mask) -> Pixels:
     rows, columns = np.nonzero(mask)
     angle, depth = rng.uniform(0, 2 * math.pi), rng.uniform(0, 40)
     along = rows * math.sin(angle) + columns * math.cos(angle)
-    shade = (along - along.mean()) / max(float(np.ptp(along)), 1.0)  # [P], about -.5 .. .5
+    shade = (along - along.mean()) / max(float(np.ptp(along)), 1.0)  # [P], about -0.5 .. 0.5
     painted: Pixels = colour + depth * shade[:, None]
     return painted
 

@@ -1,4 +1,4 @@
-"""Which files of a root a data set is read from, and what they are now: their digests, or what their server says.
+"""Source files of a data set below its root, with digests, or with the metadata of their server.
 
 A digest where the files are local, so that a copy of them in another clone is the same; elsewhere what a listing
 says without reading them: size, and the time or tag of the last change.
@@ -19,14 +19,14 @@ from pipeline.formats.records import SplitFiles
 from pipeline.formats.root import MISSING, THREADS, Root
 from pipeline.formats.voc import annotations_folder
 
-# By what a file system says that a file has changed; each names it in its own way.
+# Metadata keys by which file systems report a change of a file.
 MARKS = (
     *("ETag", "etag", "Content-MD5", "content_md5", "md5Hash", "md5", "sha", "mtime"),
     *("Last-Modified", "LastModified", "last_modified", "modified", "updated", "created"),
 )
-# A web server has no listing: a HEAD request for each picture would take an hour where a listing takes seconds.
+# A web server has no listing: HEAD requests for all images take an hour, a listing takes seconds.
 UNLISTED = ("http", "https")
-# Files that a desktop leaves in a folder.
+# Files created by desktop environments.
 NOISE = (".DS_Store", "Thumbs.db")
 
 Entry = dict[str, Any]
@@ -34,14 +34,14 @@ Entry = dict[str, Any]
 
 @dataclass(frozen=True)
 class Source:
-    """A file or a folder below the root, and the parameter that names it."""
+    """A file or folder below the root, and the parameter that names it."""
 
     path: str
     named_by: str
 
 
 def read_from(name: str, files: Mapping[str, SplitFiles]) -> tuple[list[Source], list[Source]]:
-    """The annotation files and the folders from which a format reads its splits, each once."""
+    """Return the annotation files and folders that a format reads, each once."""
     annotations = [Source(paths.annotations, f"data.{split}.annotations") for split, paths in files.items()]
     folders = [Source(paths.images, f"data.{split}.images") for split, paths in files.items()]
     if name == "voc":
@@ -50,7 +50,7 @@ def read_from(name: str, files: Mapping[str, SplitFiles]) -> tuple[list[Source],
 
 
 def describe(root: Root, name: str, files: Mapping[str, SplitFiles], digests: Digests) -> dict[str, Entry]:
-    """One entry for each annotation file and each folder, by path; the same as long as nothing has changed.
+    """Return one entry per annotation file and folder, by path; equal as long as nothing has changed.
 
     Raises:
         ValueError: naming the parameter, when an annotation file is not there, or the root, when it does not answer.
@@ -64,7 +64,7 @@ def describe(root: Root, name: str, files: Mapping[str, SplitFiles], digests: Di
 
 
 def is_listed(root: Root) -> bool:
-    """Whether the root's file system can say which files a folder holds."""
+    """Return whether the root's file system can list folders."""
     return root.protocol not in UNLISTED
 
 
@@ -72,7 +72,7 @@ def _describe_file(root: Root, source: Source, mark: Callable[[Entry], Entry]) -
     try:
         return mark(root.info(source.path, named_by=source.named_by))
     except MISSING as error:
-        reason = f" ({error.__cause__})" if error.__cause__ else ""  # fsspec's http hides every failure behind this
+        reason = f" ({error.__cause__})" if error.__cause__ else ""  # the cause that fsspec's http file system hides
         raise ValueError(
             f"{source.named_by}: there is no file {root.shown(source.path)}{reason}; check data.root and "
             f"{source.named_by} in params.yaml"
@@ -80,7 +80,7 @@ def _describe_file(root: Root, source: Source, mark: Callable[[Entry], Entry]) -
 
 
 def _describe_folder(root: Root, source: Source, mark: Callable[[Entry], Entry]) -> Entry:
-    """Number and bytes of all files below, and a digest of their names and marks; all zero where there is no folder."""
+    """Return number and bytes of all files below, and a digest of their names and marks; zeros without the folder."""
     infos = dict(_walk(root, source.path, named_by=source.named_by))
     names = sorted(infos)
     with ThreadPoolExecutor(THREADS) as pool:
@@ -91,7 +91,7 @@ def _describe_folder(root: Root, source: Source, mark: Callable[[Entry], Entry])
 
 
 def _walk(root: Root, folder: str, *, named_by: str) -> Iterator[tuple[str, Entry]]:
-    """Every file below a folder of the root: (its path below the folder, what its file system says of it)."""
+    """Yield every file below a folder of the root: (path below the folder, fsspec's info)."""
     ahead: list[str] = [""]
     entered: set[str] = set()
     while ahead:
@@ -100,13 +100,13 @@ def _walk(root: Root, folder: str, *, named_by: str) -> Iterator[tuple[str, Entr
             path = f"{inner}/{name}".lstrip("/")
             if info["type"] != "directory" and name not in NOISE:
                 yield path, info
-            elif info["type"] == "directory" and info["name"] not in entered:  # links may lead in a circle
+            elif info["type"] == "directory" and info["name"] not in entered:  # links may form a cycle
                 entered.add(info["name"])
                 ahead.append(path)
 
 
 def _said(info: Entry) -> Entry:
-    """Size and mark of a file as its server gives them."""
+    """Return size and mark of a file from its server's metadata."""
     return {"bytes": info.get("size")} | {key: str(info[key]) for key in MARKS if info.get(key) is not None}
 
 

@@ -28,7 +28,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp", ".tif", ".
 
 
 class _Page(NamedTuple):
-    """What the XML of one image says."""
+    """Content of the XML of one image."""
 
     file: str
     path: str
@@ -37,7 +37,7 @@ class _Page(NamedTuple):
 
 
 def read_voc(root: Root, files: SplitFiles, *, split: str) -> RawSplit:
-    """Read a split; images and boxes are numbered from 1 in the order of the list."""
+    """Read a split; images and boxes get ids from 1 in the order of the list."""
     listed = _read_list(root, files.annotations, split=split)
     stems = list(dict.fromkeys(listed))
     read = partial(_read_page, root, annotations_folder(files.annotations), files.images, list_file=files.annotations)
@@ -55,7 +55,7 @@ def read_voc(root: Root, files: SplitFiles, *, split: str) -> RawSplit:
 
 
 def _read_list(root: Root, path: str, *, split: str) -> list[str]:
-    """The image names of a list such as ImageSets/Main/train.txt, one a line, without suffix."""
+    """Return the image names of a list such as ImageSets/Main/train.txt: one per line, without suffix."""
     key = f"data.{split}.annotations"
     try:
         lines = root.read(path, named_by=key).decode("utf-8-sig").splitlines()
@@ -75,7 +75,7 @@ def _repeated(listed: list[str], *, file: str, split: str) -> list[Finding]:
 
 
 def annotations_folder(list_path: str) -> str:
-    """`Annotations` beside the folder ImageSets of the list; beside the list itself where there is no ImageSets."""
+    """Return `Annotations` beside the list's folder ImageSets, or beside the list itself without one."""
     parts = PurePosixPath(list_path).parts
     depth = parts.index("ImageSets") if "ImageSets" in parts else len(parts) - 1
     return "/".join([*parts[:depth], "Annotations"])
@@ -96,13 +96,13 @@ def _read_page(root: Root, folder: str, pictures: str, stem: str, *, list_file: 
 def _parse(data: bytes, *, file: str) -> Element:
     try:
         page: Element = fromstring(data)
-    except (ParseError, ValueError, LookupError) as error:  # LookupError: an encoding nobody knows
+    except (ParseError, ValueError, LookupError) as error:  # LookupError: unknown encoding
         raise ValueError(f"{file} cannot be read as Pascal VOC XML ({error})") from None
     return page
 
 
 def _read_object(element: Element) -> tuple[str, Box]:
-    """Class name ("" where there is none) and x, y, w, h."""
+    """Return class name ("" if missing) and x, y, w, h."""
     x1, y1, x2, y2 = (_number(element, f"bndbox/{corner}") for corner in ("xmin", "ymin", "xmax", "ymax"))
     return (element.findtext("name") or "").strip(), (x1, y1, x2 - x1, y2 - y1)
 
@@ -113,7 +113,7 @@ def _read_size(page: Element) -> tuple[int, int] | None:
 
 
 def _number(element: Element, path: str) -> float:
-    """A number in the XML, NaN where it is missing or no number."""
+    """Return a number of the XML, NaN if it is missing or not a number."""
     try:
         return float(element.findtext(path) or "")
     except ValueError:
@@ -121,7 +121,7 @@ def _number(element: Element, path: str) -> float:
 
 
 def _find_picture(root: Root, folder: str, stem: str, page: Element, *, file: str) -> str:
-    """The XML's <filename> where that picture exists, else the list's name with a usual suffix."""
+    """Return the XML's <filename> if that image exists, else the list's name with a common suffix."""
     named = (page.findtext("filename") or "").strip()
     candidates = ([named] if named else []) + [stem + suffix for suffix in SUFFIXES]
     found = _first_existing(root, folder, candidates, file=file)
@@ -137,7 +137,7 @@ def _first_existing(root: Root, folder: str, names: Iterable[str], *, file: str)
 
 
 def _number_boxes(pages: list[_Page]) -> list[RawBox]:
-    """All objects with ids from 1; `record` counts within the image, as a person does who opens the XML."""
+    """Return all objects with ids from 1; `record` counts within the image, as in the XML."""
     boxes: list[RawBox] = []
     for image_id, page in enumerate(pages, start=1):
         for place, (name, xywh) in enumerate(page.objects, start=1):

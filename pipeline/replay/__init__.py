@@ -1,1 +1,1 @@
-"""Command replay: look again at a step whose loss was not finite, image by image."""
+"""Command replay: recompute a step with a non-finite loss, image by image."""

@@ -1,4 +1,4 @@
-"""Command replay: look again at a step whose loss was not finite, image by image."""
+"""Command replay: recompute a step with a non-finite loss, image by image."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KEYS = {"batch", "weights", "description", "params", "precision", "error"}
 
 
 def run(url: str) -> None:
-    """Print the losses of a kept step, image by image."""
+    """Print the losses of a saved step, image by image."""
     kept = read_kept(url)
     print(kept["error"])
     broken = [name for name, weight in kept["weights"].items() if not bool(weight.isfinite().all())]
@@ -37,7 +37,7 @@ def run(url: str) -> None:
 
 
 def read_kept(url: str) -> dict[str, Any]:
-    """What train has kept of a step.
+    """Load a step that train has saved.
 
     Raises:
         ValueError: when there is no such file, or it is another.
@@ -49,7 +49,7 @@ def read_kept(url: str) -> dict[str, Any]:
             content = torch.load(io.BytesIO(file.read()), weights_only=True)
     except FileNotFoundError:
         raise ValueError(f"{url} does not exist; {sentence}") from None
-    except Exception as error:  # a broken pickle raises anything
+    except Exception as error:  # a damaged pickle may raise any error
         raise ValueError(f"{url} cannot be read; {sentence}") from error
     if not isinstance(content, dict) or not content.keys() >= KEYS:
         raise ValueError(f"{url} is no step that train has kept; {sentence}")
@@ -59,7 +59,7 @@ def read_kept(url: str) -> dict[str, Any]:
 
 
 def replay(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The losses of each image alone, at the precision of the training and in float32; on the CPU, without TF32."""
+    """Compute the losses of each image alone, at the training's precision and in float32; on the CPU, without TF32."""
     network = build_network(kept["description"]).train()
     network.load_state_dict(kept["weights"])
     params, description = Params.model_validate(kept["params"]), kept["description"]
@@ -77,7 +77,7 @@ def replay(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
 def losses_of(
     network: RetinaNet, criterion: Criterion, part: Batch, transforms: Transforms, precision: str
 ) -> tuple[float, float]:
-    """loss_cls and loss_box of one image, over its own foreground anchors."""
+    """Compute loss_cls and loss_box of one image, normalised by its own foreground anchors."""
     assignment = assign_targets(criterion, part)
     images = normalise_images(part.images, transforms.mean, transforms.std)
     with autocast(torch.device("cpu"), precision):

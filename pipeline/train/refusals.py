@@ -1,4 +1,4 @@
-"""What a training is refused for before torch and Ray are there."""
+"""Preflight checks of a training, before torch and Ray are imported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ANCHORS = Path("anchors.json")
 
 
 def check_inputs(params: Params) -> None:
-    """Refuse a missing input, and a list of alphas that does not fit the classes of the data.
+    """Raise ValueError for a missing input, or a list of alphas that does not match the classes of the data.
 
     Raises:
         ValueError: naming it.
@@ -36,13 +36,13 @@ def check_inputs(params: Params) -> None:
 
 
 def weights_file(params: Params) -> list[Path]:
-    """The file that model.weights names, if it names one."""
+    """Return the file in model.weights, if it is one."""
     weights = params.model.weights
     return [] if weights in BUILT_IN else [Path(resolve_input(weights, name="model.weights"))]
 
 
 def check_share(params: Params, place: Place) -> None:
-    """Refuse, or tell, what params.yaml and conf/ say only together.
+    """Check params.yaml against conf/; raise an error for a conflict, print a note on a dependence.
 
     Raises:
         ValueError: when there are more workers than images in a batch, or the norm needs what conf/ does not give.
@@ -57,7 +57,7 @@ def check_share(params: Params, place: Place) -> None:
 
 
 def conflict(params: Params, place: Place) -> str | None:
-    """Why params.yaml cannot be trained as conf/ says, in one sentence; None where it can."""
+    """Return why params.yaml cannot be trained with this conf/, in one sentence; None if it can."""
     norm = params.model.norm
     if place.most > params.train.batch_size:
         return (
