@@ -1,4 +1,4 @@
-"""The parameters of an experiment: params.yaml, checked as a whole and frozen.
+"""The parameters of an experiment: params.yaml, validated as a whole and frozen.
 
 All sections are declared here and not in the rooms that use them, so that the first stage can check the whole file
 without importing torch. DVC follows the values (`params:` in dvc.yaml), so this room is no dependency of a stage.
@@ -36,7 +36,7 @@ class Params(Section):
     "Only `python -m pipeline.sweep` needs it."
 
     def check(self) -> list[str]:
-        """What no section can see alone, as sentences."""
+        """Return complaints that concern several sections, one sentence each."""
         complaints = []
         if self.evaluate.split == "test" and self.data.test is None:
             complaints.append(
@@ -52,7 +52,7 @@ class Params(Section):
 
 
 def load_params(path: Path | None = None) -> Params:
-    """Read and check all of params.yaml.
+    """Read and validate params.yaml.
 
     Raises:
         ValueError: naming the file and, for every complaint, the dotted path, what came and what was expected.

@@ -1,4 +1,4 @@
-"""Credentials in a URL: found, and refused in words that do not repeat them.
+"""Find credentials in URLs, and refuse them without repeating them.
 
 What params.yaml and conf/ hold is kept with every run (MLflow, prepared files, model.pt) and shown in messages.
 """
@@ -29,7 +29,7 @@ ELSEWHERE = "fsspec's configuration, ~/.config/fsspec/conf.json, of every node"
 
 
 def credentials_complaint(location: str, *, name: str) -> str | None:
-    """One sentence where a text is a URL with credentials in it, else None.
+    """Return one sentence if a text is a URL with credentials, else None.
 
     Args:
         location: any value of params.yaml or conf/.
@@ -47,7 +47,7 @@ def credentials_complaint(location: str, *, name: str) -> str | None:
 
 
 def decoded(location: str) -> Iterator[str]:
-    """The text as it stands, and without its percent signs: a URL may hold another one, encoded."""
+    """Yield the text, and its percent-decoded form: a URL may contain another one, encoded."""
     yield location
     for _ in range(2):
         location = unquote(location)
@@ -55,7 +55,7 @@ def decoded(location: str) -> Iterator[str]:
 
 
 def schemes_with_credentials(text: str) -> Iterator[str]:
-    """The scheme of each URL in a text that has a password, a key or a token in its host part or its query."""
+    """Yield the scheme of each URL in a text with a password, key or token in its host part or query."""
     for url in URL.finditer(text):
         scheme = url["scheme"].lower()
         rest = text[url.end() :]
@@ -64,24 +64,24 @@ def schemes_with_credentials(text: str) -> Iterator[str]:
 
 
 def has_key(scheme: str, authority: str) -> bool:
-    """Whether the part between :// and the path holds more than a user, a host and a port."""
+    """Return whether the part between :// and the path contains more than user, host and port."""
     user, at, host = authority.rpartition("@")
     port = re.sub(r"\[[^\]]*\]", "", host).partition(":")[2]
     if port and (not port.isdigit() or scheme in BUCKETS):
-        return True  # the beginning of a key that holds a slash
+        return True  # the start of a key that contains a slash
     if not at or (scheme in ("gs", "gcs") and user == "anonymous"):
         return False
     return ":" in user or scheme in KEYED
 
 
 def is_secret(name: str) -> bool:
-    """Whether the parameter of a query is named like a password, key, token or signature: X-Amz-Signature, sig."""
+    """Return whether a query parameter is named like a password, key, token or signature, e.g. X-Amz-Signature, sig."""
     words = [word.lower() for word in WORD.findall(name)]
     return any(word in SECRET_WORDS or word.endswith(SECRET_ENDS) or any(key in word for key in KEYS) for word in words)
 
 
 def credentials_in(content: Any, prefix: str = "") -> Iterator[str]:
-    """The complaints about all texts of a mapping or list, with dotted paths."""
+    """Return the complaints about all texts of a mapping or list, with dotted paths."""
     if isinstance(content, str):
         complaint = credentials_complaint(content, name=prefix)
         yield from [complaint] if complaint else []

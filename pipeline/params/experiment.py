@@ -12,7 +12,7 @@ PerChannel = Annotated[list[Finite], Field(min_length=3, max_length=3)]
 
 
 class Split(Section):
-    """Where one split of the data set lies, relative to data.root."""
+    """Locations of one split, relative to data.root."""
 
     annotations: str | None
     "Relative to data.root. coco: the JSON file; voc: the list, e.g. ImageSets/Main/train.txt."
@@ -21,7 +21,7 @@ class Split(Section):
 
 
 class Shapes(Section):
-    """What `format: shapes` draws."""
+    """Options of `format: shapes`."""
 
     train: Count
     "Number of images."
@@ -43,7 +43,7 @@ class Shapes(Section):
     "Standard deviation of the pixel noise, in grey levels."
 
     def check(self) -> list[str]:
-        """Objects must fit into the picture."""
+        """Check that objects fit into the image."""
         if not self.min_size <= self.max_size <= self.image_size:
             return [f"min_size {self.min_size} <= max_size {self.max_size} <= image_size {self.image_size} must hold"]
         return []
@@ -65,7 +65,7 @@ class Data(Section):
     shapes: Shapes
 
     def check(self) -> list[str]:
-        """A real data set names its files, and a class only once."""
+        """Check that a data set names its files, and each class once."""
         complaints = []
         for name in ("train", "val", "test"):
             split = getattr(self, name)
@@ -77,7 +77,7 @@ class Data(Section):
 
 
 class Transforms(Section):
-    """From picture to network input."""
+    """Image transforms, from file to network input."""
 
     short_side: Count | Annotated[list[Count], Field(min_length=1)]
     "Px after resizing; a list: training draws one, evaluation takes the largest."
@@ -105,7 +105,7 @@ class Transforms(Section):
     "As in torchvision's ColorJitter, in training only."
 
     def check(self) -> list[str]:
-        """The range of the jitter runs upwards."""
+        """Check that the range of the jitter is ascending."""
         low, high = self.scale_jitter
         return [] if low <= high else [f"scale_jitter is [{low}, {high}]; give the smaller factor first"]
 
@@ -140,7 +140,7 @@ class Optim(Section):
 
 
 class Train(Section):
-    """How long, and how many at once."""
+    """Length of the training, and batch size."""
 
     batch_size: Count
     "Global: split over the workers."
@@ -153,7 +153,7 @@ class Train(Section):
 
 
 class Evaluate(Section):
-    """What is judged, and what is shown."""
+    """Options of the evaluation and its sample images."""
 
     split: Literal["test", "val"]
     "Split that is evaluated."

@@ -1,4 +1,4 @@
-"""Where the project's files are: the one reading of every path and URL in params.yaml and conf/.
+"""Locations of the project's files: resolves every path and URL in params.yaml and conf/.
 
 A URL stays as it is. `file:///x` is the path /x, `~` is the home of whoever runs the command, and any other path is
 relative to the folder of params.yaml, whatever the depth of that folder in a DVC repository.
@@ -18,9 +18,9 @@ FILE_SCHEME = re.compile(r"^(?:file|local):(?://)?")
 
 
 def project_root() -> Path:
-    """The folder of params.yaml: the current one, else the root of the DVC repository that runs this process.
+    """Return the folder of params.yaml: the current one, else the root of the DVC repository that runs this process.
 
-    DVC_ROOT alone does not say it: the project may be a subfolder of the repository, and in an experiment that DVC
+    DVC_ROOT alone is not enough: the project may be a subfolder of the repository, and in an experiment that DVC
     runs in a copy (`dvc exp run --temp`, `--queue`) it names the original.
     """
     here = Path.cwd()
@@ -28,30 +28,30 @@ def project_root() -> Path:
 
 
 def outer_root(root: Path) -> Path:
-    """The project of which DVC runs an experiment in a copy (.dvc/tmp/exps/..), else the folder itself.
+    """Return the original project if this is DVC's copy for an experiment (.dvc/tmp/exps/..), else the folder itself.
 
-    What must outlive the copy (checkpoints, MLflow's store) belongs there.
+    Data that must outlive the copy (checkpoints, MLflow's store) belongs there.
     """
     parts = root.parts
     for i in range(len(parts) - 2):
         if parts[i : i + 3] == (".dvc", "tmp", "exps"):
-            # The copy has a .dvc of its own, and the project the same place below it as below the original.
+            # The copy has its own .dvc; the project has the same relative path in both.
             copies = (folder for folder in (root, *root.parents[: len(parts) - i - 3]) if (folder / ".dvc").is_dir())
             return Path(*parts[:i]) / root.relative_to(next(copies, root))
     return root
 
 
 def is_url(location: str) -> bool:
-    """Whether a location, as `resolve` returns it, is not a path of this machine."""
+    """Return whether a location, as returned by `resolve`, is a URL and not a local path."""
     return "://" in location
 
 
 def resolve(location: str, base: Path, *, name: str) -> str:
-    """An absolute path, or a URL.
+    """Return an absolute path, or a URL.
 
     Args:
         location: as the user wrote it.
-        base: the folder to which a relative path belongs.
+        base: the folder of relative paths.
         name: the parameter that holds it, for the error.
 
     Raises:
@@ -76,7 +76,7 @@ def resolve(location: str, base: Path, *, name: str) -> str:
 
 
 def resolve_input(location: str, *, name: str) -> str:
-    """As `resolve`, for what is read; a file that a DVC experiment's copy of the project lacks is the project's own."""
+    """Resolve an input; a file that is missing in DVC's copy for an experiment is taken from the original project."""
     root = project_root()
     here = resolve(location, root, name=name)
     if is_url(here) or Path(here).exists():
@@ -86,16 +86,16 @@ def resolve_input(location: str, *, name: str) -> str:
 
 
 def storage_location(place: Place) -> str:
-    """The folder or URL of checkpoints and results."""
+    """Return the folder or URL of checkpoints and results."""
     return resolve(place.storage, outer_root(project_root()), name="storage in conf/")
 
 
 def picture_root(root: str, place: Place | None = None) -> str:
-    """The folder or URL of the pictures on this machine.
+    """Return the folder or URL of the images on this machine.
 
     Args:
         root: data.root, or info.root of a prepared file.
-        place: its data_root wins.
+        place: its data_root takes precedence.
     """
     if place is not None and place.data_root is not None:
         return resolve_input(place.data_root, name="data_root in conf/")
@@ -103,7 +103,7 @@ def picture_root(root: str, place: Place | None = None) -> str:
 
 
 def check_folder(root: str) -> None:
-    """Refuse pictures whose folder is not on this machine; a URL answers for itself.
+    """Check that a local image folder exists; a URL is not checked.
 
     Raises:
         ValueError: naming the folder.

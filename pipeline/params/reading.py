@@ -1,4 +1,4 @@
-"""From a YAML file to a checked section, with errors that a person can act on."""
+"""Read a YAML file and validate it as a section, with messages that say what to do."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SectionType = TypeVar("SectionType", bound=Section)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file."""
+    """Return the mapping in a YAML file."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -29,14 +29,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse_yaml(text: str, *, source: str) -> dict[str, Any]:
-    """The mapping that a YAML text holds, as DVC reads it: YAML 1.2, by the same parser.
+    """Parse the mapping in a YAML text as DVC does: YAML 1.2, with the same parser.
 
     Raises:
         ValueError: naming source, line and column, for what is no YAML, a key that stands twice, or no mapping.
     """
     try:
         content = YAML(typ="safe", pure=True).load(text)
-    except (YAMLError, ValueError) as error:  # ValueError: a value that its tag or form forbids, e.g. 2001-13-01
+    except (YAMLError, ValueError) as error:  # ValueError: an invalid value for its tag or form, e.g. 2001-13-01
         raise ValueError(explain_yaml(error, text, source=source)) from None
     if not isinstance(content, dict):
         raise ValueError(f"{source} holds {type(content).__name__}, expected a mapping of sections")
@@ -44,12 +44,12 @@ def parse_yaml(text: str, *, source: str) -> dict[str, Any]:
 
 
 def explain_yaml(error: Exception, text: str, *, source: str) -> str:
-    """One sentence for an error of the parser, with line and column where it knows them."""
+    """Return one sentence for an error of the parser, with line and column if known."""
     where, reason = "", str(error).partition("\n")[0]
     if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
         where = f" at line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}"
         reason = ", ".join(part for part in (error.context, error.problem) if part)
-    if isinstance(error, DuplicateKeyError):  # its own words repeat both values
+    if isinstance(error, DuplicateKeyError):  # its own message repeats both values
         key = str(error.problem).partition(" with value ")[0].removeprefix("found duplicate key ")
         reason = f"the key {key} stands there a second time; keep one of the two"
     if isinstance(error, ReaderError):
@@ -60,14 +60,14 @@ def explain_yaml(error: Exception, text: str, *, source: str) -> str:
 
 
 def validate(section: type[SectionType], content: Mapping[str, Any], path: Path) -> SectionType:
-    """Check a mapping against its section and freeze it; every complaint in one ValueError."""
+    """Validate a mapping against its section and freeze it; raise all complaints in one ValueError."""
     secrets = list(credentials_in(content))  # first, because the other complaints repeat values
     if secrets:
         raise ValueError(f"{path}: " + "\n  ".join(secrets))
     try:
         checked = section.model_validate(content)
     except ValidationError as error:
-        # What is there but wrong comes before what is missing: a misspelt key is both.
+        # Wrong keys come before missing ones: a misspelt key is both.
         errors = sorted(error.errors(), key=lambda details: details["type"] == "missing")
         complaints = [describe(section, details) for details in errors]
         raise ValueError(f"{path}: " + "\n  ".join(one_per_place(complaints))) from None
@@ -78,7 +78,7 @@ def validate(section: type[SectionType], content: Mapping[str, Any], path: Path)
 
 
 def one_per_place(complaints: list[str]) -> list[str]:
-    """One sentence per place, the most exact: a union complains for each member, of a list and of the entry in it."""
+    """Keep the most specific sentence per location: a union complains for each member, and for a list and its entry."""
     by_place: dict[str, list[str]] = {}
     for complaint in complaints:
         by_place.setdefault(complaint.partition(" ")[0], []).append(complaint)
@@ -90,16 +90,16 @@ def one_per_place(complaints: list[str]) -> list[str]:
 
 
 def join_members(complaints: list[str]) -> str:
-    """What each member of a union expects, in one sentence: `x is 0: input should be 'stop', or at least 1`."""
+    """Join the expectations of all members of a union: `x is 0: input should be 'stop', or at least 1`."""
     first, expected = complaints[0], "input should "
     if "; " in first or expected not in first:
-        return first  # it knows better
+        return first  # the more specific one
     others = [complaint.partition(expected)[2] for complaint in complaints[1:] if expected in complaint]
     return ", or ".join([first, *dict.fromkeys(others)])
 
 
 def all_complaints(section: Section, prefix: str = "") -> Iterator[str]:
-    """The complaints of a section and of those inside it, with dotted paths."""
+    """Return the complaints of a section and its subsections, with dotted paths."""
     yield from (prefix + complaint for complaint in section.check())
     for name in type(section).model_fields:
         value = getattr(section, name)
@@ -108,7 +108,7 @@ def all_complaints(section: Section, prefix: str = "") -> Iterator[str]:
 
 
 def describe(section: type[BaseModel], details: Any) -> str:
-    """One sentence for one error of pydantic: the dotted path, what came, what was expected."""
+    """Return one sentence for an error of pydantic: dotted path, value, expectation."""
     location = [str(part) for part in details["loc"]]
     keys = path_of_keys(section, location)
     dotted, value = ".".join(keys), details["input"]
@@ -124,7 +124,7 @@ def describe(section: type[BaseModel], details: Any) -> str:
 
 
 def nearest(word: str, valid: list[str], *, outer: str = "") -> str:
-    """A hint at the valid word that is nearest to what came; `outer` is the dotted path before it."""
+    """Return a suggestion of the nearest valid word; `outer` is the dotted path before it."""
     spelling = {choice.lower(): choice for choice in valid}
     close = difflib.get_close_matches(word.lower(), spelling, n=1, cutoff=0.5)
     prefix = f"{outer}." if outer else ""
@@ -134,7 +134,7 @@ def nearest(word: str, valid: list[str], *, outer: str = "") -> str:
 
 
 def path_of_keys(section: type[BaseModel], location: list[str]) -> list[str]:
-    """A location of pydantic without the names of union members that it mixes in."""
+    """Return pydantic's location without the names of union members."""
     keys: list[str] = []
     fields = section.model_fields
     for position, part in enumerate(location):
@@ -149,7 +149,7 @@ def path_of_keys(section: type[BaseModel], location: list[str]) -> list[str]:
 
 
 def inner_section(annotation: Any) -> type[BaseModel] | None:
-    """The section that a field holds, if it holds one."""
+    """Return the section class of a field, if it is one."""
     for candidate in (annotation, *get_args(annotation)):
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
             return candidate
@@ -157,14 +157,14 @@ def inner_section(annotation: Any) -> type[BaseModel] | None:
 
 
 def known_keys(section: type[BaseModel], keys: list[str]) -> list[str]:
-    """The keys that are valid at a place."""
+    """Return the valid keys at a location."""
     for key in keys:
         section = inner_section(section.model_fields[key].annotation) or section
     return list(section.model_fields)
 
 
 def literal_choices(section: type[BaseModel], keys: list[str]) -> list[object]:
-    """The values that a field with a fixed choice takes."""
+    """Return the valid values of a field with a fixed choice."""
     for key in keys[:-1]:
         section = inner_section(section.model_fields[key].annotation) or section
     annotation = section.model_fields[keys[-1]].annotation
@@ -174,7 +174,7 @@ def literal_choices(section: type[BaseModel], keys: list[str]) -> list[object]:
 
 
 def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one with dotted keys; lists stay values."""
+    """Flatten nested mappings to dotted keys; lists stay values."""
     flat: dict[str, Any] = {}
     for key, value in mapping.items():
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""What all sections of params.yaml have in common: strict types, no unknown key, frozen after checking."""
+"""Base class of all sections of params.yaml: strict types, no unknown key, frozen after validation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CountOrZero = Annotated[int, Field(ge=0)]
 
 
 class Section(BaseModel):
-    """A section of params.yaml: every key must be there, no other may be, and the value's type is taken as written."""
+    """A section of params.yaml: all keys are required, others are refused, and types are not converted."""
 
     # A string below a field is its description in the JSON schema, and so in editors and in the reference.
     model_config = ConfigDict(
@@ -23,5 +23,5 @@ class Section(BaseModel):
     )
 
     def check(self) -> list[str]:
-        """Complaints about values that are fine alone but not together; one sentence each."""
+        """Return complaints about values that are valid alone but not together; one sentence each."""
         return []

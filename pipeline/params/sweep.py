@@ -1,4 +1,4 @@
-"""Section sweep: which parameters are varied, over what, and how they are searched."""
+"""Section sweep: the varied parameters, their ranges, and the search."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ELSEWHERE = {
 
 
 class Thresholds(Section):
-    """What is tried on the predictions of a trial, without training."""
+    """Thresholds that are searched on the predictions of a trial, without training."""
 
     nms_iou: Annotated[list[Fraction], Field(min_length=1)]
     "IoU thresholds of non-maximum suppression."
@@ -36,7 +36,7 @@ class Thresholds(Section):
 
 
 class Sweep(Section):
-    """A base (all of params.yaml) with samplers for some of its parameters."""
+    """A search space over some parameters of params.yaml, and the search."""
 
     space: dict[str, dict[str, list[Value]]]
     "Parameter -> {choice: [..]}, {grid: [..]}, {uniform: [a, b]}, {loguniform: [a, b]} or {quniform: [a, b, step]}."
@@ -61,7 +61,7 @@ class Sweep(Section):
     postprocess: Thresholds
 
     def check(self) -> list[str]:
-        """What each entry of the space must look like."""
+        """Check each entry of the space."""
         complaints = [complaint for key, entry in self.space.items() for complaint in check_entry(key, entry)]
         complaints += [
             f"constraints: {text!r} is not of the form `a <= b` with parameters of the space or numbers"
@@ -80,12 +80,12 @@ class Sweep(Section):
 
 
 def kind_of(entry: Mapping[str, Any]) -> str:
-    """The sampler of an entry of the space."""
+    """Return the sampler of an entry of the space."""
     return next(iter(entry), "")
 
 
 def check_entry(key: str, entry: Mapping[str, list[Value]]) -> Iterator[str]:
-    """Complaints about one entry of the space."""
+    """Yield complaints about one entry of the space."""
     kind = kind_of(entry)
     if len(entry) != 1 or kind not in KINDS:
         yield f"space.{key} has {sorted(entry)}; give exactly one of {', '.join(KINDS)}"
@@ -109,7 +109,7 @@ def check_entry(key: str, entry: Mapping[str, list[Value]]) -> Iterator[str]:
 
 
 def check_sweep(sweep: Sweep, params: type[BaseModel], content: Mapping[str, Any]) -> Iterator[str]:
-    """Complaints about what a sweep would do to params.yaml: unknown parameters, values that they cannot take.
+    """Return complaints about a sweep of params.yaml: unknown parameters, invalid values.
 
     Args:
         params: the class of the whole of params.yaml, whose content is given.
@@ -132,13 +132,13 @@ def check_sweep(sweep: Sweep, params: type[BaseModel], content: Mapping[str, Any
 
 
 def constrained(text: str) -> tuple[str, ...]:
-    """Both sides of a constraint."""
+    """Return both sides of a constraint."""
     match = CONSTRAINT.match(text)
     return (match[1], match[3]) if match else ()
 
 
 def every_value(sweep: Sweep) -> Iterator[tuple[str, str, Sequence[Value]]]:
-    """Where it stands, dotted parameter, and the values to check: every choice, or both bounds."""
+    """Yield key, dotted parameter, and the values to check: all choices, or both bounds."""
     for key, entry in sweep.space.items():
         kind = kind_of(entry)
         yield "space", key, entry.get(kind, []) if kind in ("choice", "grid") else entry.get(kind, [])[:2]
@@ -150,7 +150,7 @@ def every_value(sweep: Sweep) -> Iterator[tuple[str, str, Sequence[Value]]]:
 
 
 def check_key(key: str, known: list[str]) -> str | None:
-    """Why a dotted name cannot be swept, None where it can."""
+    """Return why a dotted name cannot be swept, None if it can."""
     if key not in known:
         return f"{key} is not a parameter{nearest(key, known)}"
     section = key.partition(".")[0]
@@ -158,7 +158,7 @@ def check_key(key: str, known: list[str]) -> str | None:
 
 
 def replaced(content: Mapping[str, Any], settings: Mapping[str, Value]) -> dict[str, Any]:
-    """A nested mapping with other values at dotted places; the mapping itself stays as it is."""
+    """Return a copy of a nested mapping with values replaced at dotted keys."""
     result = dict(content)
     for key, value in settings.items():
         outer, _, inner = key.partition(".")
@@ -167,7 +167,7 @@ def replaced(content: Mapping[str, Any], settings: Mapping[str, Value]) -> dict[
 
 
 def refused(params: type[BaseModel], content: Mapping[str, Any], key: str) -> str | None:
-    """Pydantic's word on the value of one parameter, None where it accepts it."""
+    """Return pydantic's complaint about the value of one parameter, None if it is valid."""
     try:
         params.model_validate({**content, "sweep": None})
     except ValidationError as error:
@@ -177,7 +177,7 @@ def refused(params: type[BaseModel], content: Mapping[str, Any], key: str) -> st
 
 
 def is_number(text: str) -> bool:
-    """True for what float reads."""
+    """Return whether float accepts a value."""
     try:
         float(text)
     except ValueError:

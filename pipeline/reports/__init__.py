@@ -1,1 +1,1 @@
-"""What people look at: curves, pictures, result files."""
+"""Reports: curves, sheets of images, result files."""

@@ -1,6 +1,6 @@
-"""The curves of a run: precision over recall, and losses and AP over the epochs; as PNG, and as CSV for DVC.
+"""Curves of a run: precision over recall, losses and AP over the epochs; as PNG, and as CSV for DVC.
 
-Matplotlib is imported where it draws, so that who imports this room does not pay for it.
+Matplotlib is imported on first use, so that importing this module stays cheap.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from retinanet.evaluation.coco_eval import PrecisionRecallPoint
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CURVES_NAMED = 5  # with more classes than twice this, only so many of the best and of the worst get a name
+CURVES_NAMED = 5  # with more than twice as many classes, only this many of the best and of the worst are named
 
 
 def plot_precision_recall(points: Sequence[PrecisionRecallPoint], path: Path) -> None:
-    """Draw a curve per class at IoU 0.5, the best AP50 first; of many classes only the best and the worst are named."""
+    """Draw a curve per class at IoU 0.5, in order of AP50; of many classes only the best and worst are named."""
     curves: dict[str, list[PrecisionRecallPoint]] = defaultdict(list)
     for point in points:
         if point.iou == 0.5:
@@ -35,10 +35,10 @@ def plot_precision_recall(points: Sequence[PrecisionRecallPoint], path: Path) ->
     figure = _new_figure()
     axes = figure.add_subplot(xlabel="recall", ylabel="precision", xlim=(0, 1.005), ylim=(0, 1.02))
     for name in ranked:
-        place = named.index(name) if name in named else None
+        rank = named.index(name) if name in named else None
         style: dict[str, Any] = {"color": "0.85", "linewidth": 1, "zorder": 1}
-        if place is not None:
-            style = {"color": f"C{place}", "linewidth": 2, "label": f"{name}  {ap50[name]:.3f}"}
+        if rank is not None:
+            style = {"color": f"C{rank}", "linewidth": 2, "label": f"{name}  {ap50[name]:.3f}"}
         axes.plot([point.recall for point in curves[name]], [point.precision for point in curves[name]], **style)
     axes.grid(alpha=0.3)
     if ranked:
@@ -46,12 +46,12 @@ def plot_precision_recall(points: Sequence[PrecisionRecallPoint], path: Path) ->
         title = "AP50" if few else f"AP50, best and worst {CURVES_NAMED} of {len(ranked)}"
         figure.legend(title=title, loc="outside right upper", frameon=False)
     else:
-        axes.set_title("No truth, no curve")
+        axes.set_title("No ground truth")
     figure.savefig(path)
 
 
 def write_precision_recall_csv(points: Iterable[PrecisionRecallPoint], path: Path) -> None:
-    """Write the curves as rows of class, iou, recall, precision, score, for the template precision_recall of DVC."""
+    """Write the curves as rows of class, iou, recall, precision, score, for DVC's plot template precision_recall."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["class", "iou", "recall", "precision", "score"])
@@ -60,7 +60,7 @@ def write_precision_recall_csv(points: Iterable[PrecisionRecallPoint], path: Pat
 
 
 def write_history_csv(history: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write a row per epoch, for DVC; a figure that an epoch does not have is an empty cell."""
+    """Write a row per epoch, for DVC; missing values are empty cells."""
     names = list(dict.fromkeys(name for row in history for name in row))
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names, lineterminator="\n")
@@ -69,7 +69,7 @@ def write_history_csv(history: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def plot_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw the losses (left axis) and AP (right axis) of each epoch, and below them the learning rate if it is there.
+    """Draw the losses (left axis) and AP (right axis) of each epoch, and the learning rate below, if known.
 
     Args:
         history: one mapping per epoch with epoch, loss, loss_cls, loss_box, and perhaps AP, AP50 (0..1) and lr;
@@ -89,7 +89,7 @@ def plot_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     losses.set_ylim(bottom=0)
     losses.grid(alpha=0.3)
     scores.set_ylabel("AP", color="C3")
-    scores.set_ylim(0, 1)  # the same in every run, so that two pictures can be laid side by side
+    scores.set_ylim(0, 1)  # the same in every run, so that plots can be compared side by side
     if with_lr:
         panels[1].plot(*_series(history, "lr"), color="C4", marker=".")
         panels[1].set(ylabel="lr", ylim=(0, None))
@@ -105,7 +105,7 @@ def _series(history: Sequence[Mapping[str, Any]], key: str) -> tuple[list[Any], 
 
 
 def _new_figure() -> Figure:
-    # A Figure of its own, not pyplot's: nothing global is touched, and savefig draws by Agg, which needs no display.
+    # Not pyplot's figure: no global state, and savefig uses Agg, which needs no display.
     from matplotlib.figure import Figure
 
     return Figure(figsize=(9, 5), dpi=110, layout="constrained")

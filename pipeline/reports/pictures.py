@@ -1,7 +1,6 @@
-"""The sheet: pictures with what is there and what was found, judged at a glance.
+"""Sheets of images with ground truth and detections, marked right, wrong or missed.
 
-Boxes are drawn after the pictures have been resized, so that lines and names are sharp at any size. The same pictures
-give the same bytes.
+Boxes are drawn after resizing, so that lines and names are sharp at any size. The same images give the same bytes.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ LABEL = 14  # px, height of a name beside its box
 FONT = ImageFont.load_default(size=12)
 PAPER, INK, FAINT, SHADE = "white", "#222222", "#aaaaaa", "#555555"
 WRONG, MISSED, TRUTH = "#ff2020", "#ff9500", "#ffffff"
-# Right detections wear the colour of their class; none comes near red or orange, which say what went wrong.
+# Right detections have the colour of their class; none is close to red or orange, the colours of mistakes.
 CLASS_COLOURS = ("#2f8cff", "#19c24a", "#b06bff", "#00c8d7", "#ff5fd2", "#c3dc00", "#2f55d4", "#0b8f6a")
 
 Pixel = tuple[float, float]
@@ -36,7 +35,7 @@ Place = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class SheetPicture:
-    """One picture with what is there and what was found; boxes are xyxy in its own pixels."""
+    """One image with ground truth and detections; boxes are xyxy in its own pixels."""
 
     image: Image.Image
     title: str
@@ -49,19 +48,19 @@ class SheetPicture:
 
 
 class Mark(NamedTuple):
-    """A box to draw: one detection, or one truth."""
+    """A box to draw: a detection, or a ground-truth box."""
 
     box: Sequence[float]  # x1, y1, x2, y2
     label: int
-    kind: str  # right, wrong, missed or found (a truth that a right detection covers)
+    kind: str  # right, wrong, missed or found (ground truth matched by a right detection)
     text: str
 
 
 def draw_sheet(pictures: Sequence[SheetPicture], *, columns: int, score_threshold: float) -> Image.Image:
-    """Draw pictures in rows under a legend that counts the right, the wrong and the missed.
+    """Draw images in rows under a legend with the counts of right, wrong and missed.
 
-    A detection with at least score_threshold is right if it finds a truth of its class at IoU 0.5 that none with a
-    higher score has found, as in the evaluation; else it is wrong. A truth that nothing found is missed.
+    A detection with at least score_threshold is right if it matches ground truth of its class at IoU 0.5 that no
+    detection of higher score matches, as in the evaluation; else it is wrong. Unmatched ground truth is missed.
     """
     if columns < 1:
         raise ValueError(f"columns is {columns}; a sheet needs at least 1")
@@ -80,7 +79,7 @@ def draw_sheet(pictures: Sequence[SheetPicture], *, columns: int, score_threshol
 
 
 def set_side_by_side(sheets: Sequence[Image.Image], titles: Sequence[str]) -> Image.Image:
-    """Sheets of the same pictures in a row, each under its title; legends may differ in height, pictures stay level."""
+    """Join sheets of the same images in a row, each under its title, with the images aligned."""
     tallest = max(sheet.height for sheet in sheets)
     row = Image.new("RGB", (sum(sheet.width for sheet in sheets), STRIP + tallest), PAPER)
     draw = ImageDraw.Draw(row)
@@ -147,7 +146,7 @@ def _draw_line(
 
 
 def _draw_texts(draw: ImageDraw.ImageDraw, marks: Sequence[Mark], size: tuple[int, int]) -> None:
-    """Name the boxes where there is room, mistakes first; a name that would cover another is left out."""
+    """Draw the names of boxes, mistakes first; leave out names that would cover another."""
     taken: list[Place] = []
     for mark in (mark for kind in ("wrong", "missed", "right") for mark in marks if mark.kind == kind):
         place = _find_room(mark.box, draw.textlength(mark.text, font=FONT) + 4, size=size, taken=taken)
@@ -159,7 +158,7 @@ def _draw_texts(draw: ImageDraw.ImageDraw, marks: Sequence[Mark], size: tuple[in
 
 
 def _find_room(box: Sequence[float], width: float, *, size: tuple[int, int], taken: Sequence[Place]) -> Place | None:
-    """Above the box, below it or inside it: the first that lies in the picture and covers no name."""
+    """Return the first free position for a name above, below or inside the box, within the image."""
     x1 = min(max(box[0] - 1, 0.0), max(size[0] - width, 0.0))
     for y1 in (box[1] - LABEL, box[3] + 1, box[1] + 1):
         place = (x1, y1, x1 + width, y1 + LABEL)
@@ -184,7 +183,7 @@ def _draw_title(draw: ImageDraw.ImageDraw, title: str, counts: Counter[str]) -> 
         x -= draw.textlength(text, font=FONT) + (10 if x < TILE else 0)
         draw.text((x, 3), text, font=FONT, fill=colour if counts[kind] else FAINT)
     while len(title) > 4 and draw.textlength(title, font=FONT) > x - 10:
-        title = "..." + title[4:]  # the end of a file's name tells more than its beginning
+        title = "..." + title[4:]  # the end of a file name is more specific than its start
     draw.text((0, 3), title, font=FONT, fill=INK)
 
 
@@ -208,7 +207,7 @@ def _draw_legend(
 
 
 def _flow_entries(entries: Sequence[tuple[Mark | None, str]], *, width: int) -> Image.Image:
-    """Set entries of a swatch (None: text only) and a text one after another, in as many lines as they need."""
+    """Draw entries of a swatch (None: text only) and a text in a row, with line breaks as needed."""
     ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     places: list[Pixel] = []
     x, y = float(GAP), GAP / 2

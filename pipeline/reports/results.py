@@ -1,4 +1,4 @@
-"""The detections of a split as a COCO results file, gzipped: what pycocotools and its peers read, in px xywh.
+"""The detections of a split as a gzipped COCO results file, as read by pycocotools, in px xywh.
 
 Numbers are not rounded, so that the file gives the very AP that was reported.
 """
@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.storage.outs import write_whole
 
 JUDGED = "judged"
-"""The folder of a run in MLflow with <split>/detections.json.gz and the split itself, <split>/<split>.json."""
+"""Artifact folder of a run with <split>/detections.json.gz and the split itself, <split>/<split>.json."""
 
 
 def write_results(path: Path, results: Iterable[Mapping[str, Any]]) -> None:
@@ -22,7 +22,7 @@ def write_results(path: Path, results: Iterable[Mapping[str, Any]]) -> None:
     text = json.dumps([dict(result) for result in results], separators=(",", ":"), allow_nan=False) + "\n"
 
     def write(temporary: Path) -> None:
-        # No name and no time in the head of the file: DVC compares bytes.
+        # No name and no time in the gzip header: DVC compares bytes.
         with temporary.open("wb") as file, gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
             packed.write(text.encode())
 
@@ -30,7 +30,7 @@ def write_results(path: Path, results: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    """The rows of such a file.
+    """Read the rows of such a file.
 
     Raises:
         ValueError: naming the file, when it is missing or broken.

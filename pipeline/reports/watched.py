@@ -1,4 +1,4 @@
-"""The pictures that are watched while a run trains: always the same few, so that one sees the detector learn."""
+"""A fixed sample of validation images, drawn after every evaluated epoch."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from retinanet.data.splits import Split, load_split
 WATCHED = 8
 COLUMNS = 4
 KEY = "val/detections"
-"""The name of the sheets in the image grid."""
+"""Name of the sheets in MLflow's image grid."""
 
 
 def choose_watched(content: Mapping[str, Any], count: int = WATCHED) -> list[int]:
-    """Ids of images that are spread evenly over a prepared split: the same after every run."""
+    """Return ids of images spread evenly over a prepared split; the same in every run."""
     ids = [image["id"] for image in content["images"]]
     places = np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int).tolist()
     return [ids[place] for place in places]
 
 
 class Watched:
-    """The watched images of a prepared file, and what was found on them last.
+    """The sample images of a prepared file, with their latest detections.
 
     Args:
-        path: of the prepared file.
-        root: folder or URL of the pictures.
-        score_threshold: of the detections that are drawn.
+        path: the prepared file.
+        root: folder or URL of the images.
+        score_threshold: minimum score of the detections drawn.
     """
 
     def __init__(self, path: Path, *, root: str, score_threshold: float) -> None:
@@ -43,7 +43,7 @@ class Watched:
         self._split: Split | None = None
 
     def log(self, run: Tracked, *, epoch: int) -> None:
-        """Draw what was found for the image grid of a run, once: an epoch that ends has been evaluated only now.
+        """Draw the detections for the image grid of a run, once per evaluated epoch.
 
         Pictures that only the workers can read are no error of the training: a line says so.
         """
@@ -60,10 +60,10 @@ class Watched:
 
 
 def draw_watched(split: Split, found: Mapping[int, Sequence[Any]], *, score_threshold: float) -> bytes:
-    """A sheet of the watched images as the bytes of a PNG file.
+    """Return a sheet of the sample images as the bytes of a PNG file.
 
     Args:
-        split: with pictures that can be read here.
+        split: with images that can be read on this machine.
         found: image id -> boxes, scores, labels as lists.
     """
     place_of = {record.image_id: place for place, record in enumerate(split.records)}
@@ -74,7 +74,7 @@ def draw_watched(split: Split, found: Mapping[int, Sequence[Any]], *, score_thre
 
 
 def sheet_picture(split: Split, place: int, values: Sequence[Any]) -> SheetPicture:
-    """One image of the split with its truths and what was found."""
+    """Return one image of the split with ground truth and detections."""
     record = split.records[place]
     boxes, scores, labels = values
     return SheetPicture(

@@ -1,4 +1,4 @@
-"""What the driver hears of the trials: it writes records, tells the person, and keeps a run in MLflow for each."""
+"""Callback for trial events: writes records, prints progress, and logs an MLflow run per trial."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from pipeline.sweep.space import spell
 from pipeline.tracking import Run
 
 OpenRun = Callable[[Mapping[str, Any], str | None], Run]
-"""Opens the run of a configuration, or continues the one of this id."""
+"""Creates the MLflow run of a configuration, or resumes the one with this id."""
 
 
 class Listener(ray.tune.Callback):  # type: ignore[misc]  # ray has no types
-    """Hears every trial; Ray keeps it with its state, without the open runs and the records.
+    """Receives the events of all trials; Ray pickles it with its state, without open runs and records.
 
-    Records are read from the storage once, and then kept here. One that the storage does not take is written with the
-    next ones, so that a storage that is away for a while ends neither a trial nor the sweep.
+    Records are read from the storage once, then cached. A record that cannot be written is retried with the next ones,
+    so that an outage of the storage ends neither a trial nor the sweep.
 
     Args:
-        trials: in all, at most.
-        epochs: of a whole trial.
+        trials: maximum number.
+        epochs: of a full trial.
         open_run: see OpenRun; must be picklable.
-        watched: the pictures of val that every trial shows by epoch.
+        watched: sample images of val, drawn for every trial and epoch.
     """
 
     def __init__(self, folder: SweepFolder, *, trials: int, epochs: int, open_run: OpenRun, watched: Watched) -> None:
@@ -44,13 +44,13 @@ class Listener(ray.tune.Callback):  # type: ignore[misc]  # ray has no types
         return {**self.__dict__, "runs": {}, "records": {}, "unwritten": set()}
 
     def setup(self, **info: Any) -> None:
-        """A sweep begins or goes on."""
+        """Handle the start or the resume of a sweep."""
         self.records = {record["key"]: record for record in self.folder.records()}
         self.begun = time.time()
         self.ended_before = self.count_ended()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial begins, or is tried again."""
+        """Handle the start or the retry of a trial."""
         past, configuration = self.own(trial)
         if past.get("state") == FINISHED:
             return
@@ -62,7 +62,7 @@ class Listener(ray.tune.Callback):  # type: ignore[misc]  # ray has no types
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """A trial has evaluated an epoch."""
+        """Handle an evaluated epoch of a trial."""
         past, configuration = self.own(trial)
         history = result.get("history") or []
         if past.get("state") == FINISHED or "error" in result:
@@ -83,7 +83,7 @@ class Listener(ray.tune.Callback):  # type: ignore[misc]  # ray has no types
         )
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial has ended, at its end or where the scheduler stopped it."""
+        """Handle the end of a trial, finished or stopped by the scheduler."""
         past, configuration = self.own(trial)
         if past.get("state") == FINISHED:
             return
@@ -93,23 +93,23 @@ class Listener(ray.tune.Callback):  # type: ignore[misc]  # ray has no types
         self.end(configuration, past | {"state": state})
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial has failed for good."""
+        """Handle the final failure of a trial."""
         past, configuration = self.own(trial)
         self.end(configuration, past | {"state": FAILED, "error": error_of(trial)})
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial has died and is tried again."""
+        """Handle a failure of a trial that is retried."""
         print(f"{title(self.own(trial)[1])} died and is tried again: {error_of(trial)}", flush=True)
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        """The sweep ends; the runs of trials that have not ended wait for a resume."""
+        """Handle the end of the sweep; unfinished trials keep their runs for a resume."""
         for run in self.runs.values():
             run.finish("KILLED")
         self.runs = {}
         self.write_records()
 
     def own(self, trial: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What is known of a trial, and its configuration under its own name.
+        """Return the record of a trial, and its configuration.
 
         PBT gives a bad trial all of a better one's configuration, number and key too; the trial's name in Ray stays.
         """
@@ -118,7 +118,7 @@ class Listener(ray.tune.Callback):  # type: ignore[misc]  # ray has no types
         return past, {**trial.config, "key": str(trial), "number": known["number"], "seed": known["seed"]}
 
     def end(self, configuration: Mapping[str, Any], record: Mapping[str, Any]) -> None:
-        """Write the last word on a trial, and close its run."""
+        """Write the final record of a trial, and finish its run."""
         self.keep(configuration, record)
         run = self.run_of(configuration, record.get("run_id"))
         best = best_row(record.get("history") or [])
@@ -129,14 +129,14 @@ class Listener(ray.tune.Callback):  # type: ignore[misc]  # ray has no types
         print(f"{title(configuration)} {record['state']}: {score}; {self.progress()}", flush=True)
 
     def run_of(self, configuration: Mapping[str, Any], run_id: str | None) -> Run:
-        """The open run of a trial."""
+        """Return the open run of a trial."""
         key = configuration["key"]
         if key not in self.runs:
             self.runs[key] = self.open_run(configuration, run_id)
         return self.runs[key]
 
     def keep(self, configuration: Mapping[str, Any], record: Mapping[str, Any]) -> None:
-        """Write the record of a trial, and tell where its settings are new."""
+        """Write the record of a trial, and print changed settings."""
         own = {name: configuration[name] for name in ("key", "number", "seed")}
         settings = settings_of(configuration)
         if record.get("settings", settings) != settings:
@@ -146,7 +146,7 @@ class Listener(ray.tune.Callback):  # type: ignore[misc]  # ray has no types
         self.write_records()
 
     def write_records(self) -> None:
-        """Write what the storage does not have yet; what it does not take is told, and stays for the next time."""
+        """Write pending records; warn about those that fail, and retry them next time."""
         for key in sorted(self.unwritten):
             try:
                 self.folder.write_json(f"trials/{key}.json", as_json(self.records[key]))
@@ -157,11 +157,11 @@ class Listener(ray.tune.Callback):  # type: ignore[misc]  # ray has no types
             self.unwritten.remove(key)
 
     def count_ended(self) -> int:
-        """Trials that need no more work."""
+        """Return the number of trials that are done."""
         return sum(record["state"] in ENDED for record in self.records.values())
 
     def progress(self) -> str:
-        """How much is done, and how long the rest may take at the pace so far."""
+        """Format the number of finished trials, and the time left at the current pace."""
         ended = self.count_ended()
         here = max(ended - self.ended_before, 1)
         left = (time.time() - self.begun) / here * max(self.trials - ended, 0)
@@ -169,16 +169,16 @@ class Listener(ray.tune.Callback):  # type: ignore[misc]  # ray has no types
 
 
 def title(configuration: Mapping[str, Any]) -> str:
-    """A trial's name for people."""
+    """Format the name of a trial."""
     return f"trial {configuration['number']} seed {configuration['seed']}"
 
 
 def best_row(history: list[dict[str, Any]]) -> dict[str, Any]:
-    """The row of the best epoch by AP; empty where there is none."""
+    """Return the row of the best epoch by AP; empty if there is none."""
     return max((row for row in history if row.get("AP") is not None), key=lambda row: row["AP"], default={})
 
 
 def error_of(trial: Any) -> str:
-    """The last line of what a trial failed with."""
+    """Return the last line of a trial's error."""
     text = str(trial.get_error() or trial.get_pickled_error() or "its process died").strip()
     return text.splitlines()[-1][:300]

@@ -1,4 +1,4 @@
-"""Pictures of a sweep: AP against each parameter; by Optuna parallel coordinates, a pair's map, importance."""
+"""Plots of a sweep: AP against each parameter; with Optuna, parallel coordinates, contours and importance."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Point(NamedTuple):
 
     Attributes:
         score: mean AP over its seeds.
-        whole: trained to the end, not stopped before.
+        whole: trained to the end, not stopped early.
     """
 
     settings: Mapping[str, Any]
@@ -33,15 +33,15 @@ class Point(NamedTuple):
     whole: bool
 
 
-LEAST = 4  # settings without which an importance means nothing
+LEAST = 4  # minimum number of settings for a meaningful importance
 PAIR = ("loss.alpha", "loss.gamma")
 
 
 def draw_plots(points: Sequence[Point], plan: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write plots/sweep_*.png; those that these trials cannot fill are left out.
+    """Write plots/sweep_*.png, except plots for which there are too few trials.
 
     Args:
-        plan: what sweep.json holds.
+        plan: content of sweep.json.
     """
     mpl.use("Agg")
     study, names = study_of(points, flatten(plan["params"]))
@@ -54,7 +54,7 @@ def draw_plots(points: Sequence[Point], plan: Mapping[str, Any], folder: Path) -
 
 
 def study_of(points: Sequence[Point], base: Mapping[str, Any]) -> tuple[optuna.Study, list[str]]:
-    """The trials as Optuna's, and the names of the parameters that vary; what a setting leaves out is the base's."""
+    """Return an Optuna study of the trials, and the parameters that vary; missing ones have the base's values."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     names = sorted({name for point in points for name in point.settings})
     rows = [{name: encode(point.settings.get(name, base[name])) for name in names} for point in points]
@@ -73,19 +73,19 @@ def study_of(points: Sequence[Point], base: Mapping[str, Any]) -> tuple[optuna.S
 
 
 def range_of(values: Sequence[Any]) -> BaseDistribution:
-    """The range of numbers, or the choices of anything else."""
+    """Return the range of numbers, or the choices of other values."""
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return FloatDistribution(min(values), max(values))
     return CategoricalDistribution(sorted({str(value) for value in values}))
 
 
 def as_coordinate(value: Any, space: BaseDistribution) -> Any:
-    """A value as its axis has it."""
+    """Convert a value for its axis."""
     return float(value) if isinstance(space, FloatDistribution) else str(value)
 
 
 def pictures(study: optuna.Study, names: list[str], whole: Sequence[bool]) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Name and drawing of each picture that the trials can fill."""
+    """Yield name and drawing function of each plot with enough trials."""
     if not names:
         return
     yield "slices", lambda: draw_slices(study, names, whole)
@@ -100,7 +100,7 @@ def pictures(study: optuna.Study, names: list[str], whole: Sequence[bool]) -> It
 
 
 def draw_slices(study: optuna.Study, names: list[str], whole: Sequence[bool]) -> Any:
-    """AP against each parameter, one panel each; what the scheduler stopped is hollow."""
+    """Draw AP against each parameter, one panel each; trials stopped by the scheduler are hollow."""
     columns = min(len(names), 4)
     rows = -(-len(names) // columns)
     _, axes = plt.subplots(
@@ -127,7 +127,7 @@ def save(draw: Callable[[], Any], path: Path) -> None:
         axes = draw()
     first = np.ravel(np.asarray(axes, dtype=object))[0]
     figure = first.figure
-    if figure.get_layout_engine() is None:  # Optuna's own, which are small
+    if figure.get_layout_engine() is None:  # figures made by Optuna, which are small
         figure.set_size_inches(10.0, 5.5)
     figure.savefig(path, dpi=100, bbox_inches="tight")
     plt.close(figure)

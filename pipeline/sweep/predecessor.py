@@ -1,4 +1,4 @@
-"""A sweep that goes on although other code began it, where conf/ says so."""
+"""Resume a sweep that was started with other code, if conf/ says so."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pipeline.sweep.records import SweepFolder
 
 
 def choose_sweep(sweeps: str, name: str, code: Mapping[str, str], *, goes_on: bool) -> str:
-    """The sweep of that name; with `goes_on`, where there is none, the newest one of the same parameters and data.
+    """Return the sweep of that name; if there is none, with `goes_on`, the newest with the same parameters and data.
 
-    Says which it takes, and which it leaves alone.
+    Prints which sweep it resumes or ignores.
 
     Args:
         sweeps: folder or URL of all sweeps.
-        code: as of pipeline.runs.fingerprint.describe_code.
+        code: from pipeline.runs.fingerprint.describe_code.
     """
     if SweepFolder(f"{sweeps}/{name}").read("sweep.json") is not None:
         return name
@@ -39,7 +39,7 @@ def choose_sweep(sweeps: str, name: str, code: Mapping[str, str], *, goes_on: bo
 
 
 def note_code(plan: Mapping[str, Any], code: Mapping[str, str]) -> dict[str, Any]:
-    """What sweep.json holds, with the code that goes on with it; warns where that is not the code of all trials."""
+    """Return the content of sweep.json, with the current code; warn if some trials ran with other code."""
     first = plan.get("code", dict(code))
     changes = spell_changes(first, code)
     all_changes = sorted({*plan.get("other_code", []), *([changes] if changes else [])})

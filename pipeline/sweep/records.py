@@ -1,4 +1,4 @@
-"""What a sweep keeps in its folder of the storage, beside Ray Tune's own state: one record per trial.
+"""Files of a sweep in the storage, beside Ray Tune's state: one record per trial.
 
 Ray's snapshot of a killed sweep may be some seconds old, these are not: a trial whose record says `finished` is not
 trained again. `status` and `report` read nothing else.
@@ -17,24 +17,24 @@ from pipeline.storage.stores import explained, retry  # registers s3:// and gs:/
 
 RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
 ENDED = (FINISHED, STOPPED, FAILED)
-EXHAUSTED = "exhausted"  # a file: after so many trials there was no setting left to try
+EXHAUSTED = "exhausted"  # a file: the number of trials after which no setting was left
 TUNE, TRAIN = "tune", "train"
 RESUME_STATE = (TUNE, TRAIN)
-"""Folders that only trials need which have not ended: Ray Tune's state with its checkpoints, and the trainings of
-trials with several workers."""
+"""Folders that only unfinished trials need: Ray Tune's state with its checkpoints, and the trainings of trials with
+several workers."""
 
 
 def configure(settings: Mapping[str, Any], *, seed: int, number: int) -> dict[str, Any]:
-    """The configuration of a trial: its parameters, and beside them seed, number of the setting, and the key.
+    """Return the configuration of a trial: its parameters, seed, number of the setting, and key.
 
-    The key names the trial in its sweep: 12 hexadecimal digits of the parameters that it begins with, and of the seed.
+    The key identifies the trial in its sweep: 12 hexadecimal digits over its initial parameters and the seed.
     """
     content = json.dumps({**settings, "seed": seed}, sort_keys=True)
     return {**settings, "seed": seed, "number": number, "key": hashlib.sha256(content.encode()).hexdigest()[:12]}
 
 
 def settings_of(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a configuration."""
+    """Return the parameters of a configuration."""
     return {name: value for name, value in configuration.items() if name not in ("seed", "number", "key")}
 
 
@@ -49,11 +49,11 @@ class SweepFolder:
         self.url = url.rstrip("/")
 
     def path(self, name: str) -> str:
-        """Where something of that name lies."""
+        """Return the path or URL of a file."""
         return f"{self.url}/{name}"
 
     def read(self, name: str) -> bytes | None:
-        """A file's content, None where there is none.
+        """Return the content of a file, None if there is none.
 
         Raises:
             ValueError: naming the storage, when it does not answer.
@@ -71,7 +71,7 @@ class SweepFolder:
             return None
 
     def write(self, name: str, content: bytes) -> None:
-        """Keep a file, whole or not at all.
+        """Write a file atomically.
 
         Raises:
             ValueError: naming the storage, when it does not take it.
@@ -87,40 +87,40 @@ class SweepFolder:
             retry(store)
 
     def read_json(self, name: str) -> Any:
-        """The content of a JSON file, None where there is none."""
+        """Return the content of a JSON file, None if there is none."""
         content = self.read(name)
         return None if content is None else json.loads(content)
 
     def write_json(self, name: str, content: object) -> None:
-        """Keep a JSON file."""
+        """Write a JSON file."""
         self.write(name, json.dumps(content).encode())
 
     def record(self, key: str) -> dict[str, Any] | None:
-        """The record of a trial."""
+        """Return the record of a trial."""
         found: dict[str, Any] | None = self.read_json(f"trials/{key}.json")
         return found
 
     def records(self) -> list[dict[str, Any]]:
-        """The records of all trials, in the order in which they were first tried."""
+        """Return the records of all trials, in the order of their first start."""
         names = [url.rpartition("/")[2] for url in entries(self.path("trials")) if url.endswith(".json")]
         found = [self.read_json(f"trials/{name}") for name in names]
         return sorted((record for record in found if record), key=lambda record: (record["number"], record["seed"]))
 
     def note_exhausted(self, trials: int) -> None:
-        """Note that after so many trials there is no setting left to try."""
+        """Record that no setting is left after this many trials."""
         self.write(EXHAUSTED, str(trials).encode())
 
     def has_ended(self) -> bool:
-        """Whether no trial is left to train; False also of a folder that holds no sweep."""
+        """Return whether no trial is left to train; False for a folder without a sweep."""
         plan, records, exhausted = self.read_json("sweep.json"), self.records(), self.read(EXHAUSTED)
         if plan is None or any(record["state"] not in ENDED for record in records):
             return False
-        # An empty file is an earlier version's.
+        # Earlier versions wrote an empty file.
         return len(records) >= (plan["trials"] if exhausted is None else int(exhausted or len(records)))
 
 
 def newest_sweep(storage: str) -> SweepFolder:
-    """The sweep of a storage that began last.
+    """Return the newest sweep of a storage.
 
     Raises:
         ValueError: when there is none.
@@ -133,9 +133,9 @@ def newest_sweep(storage: str) -> SweepFolder:
 
 
 def entries(folder: str) -> list[str]:
-    """The URLs of what lies in a folder; none where there is no such folder.
+    """Return the URLs of the members of a folder; empty if there is no such folder.
 
-    Not by fsspec's glob or exists, which take a storage that does not answer for an empty one.
+    Does not use fsspec's glob or exists, which treat a storage that does not answer as empty.
 
     Raises:
         ValueError: naming the folder, when the storage does not answer.

@@ -1,4 +1,4 @@
-"""Settings that cost no trial: those that params.yaml could not hold, and those whose anchors cover too little."""
+"""Skip settings without a trial: invalid ones, and those whose anchors cover too little ground truth."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from pipeline.storage.outs import read_json
 from pipeline.sweep.space import Settings, broken_constraint, params_with, spell
 from retinanet.data.splits import Record, read_records
 
-IMAGES = 100  # spread evenly over the training split; enough to see that most truths are lost
+IMAGES = 100  # spread evenly over the training split; enough to notice that most objects are not covered
 
 
 @dataclass
 class Refusal:
-    """Why a setting is not worth a trial; called by the sampler in the driver.
+    """Returns why a setting is not worth a trial; called by the sampler in the driver.
 
     Attributes:
-        params: the base, with what all trials share.
+        params: the base, including the fixed values of all trials.
         train: data/prepared/train.json.
     """
 
@@ -35,7 +35,7 @@ class Refusal:
     _records: list[Record] | None = None
 
     def __call__(self, settings: Settings) -> str | None:
-        """The reason, None where the setting may be tried."""
+        """Return the reason, None if the setting may be tried."""
         base = flatten(self.params.model_dump(exclude={"sweep"}))
         broken = broken_constraint(self.sweep.constraints, {**base, **settings})
         if broken is not None:
@@ -53,14 +53,14 @@ class Refusal:
         return None
 
     def covered(self, params: Params) -> float:
-        """The share of truths with a foreground anchor at training scale."""
+        """Return the share of ground truth with a foreground anchor at training scale."""
         key = repr((params.anchors, params.matcher, params.transforms))
         if key not in self._covered:
             self._covered[key] = share_covered(params, self.records())
         return self._covered[key]
 
     def records(self) -> list[Record]:
-        """Some of the training images, spread evenly; the file, for COCO of 450 MB, is read once."""
+        """Return an even sample of the training images; the file (450 MB for COCO) is read once."""
         if self._records is None:
             found = read_records(read_json(self.train))
             chosen = np.linspace(0, len(found) - 1, min(IMAGES, len(found))).round().astype(int).tolist()
@@ -69,13 +69,13 @@ class Refusal:
 
 
 def told(settings: Settings, reason: str) -> str:
-    """The reason, after it was printed; a constraint is the user's own and needs no word."""
+    """Print the reason and return it; violated constraints are not printed."""
     print(f"not tried: {spell(settings)}: {reason}", flush=True)
     return reason
 
 
 def share_covered(params: Params, records: Sequence[Record]) -> float:
-    """As the stage anchor_stats computes it; 1 where there is no truth."""
+    """Compute the coverage as stage anchor_stats does; 1 without ground truth."""
     grid, scaled = anchor_grid(params.anchors), at_training_scale(records, params.transforms)
     owned = [cover(boxes, grid, size, params.matcher)[1] for _, boxes, size in scaled]
     counts = torch.cat(owned)

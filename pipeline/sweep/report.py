@@ -1,4 +1,4 @@
-"""What a sweep has shown: a table, a CSV file, plots, and the winner as a command that reproduces it."""
+"""Report of a sweep: a table, a CSV file, plots, and the command that reproduces the winner."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from pipeline.sweep.records import ENDED, FINISHED, SweepFolder
 TABLE = Path("reports/sweep.csv")
 PLOTS = Path("plots")
 ROWS = 15  # on the screen
-DOUBT = 0.05  # two settings are told apart where chance alone would part them so seldom
+DOUBT = 0.05  # significance level of the difference between two settings
 
 
 class Setting(NamedTuple):
-    """A setting with all its trials.
+    """A setting with its trials.
 
     Attributes:
-        scores: the best AP on val of each seed that has one.
-        epochs: trained, by the seed that went furthest.
-        thresholds: the best for the detector of its best seed, None where it has none.
+        scores: best AP on val of each seed that has one.
+        epochs: most epochs trained by any seed.
+        thresholds: the best ones for the detector of its best seed, None if not searched.
     """
 
     number: int
@@ -43,7 +43,7 @@ class Setting(NamedTuple):
 
     @property
     def mean(self) -> float:
-        """Over the seeds; below every AP where there is none."""
+        """Mean over the seeds; below any AP if there is none."""
         return statistics.fmean(self.scores) if self.scores else -1.0
 
     @property
@@ -53,7 +53,7 @@ class Setting(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What was written and said."""
+    """The winner, the verdict and the files of a report."""
 
     winner: Setting
     verdict: str
@@ -62,7 +62,7 @@ class Report(NamedTuple):
 
 
 def report(folder: SweepFolder, *, conf: Path, apply: bool) -> Report | None:
-    """Write and print all of it; None where no trial has an AP yet."""
+    """Write and print the report; return None if no trial has an AP yet."""
     plan, settings = folder.read_json("sweep.json"), rank_settings(folder)
     if not settings or not settings[0].scores:
         print("no trial has an AP yet", flush=True)
@@ -92,7 +92,7 @@ def report(folder: SweepFolder, *, conf: Path, apply: bool) -> Report | None:
 
 
 def rank_settings(folder: SweepFolder) -> list[Setting]:
-    """The settings of a sweep, best first; those that were stopped early stand by what they had reached."""
+    """Return the settings of a sweep, best first; settings stopped early rank by the AP they had reached."""
     by_number: dict[int, list[dict[str, Any]]] = {}
     for record in folder.records():
         by_number.setdefault(record["number"], []).append(record)
@@ -101,7 +101,7 @@ def rank_settings(folder: SweepFolder) -> list[Setting]:
 
 
 def gather(folder: SweepFolder, number: int, records: Sequence[Mapping[str, Any]]) -> Setting:
-    """One setting from the records of its seeds."""
+    """Build a setting from the records of its seeds."""
     scored = [record for record in records if record.get("score") is not None and record.get("history")]
     best = max(scored, key=lambda record: record["score"], default=None)
     found = folder.read_json(f"trials/{best['key']}/thresholds.json") if best else None
@@ -116,7 +116,7 @@ def gather(folder: SweepFolder, number: int, records: Sequence[Mapping[str, Any]
 
 
 def table(settings: Sequence[Setting], base: Mapping[str, Any]) -> str:
-    """The best settings for the screen; what a setting leaves out is the base's."""
+    """Format the best settings as a table; parameters missing in a setting have the base's values."""
     names = sorted({name for setting in settings for name in setting.settings})
     short = {name: name.partition(".")[2] for name in names}
     header = [
@@ -140,18 +140,18 @@ def table(settings: Sequence[Setting], base: Mapping[str, Any]) -> str:
 
 
 def spell(value: Any) -> str:
-    """A parameter's value in a column."""
+    """Format the value of a parameter for a column."""
     return f"{value:.3g}" if isinstance(value, float) else json.dumps(value)
 
 
 def spell_thresholds(setting: Setting) -> str:
-    """What other thresholds would give without training."""
+    """Format the best thresholds and their AP."""
     best = setting.thresholds
     return f"{best['nms_iou']:g}/{best['score_threshold']:g}: {best['AP']:.3f}" if best else "-"
 
 
 def verdict(settings: Sequence[Setting], seeds: int) -> str:
-    """Whether the winner can be told from the others."""
+    """Return the verdict: whether the winner differs significantly from the others."""
     winner, *others = settings
     if seeds == 1:
         return (
@@ -168,7 +168,7 @@ def verdict(settings: Sequence[Setting], seeds: int) -> str:
 
 
 def can_tell_apart(some: Sequence[float], others: Sequence[float]) -> bool:
-    """Welch's t-test; with fewer than two seeds a side nothing can be told."""
+    """Return whether Welch's t-test separates two settings; it needs at least two seeds each."""
     if len(some) < 2 or len(others) < 2:
         return False
     if statistics.pstdev(some) == statistics.pstdev(others) == 0:
@@ -177,7 +177,7 @@ def can_tell_apart(some: Sequence[float], others: Sequence[float]) -> bool:
 
 
 def winning_command(winner: Setting, plan: Mapping[str, Any], conf: Path) -> str:
-    """The command whose training is that of the winner's first seed: reports/train.json then holds its AP."""
+    """Return the command that reproduces the winner's first seed, with its AP in reports/train.json."""
     chosen = {**plan["sweep"]["fixed"], **winner.settings}
     settings = " ".join(f"-S {shlex.quote(f'{name}={json.dumps(value)}')}" for name, value in chosen.items())
     command = f"PIPELINE_CONF={shlex.quote(str(conf))} dvc exp run {settings}".rstrip()
@@ -187,7 +187,7 @@ def winning_command(winner: Setting, plan: Mapping[str, Any], conf: Path) -> str
 
 
 def apply_settings(settings: Mapping[str, Any], path: Path) -> None:
-    """Write values into params.yaml; comments and layout stay."""
+    """Write values to params.yaml; keep comments and layout."""
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096
@@ -204,7 +204,7 @@ def apply_settings(settings: Mapping[str, Any], path: Path) -> None:
 
 
 def write_csv(settings: Sequence[Setting], base: Mapping[str, Any], path: Path) -> None:
-    """One row per setting, best first."""
+    """Write one row per setting, best first."""
     names = sorted({name for setting in settings for name in setting.settings})
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -233,7 +233,7 @@ def write_csv(settings: Sequence[Setting], base: Mapping[str, Any], path: Path) 
 
 
 def status(folder: SweepFolder) -> str:
-    """What the newest sweep has done, for the screen."""
+    """Format the state of the newest sweep."""
     plan, records = folder.read_json("sweep.json"), folder.records()
     counts = {state: sum(record["state"] == state for record in records) for state in (*ENDED, "running")}
     words = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "none begun"

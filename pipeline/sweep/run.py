@@ -1,4 +1,4 @@
-"""A sweep from params.yaml to its last trial: identity, folder, the run in MLflow, Ray."""
+"""Run a sweep: identity, folder, MLflow run, Ray."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ from retinanet.network.precision import native_precision
 
 @dataclass(frozen=True)
 class Plan:
-    """All that decides what a sweep does.
+    """Everything that determines a sweep.
 
     Attributes:
-        params: the base, with what all trials share (sweep.fixed) in it.
-        name: digest of all that decides a trial's result, and of the section sweep.
+        params: the base, including the fixed values of all trials (sweep.fixed).
+        name: digest of everything that determines a trial's result, and of section sweep.
     """
 
     params: Params
@@ -53,7 +53,7 @@ class Plan:
 
 
 def make_plan(params: Params, sweep: Sweep, place: Place) -> Plan:
-    """Check what can be checked before any work.
+    """Check everything that can be checked before any work.
 
     Raises:
         ValueError: naming what cannot be together, or which stage has not run.
@@ -64,7 +64,7 @@ def make_plan(params: Params, sweep: Sweep, place: Place) -> Plan:
     check_share(base, place)
     check_space(base, sweep, place)
     if not cluster.is_elsewhere(place.address):
-        # All splits have one root, and val is the smaller file.
+        # All splits have the same root, and val is the smaller file.
         check_folder(picture_root(read_json(SPLITS["val"])["info"]["root"], place))
     if sweep.scheduler in ("pbt", "hyperband") and place.most > 1:
         raise ValueError(
@@ -83,7 +83,7 @@ def make_plan(params: Params, sweep: Sweep, place: Place) -> Plan:
 
 
 def check_space(base: Params, sweep: Sweep, place: Place) -> None:
-    """Refuse a space or points with a value that conf/ cannot train: each of its trials would fail.
+    """Check that conf/ can train every value of the space and the points: trials would fail otherwise.
 
     Raises:
         ValueError: naming where it stands.
@@ -97,7 +97,7 @@ def check_space(base: Params, sweep: Sweep, place: Place) -> None:
 
 
 def run_sweep(plan: Plan, *, conf: Path, apply: bool) -> None:
-    """Run the trials that are left, and report; a sweep that was killed goes on, one that has ended needs no Ray."""
+    """Run the remaining trials, and report; resumes a killed sweep, and needs no Ray for a finished one."""
     locks = outer_root(project_root()) / "runs" / "locks"
     with lock_run(locks, plan.name) as lock, hold_lease(storage_location(plan.place), plan.name, lock=lock):
         begun = plan.folder.read_json("sweep.json") or {"begun": time.time()}
@@ -118,7 +118,7 @@ def run_sweep(plan: Plan, *, conf: Path, apply: bool) -> None:
 
 
 def describe(plan: Plan) -> dict[str, Any]:
-    """What `status` and `report` need to know of a sweep."""
+    """Return the content of sweep.json, for `status` and `report`."""
     return {
         "name": plan.name,
         "sweep": plan.sweep.model_dump(),
@@ -129,7 +129,7 @@ def describe(plan: Plan) -> dict[str, Any]:
 
 
 def words(plan: Plan) -> str:
-    """The plan for the screen."""
+    """Format the plan."""
     sweep = plan.sweep
     seeds = f" with {sweep.seeds} seeds each" if sweep.seeds > 1 else ""
     return (
@@ -139,7 +139,7 @@ def words(plan: Plan) -> str:
 
 
 def open_parent(plan: Plan, run_id: str | None) -> Run:
-    """The sweep's own run, under which those of its trials lie."""
+    """Open the sweep's MLflow run, the parent of its trials' runs."""
     flat = flatten(plan.params.model_dump(exclude={"sweep"}))
     own = {f"sweep.{key}": value for key, value in plan.sweep.model_dump().items()}
     tags = provenance_tags(params=flat, data_hash=digest_file(SPLITS["train"]), run_digest=plan.name)
@@ -148,7 +148,7 @@ def open_parent(plan: Plan, run_id: str | None) -> Run:
 
 @dataclass(frozen=True)
 class OpenTrialRun:
-    """Opens the run of a trial; plain values, because Ray keeps it."""
+    """Opens the run of a trial; has plain values only, because Ray pickles it."""
 
     params: dict[str, Any]
     place: dict[str, Any]
@@ -167,7 +167,7 @@ class OpenTrialRun:
 
 
 def log_report(run: Run, shown: Report | None) -> None:
-    """What a sweep has shown, on its own run."""
+    """Log the report of a sweep to its MLflow run."""
     if shown is None:
         return
     run.log_metrics({"best.AP": shown.winner.mean})
@@ -178,7 +178,7 @@ def log_report(run: Run, shown: Report | None) -> None:
 
 
 def run_trials(plan: Plan, parent: Run) -> None:
-    """Start Ray, and all trials on it."""
+    """Start Ray and run all trials."""
     params, place, sweep = plan.params, plan.place, plan.sweep
     flat = flatten(params.model_dump(exclude={"sweep"}))
     tags = provenance_tags(params=flat, data_hash=digest_file(SPLITS["train"]), run_digest=plan.name)

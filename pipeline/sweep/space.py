@@ -1,4 +1,4 @@
-"""The space of a sweep: what Optuna samples from, which settings break a constraint, and their parameters."""
+"""Search space of a sweep: Optuna's distributions, constraints, and the parameters of a setting."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from pipeline.params.sweep import CONSTRAINT, Sweep, is_number, kind_of, replace
 
 COMPARISONS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 Settings = Mapping[str, Any]
-"""Dotted parameter -> value: what one trial has otherwise than the base."""
+"""Dotted parameter -> value: the differences of one trial from the base."""
 
 
 def distributions(sweep: Sweep) -> dict[str, BaseDistribution]:
-    """Optuna's form of the space."""
+    """Return the space as Optuna's distributions."""
     return {key: distribution(kind_of(entry), entry[kind_of(entry)]) for key, entry in sweep.space.items()}
 
 
 def distribution(kind: str, values: Sequence[Any]) -> BaseDistribution:
-    """Optuna's form of one entry; values that it does not take are encoded."""
+    """Return one entry as Optuna's distribution; values of other types are encoded."""
     if kind in ("choice", "grid"):
         return CategoricalDistribution([encode(value) for value in values])
     low, high, step = values[0], values[1], values[2] if kind == "quniform" else None
@@ -34,7 +34,7 @@ def distribution(kind: str, values: Sequence[Any]) -> BaseDistribution:
 
 
 def grid_values(sweep: Sweep) -> dict[str, list[Any]]:
-    """Every value of each entry of a space without a continuous one, encoded."""
+    """Return all values of each entry of a discrete space, encoded."""
     grid = {}
     for key, found in distributions(sweep).items():
         if isinstance(found, CategoricalDistribution):
@@ -47,22 +47,22 @@ def grid_values(sweep: Sweep) -> dict[str, list[Any]]:
 
 
 def encode(value: Any) -> Any:
-    """Optuna takes numbers, text, booleans and null; a list becomes JSON text."""
+    """Encode a value for Optuna, which accepts numbers, text, booleans and null: a list becomes JSON text."""
     return json.dumps(value) if isinstance(value, list) else value
 
 
 def decode(value: Any) -> Any:
-    """The inverse of encode; a parameter's own text never begins with a bracket. Floats lose their last digits."""
+    """Decode a value; a parameter's own text never starts with a bracket. Floats are rounded to 6 digits."""
     if isinstance(value, float):
-        return float(f"{value:.6g}")  # what a person can read and type is what is trained
+        return float(f"{value:.6g}")  # the printed value is the trained one
     return json.loads(value) if isinstance(value, str) and value.startswith("[") else value
 
 
 def broken_constraint(constraints: Sequence[str], values: Mapping[str, Any]) -> str | None:
-    """The first constraint that does not hold, None where all do.
+    """Return the first violated constraint, None if all hold.
 
     Args:
-        values: all of params.yaml by dotted names, with the setting in it.
+        values: all of params.yaml by dotted names, including the setting.
     """
     for text in constraints:
         match = CONSTRAINT.match(text)
@@ -74,7 +74,7 @@ def broken_constraint(constraints: Sequence[str], values: Mapping[str, Any]) -> 
 
 
 def params_with(params: Params, settings: Settings) -> Params:
-    """The parameters with other values at dotted places.
+    """Return the parameters with values replaced at dotted keys.
 
     Raises:
         ValueError: naming what the values are together and cannot be.
@@ -88,7 +88,7 @@ def params_with(params: Params, settings: Settings) -> Params:
 
 
 def spell(settings: Settings) -> str:
-    """Parameters for the screen."""
+    """Format parameters for messages."""
     words = [
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in settings.items()
     ]

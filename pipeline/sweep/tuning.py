@@ -1,4 +1,4 @@
-"""Ray Tune's part: schedulers, packing on the cluster, and a sweep that goes on where it was killed."""
+"""Run trials with Ray Tune: schedulers, concurrency, and resuming a killed sweep."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from pipeline.sweep.records import TUNE, SweepFolder
 from pipeline.sweep.sampler import EPOCH, SCORE, Sampler
 from pipeline.sweep.space import broken_constraint
 
-# Ray Tune's own tables and files are not needed beside ours; its snapshot may be a second old at most.
+# No tables and files of Ray Tune beside ours; its snapshot is at most a second old.
 VARIABLES = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1",
@@ -36,8 +36,8 @@ VARIABLES = {
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 Base = TypeVar("Base")  # what all trials share, as of the trainable
-TRIES = 2  # of a trial that dies, after the first
-# Ray reserves what a trial asks for; one that only waits for its own workers must take nothing that they need.
+TRIES = 2  # retries of a failed trial
+# A trial that only waits for its own workers must not reserve resources that they need.
 NOTHING = {"memory": 1 << 20}
 
 
@@ -53,7 +53,7 @@ def tune(
     trials_at_once: int | None,
     trials: int,
 ) -> None:
-    """Run the trials that are left, until all have ended or the person stops them. Ray must have been started."""
+    """Run the remaining trials, until all have ended or the user stops them. Ray must be running."""
     os.environ.update(VARIABLES)
     wide = resources.most > 1
     needs = NOTHING if wide else {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker}
@@ -74,7 +74,7 @@ def tune(
                 num_samples=1 if clones else trials,
                 search_alg=None if clones else sampler,
                 scheduler=scheduler,
-                # PBT compares trials at equal epochs, so all take turns on what there is.
+                # PBT compares trials at equal epochs, so all of them share the resources in turn.
                 max_concurrent_trials=None if clones else at_once,
                 reuse_actors=not wide,
                 trial_name_creator=name_of,
@@ -95,9 +95,9 @@ def tune(
 
 @contextmanager
 def interrupted_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends a sweep as Ctrl-C does: Ray Tune hears that one, keeps its state and ends its trials."""
+    """Treat SIGTERM as Ctrl-C in the body: Ray Tune handles SIGINT by saving its state and ending its trials."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals come to the main thread only
+        yield  # only the main thread receives signals
         return
     before = signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     try:
@@ -107,7 +107,7 @@ def interrupted_by_sigterm() -> Iterator[None]:
 
 
 def drawn_space(sampler: Sampler, trials: int) -> dict[str, Any]:
-    """All configurations at once, as a grid over their keys: PBT takes no searcher.
+    """Return all configurations as a grid over their keys, because PBT accepts no searcher.
 
     Each has a value for every parameter of the space, since PBT would draw those that are missing.
     """
@@ -121,17 +121,17 @@ def drawn_space(sampler: Sampler, trials: int) -> dict[str, Any]:
 
 
 def pick(by_key: Mapping[str, Mapping[str, Any]], name: str, spec: Any) -> Any:
-    """The value of a parameter in the configuration of that key."""
+    """Return the value of a parameter in the configuration of that key."""
     return by_key[spec.config["key"]][name]
 
 
 def name_of(trial: Any) -> str:
-    """A trial's folder."""
+    """Return the name of a trial's folder."""
     return str(trial.config["key"])
 
 
 def most_at_once(resources: Resources) -> int:
-    """As many trials as the cluster holds with all their workers, at least one."""
+    """Return the number of trials that fit on the cluster with all their workers, at least one."""
     there = ray.cluster_resources()
     each = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
     fits = [int(there.get(kind, 0) // (need * resources.most)) for kind, need in each.items() if need]
@@ -139,10 +139,10 @@ def most_at_once(resources: Resources) -> int:
 
 
 def build_scheduler(sweep: Sweep, *, epochs: int, every: int) -> TrialScheduler:
-    """Ray's scheduler by its name in params.yaml.
+    """Build Ray's scheduler by its name in params.yaml.
 
     Args:
-        epochs: of a whole trial.
+        epochs: of a full trial.
         every: epochs between two evaluations.
     """
     if sweep.scheduler == "asha":
@@ -163,7 +163,7 @@ def build_scheduler(sweep: Sweep, *, epochs: int, every: int) -> TrialScheduler:
 
 
 def mutation(entry: Mapping[str, list[Any]]) -> Any:
-    """What PBT draws a new value from."""
+    """Return the values or the distribution from which PBT draws."""
     kind = kind_of(entry)
     values = entry[kind]
     if kind in ("choice", "grid"):
@@ -174,7 +174,7 @@ def mutation(entry: Mapping[str, list[Any]]) -> Any:
 
 
 def mend(configuration: dict[str, Any], *, constraints: Sequence[str]) -> dict[str, Any]:
-    """PBT's new configuration; where two parameters break a constraint, the left one takes the right one's value."""
+    """Repair PBT's configuration: if two parameters violate a constraint, the left one takes the right one's value."""
     mended = dict(configuration)
     for text in constraints:
         left, right = constrained(text)
