@@ -132,6 +132,7 @@ TEXTS = (
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES",
         "MLFLOW_HTTP_REQUEST_TIMEOUT",
     ),
+    Text("MLFLOW_DISABLE_TELEMETRY", "mlflow/environment_variables.py", ("pipeline/ui.py",), "no telemetry", MLFLOW),
     Text(
         "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING",
         "mlflow/environment_variables.py",

@@ -150,6 +150,15 @@ PARTS = (
         "a file system whose files fail on request",
         FSSPEC,
     ),
+    *(
+        Part(
+            f"optuna.samplers.TPESampler.{name}",
+            ("tests/pipeline/sweep/test_sampler.py",),
+            "the settings of TPE are those that a sweep states",
+            OPTUNA,
+        )
+        for name in ("_constant_liar", "_multivariate")
+    ),
     Part(
         "torch.utils.data.dataloader._MultiProcessingDataLoaderIter._workers",
         ("tests/retinanet/test_dataset.py",),
