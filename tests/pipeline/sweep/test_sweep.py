@@ -170,9 +170,9 @@ def test_trials_of_two_workers_are_stopped_without_leaving_anything_behind(
     place = yaml.safe_load((sweep_project / "conf/sweep.yaml").read_text())
     place |= {"workers": 2, "trials_at_once": None}
     (sweep_project / "conf/sweep.yaml").write_text(yaml.safe_dump(place))
-    # A learning rate of nothing detects worse after an epoch, so ASHA stops the second trial there.
-    points = [{"loss.gamma": 1.0}, {"loss.gamma": 1.0, "optim.lr": 1e-9}, {"loss.gamma": 1.5}]
-    space = {**SPACE, "optim.lr": {"loguniform": [1e-9, 0.15]}}
+    # No score of an untrained network with so low a prior reaches 0.05: its AP is 0, and ASHA stops it after an epoch.
+    points = [{"loss.gamma": 1.0}, {"loss.gamma": 1.0, "model.prior": 1e-4}, {"loss.gamma": 1.5}]
+    space = {**SPACE, "model.prior": {"loguniform": [1e-4, 0.2]}}
     fixed = {"train.epochs": 2, "train.evaluate_every": 1}
     write_sweep(sweep_project, scheduler="asha", trials=3, space=space, points=points, fixed=fixed)
     ends_well(begin(stage_variables, "sweep"))
