@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+MAKES = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")  # a make that starts the tests hands them on, and names its folder
 NAMES = ("UV_DEFAULT_INDEX", "UV_SYSTEM_CERTS", "PYTHONDONTWRITEBYTECODE")
 # Each writes what it is called with; uv fails with eight lines where FAIL is set.
 UV = """#!/bin/sh
@@ -32,7 +33,7 @@ def set_up(folder: Path, **variables: str) -> tuple[dict[str, str], subprocess.C
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(script)
         path.chmod(0o755)
-    clean = {key: value for key, value in os.environ.items() if key not in (*NAMES, "PIP_INDEX_URL", "MAKEFLAGS")}
+    clean = {key: value for key, value in os.environ.items() if key not in (*NAMES, "PIP_INDEX_URL", *MAKES)}
     done = subprocess.run(["make", "setup"], cwd=folder, env=clean | variables, capture_output=True, text=True)
     lines = (folder / "uv.txt").read_text().splitlines()
     return dict(line.split("=", 1) for line in lines), done
