@@ -47,7 +47,7 @@ test: test-fast  ## all tests: the fast ones, then those that start Ray, MLflow 
 	$(BIN)/python -m pytest -m slow --durations=10
 
 test-fast: $(STAMP)  ## the fast tests
-	$(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 8 --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 8 --durations=10
 
 bench: $(STAMP)  ## the detector's parts beside torchvision and pycocotools, into bench/RESULTS.md (an hour; BENCHES="losses loader": only these)
 	@for name in $(BENCHES); do echo "bench.$$name"; $(BIN)/python -m bench.$$name --write || exit 1; done

@@ -24,4 +24,5 @@ for _name, _value in QUIET.items():
 
 def worker_environment(cpus: int, gpus: float = 0) -> dict[str, str]:
     """Return the environment variables of a training process with that many threads and GPUs."""
-    return QUIET | ({} if gpus else KEEP_MEMORY) | {"OMP_NUM_THREADS": str(cpus)}
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "RAYON_NUM_THREADS"), str(cpus))  # of torch, and of hotcoco
+    return QUIET | ({} if gpus else KEEP_MEMORY) | threads

@@ -119,6 +119,11 @@ def test_only_workers_without_a_gpu_keep_the_memory_that_they_were_given() -> No
     assert set(worker_environment(1)) - set(worker_environment(1, 0.5)) == kept
 
 
+def test_workers_of_one_machine_share_its_cores_in_every_library() -> None:
+    threads = {name: value for name, value in worker_environment(3).items() if name.endswith("_NUM_THREADS")}
+    assert threads == {"OMP_NUM_THREADS": "3", "RAYON_NUM_THREADS": "3"}  # torch's, and hotcoco's
+
+
 def test_import_that_fails_ahead_is_left_to_the_main_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise ImportError("a broken installation")
