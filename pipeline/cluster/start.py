@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -83,7 +83,9 @@ def start_ray(
         # A machine with fewer cores than workers still trains, only slower.
         cpus = max(count_cpus(), resources.most * resources.cpus_per_worker)
         options |= {"num_cpus": cpus, "include_dashboard": dashboard}
-    runtime_env = {"env_vars": dict(environment)} if environment else {}
+    runtime_env: dict[str, Any] = {"env_vars": dict(environment)} if environment else {}
+    if dashboard:
+        runtime_env |= {"worker_process_setup_hook": hook_for_state_api()}
     if is_elsewhere(address):
         runtime_env |= code_environment()
     options["runtime_env"] = runtime_env
@@ -96,6 +98,23 @@ def start_ray(
         yield
     finally:
         ray.shutdown()
+
+
+def hook_for_state_api() -> Callable[[], None]:
+    """Return what each worker process runs first: it sets RAY_ADDRESS to its own Ray.
+
+    Ray's cleaner of placement groups asks the state API, which looks for the Ray of the machine. Where there are two,
+    for instance a training beside a sweep, it fails, and the next trial waits for the CPUs of a stopped one forever.
+    """
+
+    def know_own_ray() -> None:  # local, so that it is pickled by value: a worker need not import this module
+        import os
+
+        import ray
+
+        os.environ.setdefault("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+
+    return know_own_ray
 
 
 def connect(options: Mapping[str, Any]) -> None:
