@@ -106,7 +106,7 @@ def test_told_to_stop_it_keeps_a_checkpoint_and_goes_on_from_that_step(
         assert not [line for line in stopped.lines if "Traceback" in line]
         assert not (project / "models/model.pt").exists()
         assert query(project, "select status from runs") == [("KILLED",)]
-        reached = state_of(project)["course"]
+        reached = state_of(project)["progress"]
         expected = f"going on from epoch {reached['epoch']}"
         expected += f", step {len(reached['losses'])} of the next" if reached["losses"] else ""
     assert expected in ends_well(Stage(project, environment))
