@@ -81,6 +81,7 @@ def test_two_nodes_without_a_shared_folder_train_as_one(
     # As with both workers on one machine and its files in folders.
     on_one_node = tmp_path / "on_one_node"
     (on_one_node / "plots").mkdir(parents=True)
-    write_history_csv(pair.history, on_one_node / "plots/training.csv")
+    rows = [{key: value for key, value in row.items() if key != "step_losses"} for row in pair.history]
+    write_history_csv(rows, on_one_node / "plots/training.csv")
     assert rows_of_csv(project) == rows_of_csv(on_one_node)
     assert (project / "models/model.pt").exists()

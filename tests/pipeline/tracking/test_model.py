@@ -72,10 +72,11 @@ print(model.metadata.metadata["class_names"], "{project}" in " ".join(sys.path))
 
 @pytest.mark.slow
 def test_logged_model_loads_and_predicts_without_the_project(tracker: Any, tmp_path: Path, home: Path) -> None:
-    (tmp_path / "retinanet").mkdir()
-    (tmp_path / "retinanet/__init__.py").write_text("")
+    for package in ("retinanet", "retinanet/inference", "retinanet/data"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("")
     (tmp_path / "retinanet/inference/detector.py").write_text(DETECTOR)
-    shutil.copy(PROJECT / "retinanet/data/pixels.py", tmp_path / "retinanet")  # decodes what is served
+    shutil.copy(PROJECT / "retinanet/data/pixels.py", tmp_path / "retinanet/data")  # decodes what is served
     (tmp_path / "model.pt").write_text("weights")
     tracker.png(tmp_path / "a.png", width=8, height=6)
     elsewhere = tmp_path / "elsewhere"
