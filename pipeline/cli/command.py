@@ -24,7 +24,7 @@ from pipeline.cli.parent import stop_with_dvc
 # What the user can cause: a wrong parameter or file, a service that does not answer, a package that is not installed.
 USER_ERRORS = (ValueError, RuntimeError, OSError, ImportError, FloatingPointError, MemoryError)
 # Kinds of RuntimeError that only code can cause.
-NOT_USER_ERRORS = (NotImplementedError, RecursionError)  # recognised here, raised nowhere in these packages
+NOT_USER_ERRORS = (NotImplementedError, RecursionError)  # only matched: a class to catch, no stub
 # Packages that talk to a service, and whose exceptions have bases of their own.
 SERVICES = {"aiohttp", "azure", "botocore", "fsspec", "google", "http", "mlflow", "pyarrow", "ray", "sqlalchemy"}
 OURS = ("pipeline", "retinanet")

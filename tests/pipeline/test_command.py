@@ -50,7 +50,7 @@ BUGS = [
     TypeError("unsupported operand"),
     KeyError("x"),
     AssertionError(),
-    NotImplementedError(),  # a RuntimeError to Python, but none that the user can cause
+    NotImplementedError(),  # test input: a RuntimeError to Python, yet reported as a bug
     ImportError("cannot import name 'a' from 'pipeline.b'", name="pipeline.b"),
 ]
 
