@@ -63,7 +63,7 @@ format: $(STAMP)  ## format the code and mend what the linter can mend
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
-schema: $(STAMP)  ## remake params.schema.json, by which editors complete and check params.yaml
+schema: $(STAMP)  ## remake the JSON schemas, with which editors complete and check params.yaml and conf/
 	$(BIN)/python -m pipeline.params.schema
 
 lock: | $(BIN)/pip  ## remake requirements.txt from pyproject.toml (LOCK=--upgrade takes newer versions)

@@ -33,7 +33,7 @@ TINY: dict[str, dict[str, Any]] = {
     "train": {"batch_size": 8, "epochs": EPOCHS, "evaluate_every": EPOCHS},
 }
 SHAPES = {"train": 96, "val": 8, "test": 8, "image_size": 64, "max_objects": 3, "min_size": 16, "max_size": 48}
-PLACE = {"workers": 2, "precision": "fp32", "checkpoint_every": 5, "start_timeout_s": 60, "hang_timeout_s": 120}
+RUNTIME = {"workers": 2, "precision": "fp32", "checkpoint_every": 5, "start_timeout_s": 60, "hang_timeout_s": 120}
 TIMES = ("seconds", "images_per_s")  # what differs between two trainings that are the same
 TRIES_APART_S = 4.0  # two workers stamp a step at nearly the same time, two tries of it are a new start apart
 
@@ -43,13 +43,13 @@ class Project:
     """A prepared project.
 
     Attributes:
-        place: what it has otherwise than PLACE.
+        runtime: what it has otherwise than RUNTIME.
         variables: environment of its trainings.
         rest: seconds after each step.
     """
 
     folder: Path
-    place: Mapping[str, Any] = field(default_factory=dict)
+    runtime: Mapping[str, Any] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
     rest: float = 0.3
 
@@ -61,7 +61,7 @@ class Project:
     @property
     def run(self) -> Path:
         """The run's folder in the storage."""
-        storage = self.folder / str(self.place.get("storage", "runs"))
+        storage = self.folder / str(self.runtime.get("storage", "runs"))
         return max(storage.glob("*/checkpoint_*")).parent
 
     def checkpoints(self) -> list[Path]:
@@ -158,8 +158,8 @@ def copy_of(prepared: Path, folder: Path, **options: Any) -> Project:
     """A copy of a prepared project, with its options; see Project."""
     shutil.copytree(prepared, folder)
     project = Project(folder, **options)
-    place = yaml.safe_load((REPOSITORY / "conf/local.yaml").read_text()) | PLACE | dict(project.place)
-    (folder / "conf/local.yaml").write_text(yaml.safe_dump(place))
+    runtime = yaml.safe_load((REPOSITORY / "conf/local.yaml").read_text()) | RUNTIME | dict(project.runtime)
+    (folder / "conf/local.yaml").write_text(yaml.safe_dump(runtime))
     return project
 
 

@@ -56,8 +56,8 @@ def environment() -> dict[str, str]:
 def prepare(folder: Path) -> None:
     """A clone whose training is what is left to do."""
     subprocess.run(["git", "clone", "--quiet", str(REPOSITORY), str(folder)], check=True)
-    place = folder / "conf/local.yaml"
-    place.write_text(place.read_text().replace("checkpoint_every: null", "checkpoint_every: 1"))
+    runtime = folder / "conf/local.yaml"
+    runtime.write_text(runtime.read_text().replace("checkpoint_every: null", "checkpoint_every: 1"))
     subprocess.run(["dvc", "repro", "--quiet", "anchor_stats"], cwd=folder, env=environment(), check=True)
 
 

@@ -33,7 +33,7 @@ from tqdm import tqdm
 from bench.timed_training import RESULT
 from pipeline.cluster import worker_environment
 from pipeline.params import load_params
-from pipeline.params.place import Place, load_place
+from pipeline.params.runtime import RuntimeConfig, load_runtime
 from pipeline.train.run import worker_config
 from retinanet.network.precision import native_precision
 
@@ -104,14 +104,14 @@ def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) 
 
 def measure(folder: Path, options: argparse.Namespace, *, rounds_before: int = 0) -> list[Timing]:
     """All trainings, in turns."""
-    place = load_place(options.conf)
+    runtime = load_runtime(options.conf)
     make_project(folder, options)
     numbers = range(rounds_before, rounds_before + options.rounds)
     orders = [LAUNCHERS if number % 2 == 0 else LAUNCHERS[::-1] for number in numbers]
     kinds = [(count, launcher) for order in orders for count in options.workers for launcher in order]
     with chdir(folder):
         progress = tqdm(enumerate(kinds), total=len(kinds), unit="training", disable=None)
-        return [timed_training(folder / str(i), place, workers=w, launcher=name) for i, (w, name) in progress]
+        return [timed_training(folder / str(i), runtime, workers=w, launcher=name) for i, (w, name) in progress]
 
 
 def make_project(folder: Path, options: argparse.Namespace) -> None:
@@ -125,17 +125,17 @@ def make_project(folder: Path, options: argparse.Namespace) -> None:
         subprocess.run(command, cwd=folder, env=environment(1), check=True, stdout=subprocess.DEVNULL)
 
 
-def timed_training(folder: Path, place: Place, *, workers: int, launcher: str) -> Timing:
+def timed_training(folder: Path, runtime: RuntimeConfig, *, workers: int, launcher: str) -> Timing:
     """Train the project of the current folder."""
     folder.mkdir()
-    precision = native_precision(place.gpus_per_worker > 0) if place.precision == "auto" else place.precision
-    place = place.model_copy(update={"workers": workers, "precision": precision})
-    config = worker_config(load_params(), place, digest="timed", run=str(folder))
+    precision = native_precision(runtime.gpus_per_worker > 0) if runtime.precision == "auto" else runtime.precision
+    runtime = runtime.model_copy(update={"workers": workers, "precision": precision})
+    config = worker_config(load_params(), runtime, digest="timed", run=str(folder))
     (folder / "config.pickle").write_bytes(pickle.dumps(config))
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers)]
     command = [sys.executable, *(torchrun if launcher == "torchrun" else []), "-m", "bench.timed_training", str(folder)]
     begun = time.time()
-    ended = subprocess.run(command, env=environment(place.cpus_per_worker), capture_output=True, text=True)
+    ended = subprocess.run(command, env=environment(runtime.cpus_per_worker), capture_output=True, text=True)
     if ended.returncode != 0:
         raise SystemExit(f"scaling: {launcher} with {workers} workers failed:\n{ended.stderr[-2000:]}")
     result = json.loads((folder / RESULT).read_text())

@@ -76,7 +76,7 @@ def node(prepared: Path, folder: Path) -> Cost:
 def node_back(prepared: Path, folder: Path) -> Cost:
     """A node goes, and comes back while the training goes on without it."""
     with (
-        clustered(prepared, folder, nodes=2, rest=1.5, place={"workers": [1, 2], "start_timeout_s": 20}) as (
+        clustered(prepared, folder, nodes=2, rest=1.5, runtime={"workers": [1, 2], "start_timeout_s": 20}) as (
             project,
             nodes,
         ),
@@ -98,7 +98,7 @@ def node_back(prepared: Path, folder: Path) -> Cost:
 def node_hangs(prepared: Path, folder: Path) -> Cost:
     """A node answers nothing, and is not dead."""
     with (
-        clustered(prepared, folder, nodes=3, place={"hang_timeout_s": 15}) as (project, nodes),
+        clustered(prepared, folder, nodes=3, runtime={"hang_timeout_s": 15}) as (project, nodes),
         project.training() as training,
     ):
         project.wait_for_step(KILLED_AT, training)
@@ -113,7 +113,7 @@ def disk(prepared: Path, folder: Path) -> Cost:
     """The storage fills up at a checkpoint, then room is made."""
     with (
         small_disk(folder.with_name(f"{folder.name}-small")) as storage,
-        (project := copy_of(prepared, folder, place={"storage": str(storage)})).training() as training,
+        (project := copy_of(prepared, folder, runtime={"storage": str(storage)})).training() as training,
     ):
         project.wait_for_step(22, training)
         since = time.time()

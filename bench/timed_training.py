@@ -50,14 +50,14 @@ def main() -> None:
 
 def train_on_ray(config: WorkerConfig, folder: Path) -> list[dict[str, Any]]:
     """The history of a training on a Ray of its own."""
-    place = config.place
-    resources = Resources.of(place)
+    runtime = config.runtime
+    resources = Resources.of(runtime)
 
     def fit_with_stamps(loop_config: dict[str, Any]) -> None:
         with stamping(folder):
             fit(loop_config)
 
-    with start_ray(place.address, resources):
+    with start_ray(runtime.address, resources):
         result = run_trainer(
             fit_with_stamps,
             config,
@@ -73,7 +73,7 @@ def train_on_ray(config: WorkerConfig, folder: Path) -> list[dict[str, Any]]:
 
 def train_plainly(config: WorkerConfig, folder: Path) -> list[dict[str, Any]]:
     """The history of a training by torchrun's processes, in the first of them; nothing in the others."""
-    dist.init_process_group(config.place.backend)
+    dist.init_process_group(config.runtime.backend)
     rank, reports = dist.get_rank(), []
 
     def report(metrics: dict[str, Any], write_checkpoint: WriteCheckpoint | None) -> None:
@@ -98,7 +98,7 @@ def train_plainly(config: WorkerConfig, folder: Path) -> list[dict[str, Any]]:
 
 def own_device(config: WorkerConfig) -> torch.device:
     """The CPU, or the GPU of this process among those of its node."""
-    if config.place.gpus_per_worker == 0:
+    if config.runtime.gpus_per_worker == 0:
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
 

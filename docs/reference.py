@@ -90,10 +90,10 @@ def schemas() -> tuple[dict[str, Any], dict[str, Any]]:
     sys.path.insert(0, str(ROOT))
     try:
         from pipeline.params import Params
-        from pipeline.params.place import Place
+        from pipeline.params.runtime import RuntimeConfig
     finally:
         sys.path.pop(0)
-    return Params.model_json_schema(), Place.model_json_schema()
+    return Params.model_json_schema(), RuntimeConfig.model_json_schema()
 
 
 def parameters(root: Mapping[str, Any], schema: Mapping[str, Any], path: str, shipped: Any) -> Iterator[Parameter]:

@@ -26,11 +26,11 @@ def make_bucket(address: str) -> Any:
     return client
 
 
-def move_to_bucket(project: Path, client: Any, **place: Any) -> None:
+def move_to_bucket(project: Path, client: Any, **runtime: Any) -> None:
     """Pictures and storage of a project lie in the bucket from now on; the pictures nowhere else.
 
     Args:
-        place: other values of conf/local.yaml.
+        runtime: other values of conf/local.yaml.
     """
     folder = project / "data/prepared/images"
     for picture in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -38,7 +38,7 @@ def move_to_bucket(project: Path, client: Any, **place: Any) -> None:
         picture.unlink()
     conf = project / "conf/local.yaml"
     content = yaml.safe_load(conf.read_text())
-    content |= {"data_root": f"s3://{BUCKET}/pictures", "storage": f"s3://{BUCKET}/runs", **place}
+    content |= {"data_root": f"s3://{BUCKET}/pictures", "storage": f"s3://{BUCKET}/runs", **runtime}
     conf.write_text(yaml.safe_dump(content))
 
 

@@ -20,7 +20,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import cli
 
-from pipeline.params.place import load_place
+from pipeline.params.runtime import load_runtime
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "deploy/experiment.sh"
@@ -150,8 +150,8 @@ def test_the_ray_of_the_manifest_is_the_installed_one() -> None:
 
 
 def test_both_clusters_hold_the_workers_of_their_place() -> None:
-    place = load_place(ROOT / "conf/cluster.yaml")
-    least = place.workers if isinstance(place.workers, int) else min(place.workers)
+    runtime = load_runtime(ROOT / "conf/cluster.yaml")
+    least = runtime.workers if isinstance(runtime.workers, int) else min(runtime.workers)
     (group,) = ray_job()["rayClusterSpec"]["workerGroupSpecs"]
     limits = pods()["gpu"]["containers"][0]["resources"]["limits"]
     node = read_yaml("deploy/ray-cluster.yaml")["available_node_types"]["gpu"]
@@ -159,7 +159,7 @@ def test_both_clusters_hold_the_workers_of_their_place() -> None:
         (group["minReplicas"], int(limits["cpu"]), int(limits["nvidia.com/gpu"])),
         (node["min_workers"], node["resources"]["CPU"], node["resources"]["GPU"]),
     ):
-        per_node = min(cpus // place.cpus_per_worker, gpus // place.gpus_per_worker)
+        per_node = min(cpus // runtime.cpus_per_worker, gpus // runtime.gpus_per_worker)
         assert nodes * per_node >= least
 
 

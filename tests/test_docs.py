@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 
 from docs.reference import build_page
-from pipeline.params.place import Place
+from pipeline.params.runtime import RuntimeConfig
 from retinanet.anchors.grid import build_grid
 from retinanet.inference.detector import build_network
 from retinanet.inference.detector_file import describe_detector, save_detector
@@ -132,7 +132,7 @@ def test_the_reference_has_every_parameter_once_with_its_shipped_value() -> None
     inner = {name for name, value in parameters(content) if isinstance(value, dict)}
     leaves = {name for name, _ in parameters(content)} - inner | {"sweep.space", "sweep.fixed"}
     leaves = {name for name in leaves if not re.match(r"sweep\.(space|fixed)\.", name)}
-    assert sorted(name for name, _ in rows) == sorted([*leaves, *Place.model_fields])
+    assert sorted(name for name, _ in rows) == sorted([*leaves, *RuntimeConfig.model_fields])
     assert all(kind.strip() not in ("", "any") for _, kind in rows)
     assert [line for line in page.splitlines() if line.endswith("|  |")] == []  # each has a meaning
     assert "| `optim.lr` | number > 0 | `0.012` | " in page

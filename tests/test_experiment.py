@@ -109,8 +109,8 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     for section, values in TINY.items():
         experiment.change(section, **values)
     experiment.change("data", shapes=yaml.safe_load((ROOT / "params.yaml").read_text())["data"]["shapes"] | SHAPES)
-    place = yaml.safe_load((ROOT / "conf/local.yaml").read_text()) | {"workers": 1, "precision": "fp32"}
-    (experiment.root / "conf/local.yaml").write_text(yaml.safe_dump(place))
+    runtime = yaml.safe_load((ROOT / "conf/local.yaml").read_text()) | {"workers": 1, "precision": "fp32"}
+    (experiment.root / "conf/local.yaml").write_text(yaml.safe_dump(runtime))
     experiment.run("git", "init", "-q", "-b", "main")
     experiment.run("git", "add", ".")
     experiment.run("git", "commit", "-q", "-m", "tiny")
@@ -202,8 +202,8 @@ def test_evaluation_of_another_split_trains_nothing(experiment_to_run: Experimen
 
 
 def test_place_touches_no_stage(experiment: Experiment) -> None:
-    place = yaml.safe_load((experiment.root / "conf/local.yaml").read_text()) | {"workers": 2, "cache_images": False}
-    (experiment.root / "conf/local.yaml").write_text(yaml.safe_dump(place))
+    runtime = yaml.safe_load((experiment.root / "conf/local.yaml").read_text()) | {"workers": 2, "cache_images": False}
+    (experiment.root / "conf/local.yaml").write_text(yaml.safe_dump(runtime))
     assert experiment.changed_stages() == set()
 
 

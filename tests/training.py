@@ -15,7 +15,7 @@ from pipeline.cluster.training import train_on_ray
 from pipeline.fit import fit
 from pipeline.fit.work import load_splits, train_worker
 from pipeline.params import load_params
-from pipeline.params.place import load_place
+from pipeline.params.runtime import load_runtime
 from pipeline.train.run import worker_config
 from tests.alone import alone
 
@@ -68,13 +68,13 @@ def train(
     **options: Any,
 ) -> Trained:
     """Train the project of the current folder, with options of conf/."""
-    place = load_place().model_copy(update={"workers": workers, "images_per_step": images_per_step, **options})
+    runtime = load_runtime().model_copy(update={"workers": workers, "images_per_step": images_per_step, **options})
     events: list[dict[str, Any]] = []
-    resources = Resources.of(place)
+    resources = Resources.of(runtime)
     with start_ray("local", resources):
         train_on_ray(
             train_function,
-            worker_config(load_params(), place, digest="d1", run=f"{storage}/d1"),
+            worker_config(load_params(), runtime, digest="d1", run=f"{storage}/d1"),
             resources=resources,
             name="d1",
             storage=str(storage),
@@ -92,7 +92,7 @@ def train_here(folder: Path, **options: Any) -> Trained:
         folder: for its last checkpoint; it is made.
         options: of conf/.
     """
-    params, place = load_params(), load_place().model_copy(update=options)
+    params, runtime = load_params(), load_runtime().model_copy(update=options)
     kept: list[dict[str, Any]] = []
 
     def keep(metrics: dict[str, Any], write: Any) -> None:
@@ -101,7 +101,7 @@ def train_here(folder: Path, **options: Any) -> Trained:
             write(folder)
             kept.append(torch.load(folder / "state.pt", weights_only=True))
 
-    config = worker_config(params, place, digest="d1", run=str(folder))
+    config = worker_config(params, runtime, digest="d1", run=str(folder))
     threads = torch.get_num_threads()
     train_worker(config, replace(alone(), report=keep), *load_splits(config.data))
     torch.set_num_threads(threads)

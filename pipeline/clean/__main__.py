@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 
 from pipeline.cli.command import Command
 from pipeline.params.paths import storage_location
-from pipeline.params.place import load_place
+from pipeline.params.runtime import load_runtime
 
 DESCRIPTION = """\
 List what runs have left in the storage of conf/, with size, age and who needs it, and say what would be removed.
@@ -36,7 +36,7 @@ def work(options: Namespace) -> None:
     """
     if options.delete and options.dry_run:
         raise ValueError("--delete and --dry-run are both given; choose one")
-    storage = storage_location(load_place())
+    storage = storage_location(load_runtime())
     from pipeline.clean.run import run  # Ray and MLflow are not needed before
 
     run(storage, delete=options.delete, unfinished=options.unfinished)

@@ -15,7 +15,7 @@ import ray
 
 from pipeline.cluster.processors import count_cpus
 from pipeline.cluster.runtime_env import code_environment
-from pipeline.params.place import Place
+from pipeline.params.runtime import RuntimeConfig
 
 # Of a local Ray, with the output of its workers.
 LOGS = f"{os.environ.get('RAY_TMPDIR', '/tmp')}/ray/session_latest/logs"
@@ -44,10 +44,10 @@ class Resources:
     verbose: bool = False
 
     @classmethod
-    def of(cls, place: Place) -> Resources:
+    def of(cls, runtime: RuntimeConfig) -> Resources:
         """Return the resources that conf/ requests."""
-        values = place.model_dump(include=set(cls.__dataclass_fields__))
-        return cls(**values, has_nodes=is_elsewhere(place.address))
+        values = runtime.model_dump(include=set(cls.__dataclass_fields__))
+        return cls(**values, has_nodes=is_elsewhere(runtime.address))
 
     @property
     def fewest(self) -> int:

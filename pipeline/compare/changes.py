@@ -55,12 +55,14 @@ def differing(a: Mapping[str, str], b: Mapping[str, str]) -> dict[str, Change]:
 
 def describe_changes(a: Origin, b: Origin) -> dict[str, Any]:
     """Changed parameters and environment by name; sentences on data and code."""
-    place = differing(a.place, b.place) if a.place and b.place else None  # None: not known
+    environment = (
+        differing(a.environment, b.environment) if a.environment and b.environment else None
+    )  # None: not known
     return {
         "params": differing(a.params, b.params),
         "data": say_data(a.train_data, b.train_data),
         "code": say_code(a, b),
-        "place": place,
+        "environment": environment,
     }
 
 

@@ -64,10 +64,11 @@ def say_undefined(metrics: Mapping[str, Difference], resamples: int) -> list[str
 
 def changes_text(changes: Mapping[str, Any]) -> str:
     """The differences between the runs, one per line."""
-    place = changes["place"]
+    environment = changes["environment"]
     lines = ["params", *change_lines(changes["params"])]
     lines += [f"data    {changes['data']}", f"code    {indented(changes['code'])}"]
-    lines += ["place", *change_lines(place)] if place is not None else ["place   not known for both runs"]
+    known = environment is not None
+    lines += ["environment", *change_lines(environment)] if known else ["environment   not known for both runs"]
     return "\n".join(lines)
 
 

@@ -13,7 +13,7 @@ from pipeline.compare.bootstrap import Difference, compare_matches
 from pipeline.compare.changes import check_split, describe_changes, digest_split
 from pipeline.compare.runs import Judged, Run, find_run
 from pipeline.params.paths import picture_root, resolve_input
-from pipeline.params.place import load_place
+from pipeline.params.runtime import load_runtime
 from pipeline.storage.outs import write_json, write_whole
 from retinanet.data.splits import Split
 from retinanet.evaluation.class_matches import match_results
@@ -124,7 +124,7 @@ def root_of(truth: Mapping[str, Any], data_root: str | None) -> str:
     """The image folder: --data-root, else from conf/ or the split."""
     if data_root is not None:
         return resolve_input(data_root, name="--data-root")
-    return picture_root(truth["info"]["root"], load_place())
+    return picture_root(truth["info"]["root"], load_runtime())
 
 
 def draw(options: argparse.Namespace, runs: Sequence[Run], judged: Sequence[Judged], comparison: Comparison) -> str:

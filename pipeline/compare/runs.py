@@ -22,7 +22,7 @@ from pipeline.tracking.records import as_param
 
 WORKSPACE = "workspace"
 DETECTIONS, REPORT, TRAINING = "reports/detections.json.gz", "reports/evaluate.json", "reports/train.json"
-PLACE = ("host", "python", "torch", "torchvision")
+ENVIRONMENT = ("host", "python", "torch", "torchvision")
 """Tags on the environment of a run, beside its conf/."""
 
 
@@ -32,13 +32,13 @@ class Origin:
 
     Attributes:
         params: dotted name -> value as written in params.yaml.
-        place: conf.<key>, host and versions.
+        environment: conf.<key>, host and versions.
         train_data: SHA-256 of data/prepared/train.json.
         changes: uncommitted changes of the code, as of `git status --porcelain`.
     """
 
     params: Mapping[str, str]
-    place: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
     train_data: str | None = None
     commit: str | None = None
     changes: str | None = None
@@ -104,7 +104,7 @@ class TrackedRun:
         params, tags = self._stored.params, self._stored.tags
         return Origin(
             params={key: text for key, text in params.items() if not key.startswith("conf.")},
-            place=place_of(self._stored),
+            environment=environment_of(self._stored),
             train_data=tags.get("data_hash"),
             commit=tags.get("git.commit"),
             changes=tags.get("git.changes"),
@@ -149,7 +149,7 @@ class FileRun:
         digest = self._json(TRAINING).get("run")
         twins = [run for run in self._reader.all() if digest and run.tags.get("run_digest") == digest]
         trained = [run for run in twins if run.tags.get("kind") != "evaluate"]  # that one may have run elsewhere
-        return place_of(trained[0]) if trained else {}
+        return environment_of(trained[0]) if trained else {}
 
     def _params(self) -> dict[str, Any]:
         with self._file("params.yaml") as path:
@@ -173,10 +173,10 @@ class FileRun:
             yield revisions.fetch(name, self._commit, Path(folder) / Path(name).name)
 
 
-def place_of(stored: StoredRun) -> dict[str, str]:
+def environment_of(stored: StoredRun) -> dict[str, str]:
     """Environment of a run, from its parameters and tags in MLflow."""
     conf = {key: text for key, text in stored.params.items() if key.startswith("conf.")}
-    return conf | {key: stored.tags[key] for key in PLACE if key in stored.tags}
+    return conf | {key: stored.tags[key] for key in ENVIRONMENT if key in stored.tags}
 
 
 def find_run(word: str) -> Run:

@@ -6,7 +6,7 @@ from argparse import Namespace
 
 from pipeline.cli.command import Command
 from pipeline.params import load_params
-from pipeline.params.place import load_place
+from pipeline.params.runtime import load_runtime
 
 DESCRIPTION = """\
 Detect on the test (or val) split with models/model.pt and compute the COCO metrics.
@@ -19,10 +19,10 @@ writes   reports/evaluate.json, reports/detections.json.gz (a COCO results file)
 
 def work(options: Namespace) -> None:
     """Run the stage in the folder of params.yaml."""
-    params, place = load_params(), load_place()
+    params, runtime = load_params(), load_runtime()
     from pipeline.evaluate.run import run  # imports torch, which the check of params.yaml does not need
 
-    run(params, place)
+    run(params, runtime)
 
 
 COMMAND = Command("evaluate", DESCRIPTION, work)

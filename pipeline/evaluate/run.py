@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from pipeline.params import Params, flatten
 from pipeline.params.paths import check_folder, picture_root, storage_location
-from pipeline.params.place import Place
+from pipeline.params.runtime import RuntimeConfig
 from pipeline.reports.curves import plot_precision_recall, write_precision_recall_csv
 from pipeline.reports.pictures import SheetPicture, draw_sheet
 from pipeline.reports.results import JUDGED, write_results
@@ -33,7 +33,7 @@ SHEET = Path("plots/detections.png")
 COLUMNS = 4
 
 
-def run(params: Params, place: Place) -> None:
+def run(params: Params, runtime: RuntimeConfig) -> None:
     """Detect, evaluate and draw."""
     detector = Detector.load(MODEL, "cuda" if torch.cuda.is_available() else "cpu")
     detector.postprocess = detector.build_postprocess(
@@ -44,12 +44,12 @@ def run(params: Params, place: Place) -> None:
         min_size=params.postprocess.min_size,
     )
     content = read_json(Path(f"data/prepared/{params.evaluate.split}.json"))
-    root = picture_root(content["info"]["root"], place)
+    root = picture_root(content["info"]["root"], runtime)
     check_folder(root)
     split = Split(content, root=root)
 
     # Opened first, so that an error of MLflow comes before the work.
-    with open_training(detector.description["run"]["digest"], params, place) as run:
+    with open_training(detector.description["run"]["digest"], params, runtime) as run:
         detections = detect(detector, split)
         result = evaluate_detections(content, detections)
         write_json(REPORT, nest(result.metrics))
@@ -61,11 +61,11 @@ def run(params: Params, place: Place) -> None:
     print(summary(result, params.evaluate.split))
 
 
-def open_training(digest: str, params: Params, place: Place) -> Run:
+def open_training(digest: str, params: Params, runtime: RuntimeConfig) -> Run:
     """Continue the MLflow run of the training; if MLflow does not have it, create one for the evaluation."""
     run_id = None
     try:
-        run_id = RunFolder(storage_location(place), digest).read(RUN_ID)
+        run_id = RunFolder(storage_location(runtime), digest).read(RUN_ID)
     except ValueError as error:
         print(f"warning: {error}; MLflow is asked for the run {digest}", flush=True)
     flat = flatten(params.model_dump())

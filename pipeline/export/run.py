@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.params.paths import storage_location
-from pipeline.params.place import load_place
+from pipeline.params.runtime import load_runtime
 from pipeline.runs.identity import RUN_ID, RunFolder, digest_file
 from pipeline.tracking import find_run
 from pipeline.tracking.registry import (
@@ -52,7 +52,7 @@ def model_of_file() -> RunModel:
         ValueError: when the file, its run, or the run's copy of it is missing.
     """
     _, description = load_detector(MODEL)
-    storage = storage_location(load_place())
+    storage = storage_location(load_runtime())
     digest = description["run"]["digest"]
     run_id = RunFolder(storage, digest).read(RUN_ID) or find_run("run_digest", digest)
     if run_id is None:

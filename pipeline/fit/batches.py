@@ -37,7 +37,7 @@ class Batches:
     def loader(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from a step on, prefetched by `loader_processes` of conf/."""
         batches = self.of_epoch(epoch)
-        processes = self.config.place.loader_processes
+        processes = self.config.runtime.loader_processes
         loader = DataLoader(
             Subset(batches, range(first_step, len(batches))),
             batch_size=None,

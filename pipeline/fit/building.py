@@ -38,16 +38,16 @@ def seed_all(seed: int) -> None:
 
 def build_state(config: WorkerConfig, worker: Worker, *, total_steps: int) -> TrainingState:
     """Build the training state, the same in every worker."""
-    params, place = config.params, config.place
+    params, runtime = config.params, config.runtime
     grid, num_classes = Grid.from_dict(config.description["anchors"]), len(config.description["categories"])
     seed_all(params.seed)
     network = build_network(params, grid, num_classes)
     network.to(worker.device)
-    if place.channels_last:
+    if runtime.channels_last:
         network.to(memory_format=torch.channels_last)
-    if place.recompute:
+    if runtime.recompute:
         recompute_activations(network)
-    if place.compile:
+    if runtime.compile:
         network.compile()  # in place, so that the names of the weights stay
     optimizer = build_optimizer(network, params.optim, params.train)
     return TrainingState(
@@ -58,9 +58,9 @@ def build_state(config: WorkerConfig, worker: Worker, *, total_steps: int) -> Tr
         mean=params.transforms.mean,
         std=params.transforms.std,
         device=worker.device,
-        precision=place.precision,
+        precision=runtime.precision,
         clip_grad_norm=params.optim.clip_grad_norm,
-        images_per_step=place.images_per_step,
+        images_per_step=runtime.images_per_step,
         ema=construct_ema(network, params.optim.ema_decay),
         max_skipped=0 if params.train.on_nan == "stop" else params.train.on_nan,
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.params import Params
-from pipeline.params.place import Place
+from pipeline.params.runtime import RuntimeConfig
 from pipeline.params.sweep import Thresholds
 from pipeline.runs.inputs import BUILT_IN, publish
 
@@ -43,7 +43,7 @@ class WorkerConfig:
     """
 
     params: Params
-    place: Place
+    runtime: RuntimeConfig
     description: dict[str, Any]
     data: InputFiles
     trials_at_once: int | None = None

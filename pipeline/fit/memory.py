@@ -10,7 +10,7 @@ import psutil
 
 from pipeline.cluster.worker import Worker
 from pipeline.fit.config import WorkerConfig
-from pipeline.params.place import Place
+from pipeline.params.runtime import RuntimeConfig
 
 FRACTION = 0.5  # the rest is for batches, activations and gradients, which are not allocated yet
 # Files of a control group: its limit, its usage, and the part of the usage that is page cache.
@@ -20,18 +20,18 @@ FILES_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_fi
 
 def picture_budget(config: WorkerConfig, worker: Worker) -> int:
     """Bytes of decoded pictures that this worker may cache; 0 if cache_images is false in conf/."""
-    if not config.place.cache_images:
+    if not config.runtime.cache_images:
         return 0
-    processes = processes_here(config.place, worker, trials_at_once=config.trials_at_once)
+    processes = processes_here(config.runtime, worker, trials_at_once=config.trials_at_once)
     return int(FRACTION * available_memory() / processes)
 
 
-def processes_here(place: Place, worker: Worker, *, trials_at_once: int | None) -> int:
+def processes_here(runtime: RuntimeConfig, worker: Worker, *, trials_at_once: int | None) -> int:
     """Upper bound of the processes that train on this node at once, including other trials of a sweep."""
     if trials_at_once is None:
         return worker.workers_here
-    room = (os.cpu_count() or 1) // place.cpus_per_worker
-    return max(worker.workers_here, min(room, trials_at_once * place.most))
+    room = (os.cpu_count() or 1) // runtime.cpus_per_worker
+    return max(worker.workers_here, min(room, trials_at_once * runtime.most))
 
 
 def available_memory(root: Path = Path("/")) -> int:

@@ -31,7 +31,7 @@ def explain_loss(
         "weights": {key: value.cpu() for key, value in state.network.state_dict().items()},
         "description": config.description,
         "params": config.params.model_dump(exclude={"sweep"}),
-        "precision": config.place.precision,
+        "precision": config.runtime.precision,
         "error": str(error),
     }
     memory = io.BytesIO()

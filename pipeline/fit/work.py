@@ -43,7 +43,7 @@ def train_worker(config: WorkerConfig, worker: Worker, train_split: Split, val_s
     Raises:
         FloatingPointError: when a loss is not finite, with the step, the images, and a file that holds the batch.
     """
-    torch.set_num_threads(config.place.cpus_per_worker)
+    torch.set_num_threads(config.runtime.cpus_per_worker)
     batches, epochs = Batches(config, train_split, worker), config.params.train.epochs
     state = build_state(config, worker, total_steps=len(batches.of_epoch(0)) * epochs)
     checkpoint = resume(state, worker)
@@ -56,7 +56,7 @@ def train_worker(config: WorkerConfig, worker: Worker, train_split: Split, val_s
             batches.loader,
             progress=progress,
             epochs=epochs,
-            checkpoint_every=config.place.checkpoint_every,
+            checkpoint_every=config.runtime.checkpoint_every,
             request=lambda: CheckpointRequest(*worker.wants_pause()),
         ):
             if isinstance(event, EpochReport):

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from pipeline.params.credentials import credentials_complaint
-from pipeline.params.place import Place
+from pipeline.params.runtime import RuntimeConfig
 
 FILE_SCHEME = re.compile(r"^(?:file|local):(?://)?")
 
@@ -85,20 +85,20 @@ def resolve_input(location: str, *, name: str) -> str:
     return there if Path(there).exists() else here
 
 
-def storage_location(place: Place) -> str:
+def storage_location(runtime: RuntimeConfig) -> str:
     """Return the folder or URL of checkpoints and results."""
-    return resolve(place.storage, outer_root(project_root()), name="storage in conf/")
+    return resolve(runtime.storage, outer_root(project_root()), name="storage in conf/")
 
 
-def picture_root(root: str, place: Place | None = None) -> str:
+def picture_root(root: str, runtime: RuntimeConfig | None = None) -> str:
     """Return the folder or URL of the images on this machine.
 
     Args:
         root: data.root, or info.root of a prepared file.
-        place: its data_root takes precedence.
+        runtime: its data_root takes precedence.
     """
-    if place is not None and place.data_root is not None:
-        return resolve_input(place.data_root, name="data_root in conf/")
+    if runtime is not None and runtime.data_root is not None:
+        return resolve_input(runtime.data_root, name="data_root in conf/")
     return resolve_input(root, name="data.root")
 
 

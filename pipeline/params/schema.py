@@ -1,16 +1,22 @@
-"""The JSON schema of params.yaml, by which editors complete and check it: `python -m pipeline.params.schema`."""
+"""JSON schemas of params.yaml and conf/*.yaml for editors: `python -m pipeline.params.schema` writes them."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
 from pipeline.params import Params
+from pipeline.params.runtime import RuntimeConfig
 
-SCHEMA = Path("params.schema.json")
+SCHEMAS: Mapping[Path, type[BaseModel]] = {
+    Path("params.schema.json"): Params,
+    Path("conf.schema.json"): RuntimeConfig,
+}
 
 
 class WithoutTitles(GenerateJsonSchema):
@@ -21,15 +27,16 @@ class WithoutTitles(GenerateJsonSchema):
         return False
 
 
-def build_schema() -> dict[str, Any]:
-    """The schema: types, ranges and choices of every key, with the descriptions that the declarations give."""
-    return {"$schema": WithoutTitles.schema_dialect, **Params.model_json_schema(schema_generator=WithoutTitles)}
+def build_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """Types, ranges, choices and descriptions of all keys, from the declarations."""
+    return {"$schema": WithoutTitles.schema_dialect, **model.model_json_schema(schema_generator=WithoutTitles)}
 
 
-def spell_schema() -> str:
-    """The text of the file."""
-    return json.dumps(build_schema(), indent=2) + "\n"
+def format_schema(model: type[BaseModel]) -> str:
+    """Return the content of a schema file."""
+    return json.dumps(build_schema(model), indent=2) + "\n"
 
 
 if __name__ == "__main__":
-    SCHEMA.write_text(spell_schema(), encoding="utf-8")
+    for path, model in SCHEMAS.items():
+        path.write_text(format_schema(model), encoding="utf-8")

@@ -8,8 +8,8 @@ from pathlib import Path
 from pipeline.cli.command import Command
 from pipeline.params import Params, load_params
 from pipeline.params.paths import storage_location
-from pipeline.params.place import load_place, place_path
 from pipeline.params.reading import read_yaml, validate
+from pipeline.params.runtime import load_runtime, runtime_path
 from pipeline.params.sweep import Sweep, check_sweep
 
 CONF = "conf/sweep.yaml"
@@ -44,16 +44,16 @@ def work(options: Namespace) -> None:
     Raises:
         ValueError: when there is no sweep to run or to resume.
     """
-    params, conf = load_params(), place_path(CONF)
-    place = load_place(conf)
+    params, conf = load_params(), runtime_path(CONF)
+    runtime = load_runtime(conf)
     if options.command in ("run", "resume"):
         # Ray, torch and MLflow are needed only here.
         from pipeline.sweep.run import make_plan, run_sweep
 
-        plan = make_plan(params, chosen_sweep(params, options.preset), place)
+        plan = make_plan(params, chosen_sweep(params, options.preset), runtime)
         if options.command == "resume" and plan.folder.read("sweep.json") is None:
             raise ValueError(
-                f"there is no sweep {plan.name} of this params.yaml, conf/ and code in {storage_location(place)} to "
+                f"there is no sweep {plan.name} of this params.yaml, conf/ and code in {storage_location(runtime)} to "
                 "resume; `python -m pipeline.sweep run` begins it"
             )
         run_sweep(plan, conf=conf, apply=options.apply)
@@ -61,7 +61,7 @@ def work(options: Namespace) -> None:
     from pipeline.sweep.records import newest_sweep
     from pipeline.sweep.report import report, status
 
-    folder = newest_sweep(storage_location(place))
+    folder = newest_sweep(storage_location(runtime))
     if options.command == "status":
         print(status(folder))
     else:

@@ -13,7 +13,7 @@ from pipeline import cluster
 from pipeline.fit.config import publish_inputs
 from pipeline.params import Params, flatten, project_root
 from pipeline.params.paths import check_folder, outer_root, picture_root, storage_location
-from pipeline.params.place import Place
+from pipeline.params.runtime import RuntimeConfig
 from pipeline.params.sweep import Sweep, every_value, replaced
 from pipeline.reports.watched import Watched
 from pipeline.runs.fingerprint import digest_code
@@ -47,42 +47,42 @@ class Plan:
 
     params: Params
     sweep: Sweep
-    place: Place
+    runtime: RuntimeConfig
     name: str
     folder: SweepFolder
 
 
-def make_plan(params: Params, sweep: Sweep, place: Place) -> Plan:
+def make_plan(params: Params, sweep: Sweep, runtime: RuntimeConfig) -> Plan:
     """Check everything that can be checked before any work.
 
     Raises:
         ValueError: naming what cannot be together, or which stage has not run.
     """
-    if place.precision == "auto":
-        place = place.model_copy(update={"precision": native_precision(place.gpus_per_worker > 0)})
+    if runtime.precision == "auto":
+        runtime = runtime.model_copy(update={"precision": native_precision(runtime.gpus_per_worker > 0)})
     base = params_with(params, sweep.fixed)
-    check_share(base, place)
-    check_space(base, sweep, place)
-    if not cluster.is_elsewhere(place.address):
+    check_share(base, runtime)
+    check_space(base, sweep, runtime)
+    if not cluster.is_elsewhere(runtime.address):
         # All splits have the same root, and val is the smaller file.
-        check_folder(picture_root(read_json(SPLITS["val"])["info"]["root"], place))
-    if sweep.scheduler in ("pbt", "hyperband") and place.most > 1:
+        check_folder(picture_root(read_json(SPLITS["val"])["info"]["root"], runtime))
+    if sweep.scheduler in ("pbt", "hyperband") and runtime.most > 1:
         raise ValueError(
-            f"sweep.scheduler is {sweep.scheduler}, which pauses and clones trials, but workers is {place.workers} in "
-            "conf/: only a trial of one worker can be; use asha, median or none"
+            f"sweep.scheduler is {sweep.scheduler}, which pauses and clones trials of one worker only, but workers is "
+            f"{runtime.workers} in conf/; set workers to 1, or use asha, median or none"
         )
     values = {
         **base.model_dump(include={*SECTIONS, "anchors", "postprocess"}),
         "sweep": sweep.model_dump(),
-        "precision": place.precision,
+        "precision": runtime.precision,
     }
     experiment = digest_run(values, [*SPLITS.values(), *weights_file(base)])
-    sweeps, code = f"{storage_location(place)}/sweeps", training_code()
-    name = choose_sweep(sweeps, f"{experiment}-{digest_code(code)}", code, goes_on=place.resume == "always")
-    return Plan(base, sweep, place, name, SweepFolder(f"{sweeps}/{name}"))
+    sweeps, code = f"{storage_location(runtime)}/sweeps", training_code()
+    name = choose_sweep(sweeps, f"{experiment}-{digest_code(code)}", code, goes_on=runtime.resume == "always")
+    return Plan(base, sweep, runtime, name, SweepFolder(f"{sweeps}/{name}"))
 
 
-def check_space(base: Params, sweep: Sweep, place: Place) -> None:
+def check_space(base: Params, sweep: Sweep, runtime: RuntimeConfig) -> None:
     """Check that conf/ can train every value of the space and the points: trials would fail otherwise.
 
     Raises:
@@ -91,7 +91,7 @@ def check_space(base: Params, sweep: Sweep, place: Place) -> None:
     content = base.model_dump(exclude={"sweep"})
     for where, key, values in every_value(sweep):
         for value in values if key in ("model.norm", "train.batch_size") else ():
-            complaint = conflict(Params.model_validate(replaced(content, {key: value})), place)
+            complaint = conflict(Params.model_validate(replaced(content, {key: value})), runtime)
             if complaint is not None:
                 raise ValueError(f"sweep.{where}.{key} holds {value}: {complaint}")
 
@@ -99,7 +99,7 @@ def check_space(base: Params, sweep: Sweep, place: Place) -> None:
 def run_sweep(plan: Plan, *, conf: Path, apply: bool) -> None:
     """Run the remaining trials, and report; resumes a killed sweep, and needs no Ray for a finished one."""
     locks = outer_root(project_root()) / "runs" / "locks"
-    with lock_run(locks, plan.name) as lock, hold_lease(storage_location(plan.place), plan.name, lock=lock):
+    with lock_run(locks, plan.name) as lock, hold_lease(storage_location(plan.runtime), plan.name, lock=lock):
         begun = plan.folder.read_json("sweep.json") or {"begun": time.time()}
         plan.folder.write_json("sweep.json", note_code(begun, training_code()) | describe(plan))
         run_id = plan.folder.read(RUN_ID)
@@ -134,7 +134,7 @@ def words(plan: Plan) -> str:
     seeds = f" with {sweep.seeds} seeds each" if sweep.seeds > 1 else ""
     return (
         f"up to {sweep.trials} settings{seeds} of {plan.params.train.epochs} epochs, search {sweep.search}, "
-        f"scheduler {sweep.scheduler}, {plan.place.workers} worker(s) each, {plan.place.precision}"
+        f"scheduler {sweep.scheduler}, {plan.runtime.workers} worker(s) each, {plan.runtime.precision}"
     )
 
 
@@ -151,7 +151,7 @@ class OpenTrialRun:
     """Opens the run of a trial; has plain values only, because Ray pickles it."""
 
     params: dict[str, Any]
-    place: dict[str, Any]
+    runtime: dict[str, Any]
     tags: dict[str, str]
     home: str
 
@@ -162,7 +162,10 @@ class OpenTrialRun:
         name = f"trial {configuration['number']} seed {configuration['seed']}"
         with chdir(self.home):
             return open_run(
-                run_id=run_id, name=name, params=params | self.place, tags={**self.tags, "trial": configuration["key"]}
+                run_id=run_id,
+                name=name,
+                params=params | self.runtime,
+                tags={**self.tags, "trial": configuration["key"]},
             )
 
 
@@ -179,20 +182,20 @@ def log_report(run: Run, shown: Report | None) -> None:
 
 def run_trials(plan: Plan, parent: Run) -> None:
     """Start Ray and run all trials."""
-    params, place, sweep = plan.params, plan.place, plan.sweep
+    params, runtime, sweep = plan.params, plan.runtime, plan.sweep
     flat = flatten(params.model_dump(exclude={"sweep"}))
     tags = provenance_tags(params=flat, data_hash=digest_file(SPLITS["train"]), run_digest=plan.name)
     tags |= {"kind": "trial", "sweep": plan.name} | ({"mlflow.parentRunId": parent.run_id} if parent.run_id else {})
-    resources = cluster.Resources.of(place)
+    resources = cluster.Resources.of(runtime)
     refusal = Refusal(params, sweep, SPLITS["train"].resolve())
-    worker = worker_config(params, place, digest=plan.name, run=plan.folder.url)
-    if cluster.is_elsewhere(place.address):
-        worker = publish_inputs(worker, storage_location(place))
-    at_once = sweep.trials * sweep.seeds if place.trials_at_once is None else place.trials_at_once
+    worker = worker_config(params, runtime, digest=plan.name, run=plan.folder.url)
+    if cluster.is_elsewhere(runtime.address):
+        worker = publish_inputs(worker, storage_location(runtime))
+    at_once = sweep.trials * sweep.seeds if runtime.trials_at_once is None else runtime.trials_at_once
     worker = replace(worker, thresholds=sweep.postprocess, trials_at_once=at_once)
     base = TrialBase(params, worker, plan.folder.url, resources)
     open_trial_run = OpenTrialRun(
-        flat, {f"conf.{key}": value for key, value in place.model_dump().items()}, tags, str(Path.cwd())
+        flat, {f"conf.{key}": value for key, value in runtime.model_dump().items()}, tags, str(Path.cwd())
     )
     listener = Listener(
         plan.folder,
@@ -202,10 +205,10 @@ def run_trials(plan: Plan, parent: Run) -> None:
         watched=Watched(SPLITS["val"].resolve(), root=worker.data.root, score_threshold=params.evaluate.picture_score),
     )
     with cluster.start_ray(
-        place.address,
+        runtime.address,
         resources,
-        dashboard=place.most > 1,
-        environment=cluster.worker_environment(place.cpus_per_worker, place.gpus_per_worker),
+        dashboard=runtime.most > 1,
+        environment=cluster.worker_environment(runtime.cpus_per_worker, runtime.gpus_per_worker),
     ):
         parent.set_tags(cluster_tags(cluster.describe_cluster()))
         tune(
@@ -223,6 +226,6 @@ def run_trials(plan: Plan, parent: Run) -> None:
             scheduler=build_scheduler(sweep, epochs=params.train.epochs, every=params.train.evaluate_every),
             listener=listener,
             resources=resources,
-            trials_at_once=place.trials_at_once,
+            trials_at_once=runtime.trials_at_once,
             trials=sweep.trials * sweep.seeds,
         )

@@ -68,7 +68,7 @@ def run_trial(configuration: dict[str, Any], base: TrialBase) -> None:
         return
     config = trial_config(configuration, base)
     try:
-        if config.place.workers == 1:
+        if config.runtime.workers == 1:
             train_here(config, folder)
         else:
             train_wide(config, base, folder)
@@ -101,7 +101,7 @@ def train_here(config: WorkerConfig, folder: SweepFolder) -> None:
     worker = Worker(
         rank=0,
         num_workers=1,
-        device=torch.device("cuda" if config.place.gpus_per_worker else "cpu"),
+        device=torch.device("cuda" if config.runtime.gpus_per_worker else "cpu"),
         tell=watched.hear,
         report=lambda metrics, write: report_epoch(metrics, write, config, folder, watched),
         last_checkpoint=last_checkpoint,
@@ -219,7 +219,7 @@ def write_thresholds(config: WorkerConfig, folder: SweepFolder) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "detector.pt"
         path.write_bytes(weights)
-        detector = Detector.load(path, "cuda" if config.place.gpus_per_worker else "cpu")
+        detector = Detector.load(path, "cuda" if config.runtime.gpus_per_worker else "cpu")
     _, split = _SPLITS.get(config.data) or load_splits(config.data)
     candidates = find_candidates(detector, split, postprocess=postprocess, lowest=min(thresholds.score_threshold))
     content = read_json(fetch(config.data.val))

@@ -6,7 +6,7 @@ from argparse import Namespace
 
 from pipeline.cli.command import Command
 from pipeline.params import load_params
-from pipeline.params.place import load_place
+from pipeline.params.runtime import load_runtime
 from pipeline.train.refusals import check_inputs, check_share
 
 DESCRIPTION = """\
@@ -21,12 +21,12 @@ keeps    checkpoints in <storage of conf/>/<digest>, one run in MLflow
 
 def work(options: Namespace) -> None:
     """Run the stage in the folder of params.yaml."""
-    params, place = load_params(), load_place()
-    check_share(params, place)
+    params, runtime = load_params(), load_runtime()
+    check_share(params, runtime)
     check_inputs(params)
     from pipeline.train.run import run  # torch, Ray and MLflow are not needed before
 
-    run(params, place)
+    run(params, runtime)
 
 
 COMMAND = Command("train", DESCRIPTION, work)

@@ -9,7 +9,7 @@ from pipeline.fit.config import WorkerConfig
 
 def with_images_per_step(config: WorkerConfig, images: int) -> WorkerConfig:
     """The configuration with another number of images that a worker holds at once."""
-    return replace(config, place=config.place.model_copy(update={"images_per_step": images}))
+    return replace(config, runtime=config.runtime.model_copy(update={"images_per_step": images}))
 
 
 def halve_images(config: WorkerConfig, *, workers: int, error: BaseException) -> int:
@@ -19,7 +19,7 @@ def halve_images(config: WorkerConfig, *, workers: int, error: BaseException) ->
         RuntimeError: when it was one image, or the norm needs the whole batch.
     """
     share = -(-config.params.train.batch_size // workers)
-    chosen = config.place.images_per_step
+    chosen = config.runtime.images_per_step
     held = share if chosen is None else min(chosen, share)
     reason = str(error).partition("\n")[0]
     if config.params.model.norm == "sync_batch":

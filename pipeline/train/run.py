@@ -19,7 +19,7 @@ from pipeline.fit import fit
 from pipeline.fit.config import InputFiles, WorkerConfig, publish_inputs, with_weights
 from pipeline.params import Params, flatten, project_root
 from pipeline.params.paths import check_folder, outer_root, picture_root, storage_location
-from pipeline.params.place import Place
+from pipeline.params.runtime import RuntimeConfig
 from pipeline.reports.curves import plot_curves, write_history_csv
 from pipeline.reports.watched import Watched, choose_watched
 from pipeline.runs.fingerprint import describe_code, digest_code
@@ -55,21 +55,21 @@ CODE = (*sorted(HOUSE.glob("retinanet/**/*.py")), *sorted(HOUSE.glob("pipeline/f
 SECTIONS = {"seed", "transforms", "matcher", "loss", "model", "optim", "train"}  # those of this stage in dvc.yaml
 
 
-def run(params: Params, place: Place) -> None:
+def run(params: Params, runtime: RuntimeConfig) -> None:
     """Train one run; only one process at a time."""
-    if place.precision == "auto":
-        place = place.model_copy(update={"precision": native_precision(place.gpus_per_worker > 0)})
-    digest = digest_training(params, place)
-    storage = storage_location(place)
-    config = worker_config(params, place, digest=digest, run=RunFolder(storage, digest).url)
-    if not cluster.is_elsewhere(place.address):
+    if runtime.precision == "auto":
+        runtime = runtime.model_copy(update={"precision": native_precision(runtime.gpus_per_worker > 0)})
+    digest = digest_training(params, runtime)
+    storage = storage_location(runtime)
+    config = worker_config(params, runtime, digest=digest, run=RunFolder(storage, digest).url)
+    if not cluster.is_elsewhere(runtime.address):
         check_folder(config.data.root)
     locks = outer_root(project_root()) / "runs" / "locks"
     with lock_run(locks, digest) as lock, hold_lease(storage, digest, lock=lock):
         threading.Thread(target=import_ahead, daemon=True).start()
-        ended = place.resume != "never" and is_finished(RunFolder(storage, digest))
-        with nullcontext() if ended else cluster.start_ray(place.address, cluster.Resources.of(place)):
-            train(params, place, config, digest=digest, storage=storage)
+        ended = runtime.resume != "never" and is_finished(RunFolder(storage, digest))
+        with nullcontext() if ended else cluster.start_ray(runtime.address, cluster.Resources.of(runtime)):
+            train(params, runtime, config, digest=digest, storage=storage)
 
 
 def import_ahead() -> None:
@@ -83,13 +83,13 @@ def import_ahead() -> None:
         import_mlflow()
 
 
-def digest_training(params: Params, place: Place) -> str:
+def digest_training(params: Params, runtime: RuntimeConfig) -> str:
     """The name of a run: a digest of all that decides its result; of conf/ only the precision.
 
     Returns:
         <digest of parameters, precision and data>-<digest of the code>.
     """
-    values = {**params.model_dump(include=SECTIONS), "precision": place.precision}
+    values = {**params.model_dump(include=SECTIONS), "precision": runtime.precision}
     experiment = digest_run(values, [*SPLITS.values(), ANCHORS, *weights_file(params)])
     return f"{experiment}-{digest_code(training_code())}"
 
@@ -99,25 +99,25 @@ def training_code() -> dict[str, str]:
     return describe_code(CODE, root=HOUSE)
 
 
-def train(params: Params, place: Place, config: WorkerConfig, *, digest: str, storage: str) -> None:
+def train(params: Params, runtime: RuntimeConfig, config: WorkerConfig, *, digest: str, storage: str) -> None:
     """Train one run to its end, export its best detector, and log it."""
     folder = RunFolder(storage, digest)
-    if place.resume == "never":
+    if runtime.resume == "never":
         put_aside(folder)
-    origin = begin_run(storage, digest, training_code(), goes_on=place.resume == "always")
+    origin = begin_run(storage, digest, training_code(), goes_on=runtime.resume == "always")
     flat = flatten(params.model_dump())
     tags = provenance_tags(
         params=flat,
         data_hash=digest_file(SPLITS["train"]),
         run_digest=digest,
-        ray_address=cluster.address_of(place.address),
+        ray_address=cluster.address_of(runtime.address),
     )
     tags |= origin
-    flat |= {f"conf.{key}": value for key, value in place.model_dump().items()}
+    flat |= {f"conf.{key}": value for key, value in runtime.model_dump().items()}
     known = folder.read(RUN_ID)
     with open_run(run_id=known, name=f"train {digest[:8]}", params=flat, tags=tags) as run:
-        workers = place.fewest if place.fewest == place.most else f"{place.fewest} to {place.most}"
-        print(f"run {digest}: {params.train.epochs} epochs on {workers} workers, {place.precision}", flush=True)
+        workers = runtime.fewest if runtime.fewest == runtime.most else f"{runtime.fewest} to {runtime.most}"
+        print(f"run {digest}: {params.train.epochs} epochs on {workers} workers, {runtime.precision}", flush=True)
         run.sample_machine()
         log_code_changes(run)
         watched = Watched(SPLITS["val"], root=config.data.root, score_threshold=params.evaluate.picture_score)
@@ -125,9 +125,9 @@ def train(params: Params, place: Place, config: WorkerConfig, *, digest: str, st
         listener.keep_run_id()
         found = export_finished(folder, partial(export, digest=digest))
         if found is None:
-            if cluster.is_elsewhere(place.address):
+            if cluster.is_elsewhere(runtime.address):
                 config = publish_inputs(config, storage)
-            found = train_in_memory(config, place, folder, name=digest, storage=storage, listener=listener)
+            found = train_in_memory(config, runtime, folder, name=digest, storage=storage, listener=listener)
         history, best_epoch = found
         if len(history) < params.train.epochs:
             raise RuntimeError(
@@ -152,7 +152,7 @@ def put_aside(folder: RunFolder) -> None:
 
 
 def train_in_memory(
-    config: WorkerConfig, place: Place, folder: RunFolder, *, name: str, storage: str, listener: Listener
+    config: WorkerConfig, runtime: RuntimeConfig, folder: RunFolder, *, name: str, storage: str, listener: Listener
 ) -> tuple[list[dict[str, Any]], int]:
     """Train; when a worker runs out of memory, restart with micro-batches of half the size, which changes no result.
 
@@ -162,21 +162,21 @@ def train_in_memory(
     from pipeline.cluster.training import train_on_ray  # Ray Train takes 2 s to be imported
 
     known = folder.read(IMAGES_PER_STEP)
-    if known is not None and (place.images_per_step is None or int(known) < place.images_per_step):
+    if known is not None and (runtime.images_per_step is None or int(known) < runtime.images_per_step):
         config = with_images_per_step(config, int(known))
     while True:
         try:
             return train_on_ray(
                 fit,
                 config,
-                resources=cluster.Resources.of(place),
+                resources=cluster.Resources.of(runtime),
                 name=name,
                 storage=storage,
                 on_event=listener,
                 export=partial(export, digest=name),
             )
         except torch.OutOfMemoryError as error:
-            images = halve_images(config, workers=place.fewest, error=error)
+            images = halve_images(config, workers=runtime.fewest, error=error)
             config = with_images_per_step(config, images)
             try:
                 folder.write(IMAGES_PER_STEP, str(images))
@@ -184,13 +184,13 @@ def train_in_memory(
                 print(f"warning: {failure}", flush=True)
 
 
-def worker_config(params: Params, place: Place, *, digest: str, run: str) -> WorkerConfig:
+def worker_config(params: Params, runtime: RuntimeConfig, *, digest: str, run: str) -> WorkerConfig:
     """The configuration of every worker, with the files of this machine."""
     content = read_json(SPLITS["train"])
     weights = weights_file(params)
     return WorkerConfig(
         params=with_weights(params, str(weights[0])) if weights else params,
-        place=place,
+        runtime=runtime,
         description=describe_detector(
             model=params.model.model_dump(),
             loss=params.loss.model_dump(),
@@ -201,7 +201,7 @@ def worker_config(params: Params, place: Place, *, digest: str, run: str) -> Wor
         ),
         data=InputFiles(
             **{name: str(path.resolve()) for name, path in SPLITS.items()},
-            root=picture_root(content["info"]["root"], place),
+            root=picture_root(content["info"]["root"], runtime),
             watched=tuple(choose_watched(read_json(SPLITS["val"]))),
             run=run,
             cache_folder=f"{CACHE}/pictures",

@@ -101,9 +101,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         params[section] |= values
     params["data"]["shapes"] |= SHAPES
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    place = yaml.safe_load((REPOSITORY / "conf/local.yaml").read_text()) | {"workers": 1, "precision": "fp32"}
+    runtime = yaml.safe_load((REPOSITORY / "conf/local.yaml").read_text()) | {"workers": 1, "precision": "fp32"}
     (folder / "conf").mkdir()
-    (folder / "conf/local.yaml").write_text(yaml.safe_dump(place))
+    (folder / "conf/local.yaml").write_text(yaml.safe_dump(runtime))
     with chdir(folder):
         prepare.main([])
         anchor_stats([])

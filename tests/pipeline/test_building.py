@@ -12,7 +12,7 @@ from pipeline.anchor_stats.run import anchor_grid
 from pipeline.fit.building import build_criterion, build_network, build_optimizer, build_schedule, build_transforms
 from pipeline.fit.config import InputFiles, WorkerConfig
 from pipeline.params import Params, load_params
-from pipeline.params.place import load_place
+from pipeline.params.runtime import load_runtime
 from retinanet.anchors.grid import Grid, build_grid
 from retinanet.data.transforms import Transforms
 from retinanet.inference import detector
@@ -78,7 +78,7 @@ def test_network_of_the_parameters_is_the_network_of_the_description(class_loss:
 def test_configuration_of_a_worker_travels_whole() -> None:
     config = WorkerConfig(
         PARAMS,
-        load_place(ROOT / "conf/local.yaml"),
+        load_runtime(ROOT / "conf/local.yaml"),
         description={"anchors": GRID.to_dict()},
         data=InputFiles("train.json", "val.json", root="pictures", watched=(1, 2)),
         trials_at_once=2,

@@ -16,7 +16,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from pipeline.cluster import Resources, address_of, start_ray
 from pipeline.cluster.stopping import run_until_asked
 from pipeline.cluster.training import BriefTrainer, Forward, first_cause
-from pipeline.params.place import load_place
+from pipeline.params.runtime import load_runtime
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,13 +35,13 @@ def as_ray_wraps(error: Exception) -> UserExceptionWithTraceback:
 
 
 def test_nodes_may_come_and_go_only_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    place = load_place(ROOT / "conf/local.yaml")
+    runtime = load_runtime(ROOT / "conf/local.yaml")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    here = Resources.of(place)
-    assert (here.workers, here.backend, here.has_nodes) == (place.workers, place.backend, False)
-    assert Resources.of(place.model_copy(update={"address": "10.0.0.1:6379"})).has_nodes
+    here = Resources.of(runtime)
+    assert (here.workers, here.backend, here.has_nodes) == (runtime.workers, runtime.backend, False)
+    assert Resources.of(runtime.model_copy(update={"address": "10.0.0.1:6379"})).has_nodes
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    assert Resources.of(place).has_nodes
+    assert Resources.of(runtime).has_nodes
 
 
 def test_ray_of_our_own_asks_no_autoscaler(monkeypatch: pytest.MonkeyPatch) -> None:

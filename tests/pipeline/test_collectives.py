@@ -23,7 +23,7 @@ from pipeline.cluster.worker import STEPS_BETWEEN_LOOKS, Pauses, Worker
 from pipeline.fit import building as building_room
 from pipeline.fit.work import load_splits, train_worker
 from pipeline.params import load_params
-from pipeline.params.place import load_place
+from pipeline.params.runtime import load_runtime
 from pipeline.train.run import worker_config
 from retinanet.training import engine as engine_room
 from retinanet.training import progress as progress_room
@@ -163,9 +163,9 @@ class Ranks:
         train = params.train.model_copy(
             update={"batch_size": 4, "epochs": 2, "evaluate_every": 2, "on_nan": mishap.on_nan}
         )
-        place = load_place().model_copy(update={"workers": 2, "checkpoint_every": 4})
+        runtime = load_runtime().model_copy(update={"workers": 2, "checkpoint_every": 4})
         run = str(Path("runs/d1").resolve())
-        self.config = worker_config(params.model_copy(update={"train": train}), place, digest="d1", run=run)
+        self.config = worker_config(params.model_copy(update={"train": train}), runtime, digest="d1", run=run)
         self.written: list[int] = []
         self.patch_all(patch)
 

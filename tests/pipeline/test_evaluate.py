@@ -181,7 +181,7 @@ def test_missing_split_is_told_with_what_to_do() -> None:
 @pytest.mark.usefixtures("untrained", "told")
 def test_pictures_are_found_where_the_place_says(project: Path, tmp_path: Path) -> None:
     (project / "data/prepared/images").rename(tmp_path / "mounted")
-    place = yaml.safe_load(Path("conf/local.yaml").read_text()) | {"data_root": str(tmp_path / "mounted")}
-    Path("conf/local.yaml").write_text(yaml.safe_dump(place))
+    runtime = yaml.safe_load(Path("conf/local.yaml").read_text()) | {"data_root": str(tmp_path / "mounted")}
+    Path("conf/local.yaml").write_text(yaml.safe_dump(runtime))
     main([])
     assert REPORT.exists()

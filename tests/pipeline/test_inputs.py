@@ -13,7 +13,7 @@ import pytest
 from pipeline.fit.config import InputFiles, WorkerConfig, publish_inputs, with_weights
 from pipeline.fit.work import load_splits
 from pipeline.params import load_params
-from pipeline.params.place import load_place
+from pipeline.params.runtime import load_runtime
 from pipeline.runs import inputs
 from pipeline.runs.identity import digest_file
 from pipeline.runs.inputs import check_pictures, fetch, publish
@@ -96,9 +96,9 @@ def test_pictures_that_a_node_does_not_see_are_one_sentence_with_the_node(prepar
 
 def config_of(prepared: Path, weights: str | None) -> WorkerConfig:
     root = Path(__file__).parents[2]
-    params, place = load_params(root / "params.yaml"), load_place(root / "conf/local.yaml")
+    params, runtime = load_params(root / "params.yaml"), load_runtime(root / "conf/local.yaml")
     data = InputFiles(str(prepared), str(prepared), root="s3://bucket/pictures")
-    return WorkerConfig(with_weights(params, weights), place, description={}, data=data)
+    return WorkerConfig(with_weights(params, weights), runtime, description={}, data=data)
 
 
 def test_workers_elsewhere_get_places_and_no_content(prepared: Path, tmp_path: Path) -> None:

@@ -18,12 +18,12 @@ from pipeline.fit.config import InputFiles, WorkerConfig
 from pipeline.fit.memory import available_memory, picture_budget, processes_here
 from pipeline.fit.work import load_splits, tell_memory
 from pipeline.params import load_params
-from pipeline.params.place import Place, load_place
+from pipeline.params.runtime import RuntimeConfig, load_runtime
 from tests.small_world import SmallWorld
 
 GB = 10**9
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
-PLACE = load_place(Path(__file__).parents[2] / "conf/local.yaml").model_copy(
+RUNTIME = load_runtime(Path(__file__).parents[2] / "conf/local.yaml").model_copy(
     update={"cache_images": True, "loader_processes": 0, "workers": [1, 2], "cpus_per_worker": 2}
 )
 
@@ -41,8 +41,8 @@ def worker_of(workers_here: int, events: list[dict[str, Any]] | None = None, ran
     )
 
 
-def config_of(place: Place) -> WorkerConfig:
-    return WorkerConfig(PARAMS, place, description={}, data=InputFiles("train.json", "val.json", "pictures"))
+def config_of(runtime: RuntimeConfig) -> WorkerConfig:
+    return WorkerConfig(PARAMS, runtime, description={}, data=InputFiles("train.json", "val.json", "pictures"))
 
 
 @pytest.fixture
@@ -99,18 +99,18 @@ def test_a_container_of_cgroup_1_has_what_its_limit_leaves(machine: Path, seen: 
 
 def test_workers_of_a_node_share_half_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_memory", lambda: 12 * GB)
-    assert picture_budget(config_of(PLACE), worker_of(1)) == 6 * GB
-    assert picture_budget(config_of(PLACE), worker_of(3)) == 2 * GB
-    assert picture_budget(config_of(PLACE.model_copy(update={"cache_images": False})), worker_of(1)) == 0
+    assert picture_budget(config_of(RUNTIME), worker_of(1)) == 6 * GB
+    assert picture_budget(config_of(RUNTIME), worker_of(3)) == 2 * GB
+    assert picture_budget(config_of(RUNTIME.model_copy(update={"cache_images": False})), worker_of(1)) == 0
 
 
 def test_trials_of_a_sweep_share_the_node_with_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 8)  # room for 4 processes of 2 CPUs
-    assert processes_here(PLACE, worker_of(1), trials_at_once=50) == 4
-    assert processes_here(PLACE, worker_of(1), trials_at_once=1) == 2  # of at most 2 workers
-    assert processes_here(PLACE.model_copy(update={"workers": 1}), worker_of(1), trials_at_once=3) == 3
-    assert processes_here(PLACE, worker_of(5), trials_at_once=1) == 5  # they are there
-    assert processes_here(PLACE, worker_of(2), trials_at_once=None) == 2
+    assert processes_here(RUNTIME, worker_of(1), trials_at_once=50) == 4
+    assert processes_here(RUNTIME, worker_of(1), trials_at_once=1) == 2  # of at most 2 workers
+    assert processes_here(RUNTIME.model_copy(update={"workers": 1}), worker_of(1), trials_at_once=3) == 3
+    assert processes_here(RUNTIME, worker_of(5), trials_at_once=1) == 5  # they are there
+    assert processes_here(RUNTIME, worker_of(2), trials_at_once=None) == 2
 
 
 def test_what_is_kept_is_told_once_training_pictures_first(small_world: SmallWorld) -> None:

@@ -264,7 +264,7 @@ def test_every_section_is_one_of_the_file() -> None:
 
 def test_checking_the_file_imports_neither_torch_nor_ray_nor_mlflow() -> None:
     code = (
-        "import sys; from pipeline.params import load_params; import pipeline.params.place; load_params()\n"
+        "import sys; from pipeline.params import load_params; import pipeline.params.runtime; load_params()\n"
         "print(sorted({'torch', 'ray', 'mlflow', 'dvc'} & set(sys.modules)))"
     )
     answer = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)

@@ -19,7 +19,7 @@ from pipeline.evaluate import run as evaluate
 from pipeline.export import run as export
 from pipeline.params import load_params, project_root
 from pipeline.params.paths import outer_root, picture_root, resolve, storage_location
-from pipeline.params.place import load_place
+from pipeline.params.runtime import load_runtime
 from pipeline.replay.run import read_kept
 from pipeline.sweep.__main__ import main as sweep
 from pipeline.sweep.run import make_plan
@@ -104,7 +104,7 @@ def test_nobody_else_reads_a_path_of_params_or_conf() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute)
         and isinstance(node.value, ast.Name | ast.Attribute)
-        and (getattr(node.value, "id", None) or getattr(node.value, "attr", None)) in ("place", "plan")
+        and (getattr(node.value, "id", None) or getattr(node.value, "attr", None)) in ("runtime", "plan")
         and node.attr in ("storage", "data_root")
     ]
     assert readers == []
@@ -154,12 +154,12 @@ def test_copy_has_its_own_pictures_before_those_of_the_project(project: Path, mo
     (project / "data/mine").mkdir()
     monkeypatch.setenv("DVC_ROOT", str(project))
     monkeypatch.chdir(aside)
-    assert worker_config(load_params(), load_place(), digest="d", run="").data.root == str(
+    assert worker_config(load_params(), load_runtime(), digest="d", run="").data.root == str(
         aside / "data/prepared/images"
     )
     assert picture_root("data/mine") == str(project / "data/mine")
     assert picture_root("data/none") == str(aside / "data/none")
-    assert storage_location(load_place()) == str(project / "runs")
+    assert storage_location(load_runtime()) == str(project / "runs")
     change("params.yaml", model__weights="weights.pt", model__norm="frozen_batch")
     assert weights_file(load_params()) == [project / "weights.pt"]
 
@@ -208,8 +208,8 @@ def test_prepare_reads_a_root_as_train_and_evaluate_and_compare_do(spelt: str, o
     truth = json.loads(Path("data/prepared/val.json").read_text())
     assert truth["info"]["root"] == written  # as written, so that its bytes are the same for every user
     assert len(truth["images"]) == 1
-    assert worker_config(load_params(), load_place(), digest="d", run="").data.root == str(own_data)
-    assert picture_root(truth["info"]["root"], load_place()) == str(own_data)
+    assert worker_config(load_params(), load_runtime(), digest="d", run="").data.root == str(own_data)
+    assert picture_root(truth["info"]["root"], load_runtime()) == str(own_data)
     assert root_of(truth, None) == str(own_data)
     assert root_of(truth, "~/mine") == str(own_data)
 
@@ -218,10 +218,10 @@ def test_train_sweep_and_export_take_the_storage_from_the_home(
     own_data: Path, home: Path, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare.main([])
-    params, place = load_params(), load_place()
-    assert storage_location(place) == str(home / "runs")
+    params, runtime = load_params(), load_runtime()
+    assert storage_location(runtime) == str(home / "runs")
     assert params.sweep is not None
-    assert make_plan(params, params.sweep, place).folder.url.startswith(f"{home}/runs/sweeps/")
+    assert make_plan(params, params.sweep, runtime).folder.url.startswith(f"{home}/runs/sweeps/")
     with pytest.raises(ValueError, match=rf"there is no sweep in {home}/runs"):
         sweep(["status"])
     monkeypatch.setattr(export, "load_detector", lambda path: (None, {"run": {"digest": "d1"}}))
@@ -267,7 +267,7 @@ def run_command(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(
             evaluate.Detector, "load", lambda *arguments: type("Detector", (), {"build_postprocess": dict})
         )
-        evaluate.run(load_params(), load_place())
+        evaluate.run(load_params(), load_runtime())
 
 
 # ---- what params.yaml and conf/ say only together --------------------------------------------------------------------

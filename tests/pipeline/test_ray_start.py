@@ -12,7 +12,7 @@ import ray
 
 from pipeline.cluster import Resources, start_ray, worker_environment
 from pipeline.cluster.processors import count_cpus, quotas
-from pipeline.params.place import load_place
+from pipeline.params.runtime import load_runtime
 from pipeline.train.run import import_ahead
 
 ROOT = Path(__file__).parents[2]
@@ -133,9 +133,9 @@ def test_import_that_fails_ahead_is_left_to_the_main_thread(monkeypatch: pytest.
 
 
 def test_output_of_workers_is_shown_on_request_only(starts: Starts) -> None:
-    place = load_place(ROOT / "conf/local.yaml")
+    runtime = load_runtime(ROOT / "conf/local.yaml")
     for verbose, level in ((False, "ERROR"), (True, "INFO")):
-        with start_ray("local", Resources.of(place.model_copy(update={"verbose": verbose}))):
+        with start_ray("local", Resources.of(runtime.model_copy(update={"verbose": verbose}))):
             options = starts.options[-1]
             assert (options["log_to_driver"], options["logging_level"]) == (verbose, level)
 

@@ -15,7 +15,7 @@ from pipeline.fit.building import build_state
 from pipeline.fit.config import WorkerConfig
 from pipeline.fit.work import load_splits
 from pipeline.params import load_params
-from pipeline.params.place import load_place
+from pipeline.params.runtime import load_runtime
 from pipeline.replay.__main__ import main
 from pipeline.replay.run import KEYS, read_kept, replay
 from pipeline.sweep.records import configure
@@ -29,7 +29,7 @@ from tests.flaky import FlakyStore, full_disk
 @pytest.fixture
 def kept(project: Path) -> tuple[str, Path]:
     """The sentence of a training whose second step was not finite, and the file that it names."""
-    sentence = explain(worker_config(load_params(), load_place(), digest="d1", run=str(project / "runs/d1")))
+    sentence = explain(worker_config(load_params(), load_runtime(), digest="d1", run=str(project / "runs/d1")))
     return sentence, Path(sentence.rpartition(" ")[2])
 
 
@@ -67,8 +67,8 @@ def test_kept_step_shows_which_image_and_what_was_broken_before(
 def test_trials_of_a_sweep_that_fail_at_the_same_step_keep_a_file_each(project: Path) -> None:
     """Their folder is that of the sweep."""
     params = load_params()
-    worker = worker_config(params, load_place(), digest="s1", run=str(project / "runs/sweeps/s1"))
-    base = TrialBase(params, worker, "runs/sweeps/s1", Resources.of(load_place()))
+    worker = worker_config(params, load_runtime(), digest="s1", run=str(project / "runs/sweeps/s1"))
+    base = TrialBase(params, worker, "runs/sweeps/s1", Resources.of(load_runtime()))
     configurations = [configure({"loss.gamma": gamma}, seed=1, number=0) for gamma in (1.0, 2.5)]
     sentences = [explain(trial_config(configuration, base)) for configuration in configurations]
     kept = [read_kept(sentence.rpartition(" ")[2]) for sentence in sentences]
@@ -77,7 +77,7 @@ def test_trials_of_a_sweep_that_fail_at_the_same_step_keep_a_file_each(project: 
 
 def test_storage_that_takes_no_file_does_not_hide_the_loss(project: Path) -> None:
     FlakyStore.reset(every=1, error=full_disk())
-    config = worker_config(load_params(), load_place(), digest="d1", run="flaky://runs/d1")
+    config = worker_config(load_params(), load_runtime(), digest="d1", run="flaky://runs/d1")
     sentence = explain(config)
     assert sentence.startswith("loss is not finite at step 1: loss_cls 0.5, loss_box nan, images [")
     assert "The batch could not be stored: flaky://runs/d1/not_finite_d1" in sentence

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.params.place import load_place
+from pipeline.params.runtime import load_runtime
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).parents[2]
 def test_shipped_places_load(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = REPOSITORY / f"conf/{name}.yaml"
     monkeypatch.setenv("PIPELINE_CONF", str(path))
-    assert load_place().model_dump() == yaml.safe_load(path.read_text())
+    assert load_runtime().model_dump() == yaml.safe_load(path.read_text())
 
 
 def test_conf_that_does_not_exist_is_told_with_those_that_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,7 +26,7 @@ def test_conf_that_does_not_exist_is_told_with_those_that_do(monkeypatch: pytest
         ValueError,
         match=r"conf/gpus\.yaml, which does not exist; there are conf/cluster\.yaml, conf/gpu\.yaml, conf/local",
     ):
-        load_place()
+        load_runtime()
 
 
 @pytest.mark.parametrize(
@@ -47,4 +47,4 @@ def test_mistake_in_conf_is_told(
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
     monkeypatch.setenv("PIPELINE_CONF", str(tmp_path / "mine.yaml"))
     with pytest.raises(ValueError, match=rf"mine\.yaml: {sentence}"):
-        load_place()
+        load_runtime()

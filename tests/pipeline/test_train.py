@@ -17,7 +17,7 @@ from pipeline.cluster import training
 from pipeline.cluster.finished import keep_finished
 from pipeline.fit.config import WorkerConfig
 from pipeline.params import Params, load_params
-from pipeline.params.place import Place, load_place
+from pipeline.params.runtime import RuntimeConfig, load_runtime
 from pipeline.reports.watched import Watched
 from pipeline.runs.identity import BEST, ROWS, RUN_ID, RunFolder
 from pipeline.runs.seals import seal
@@ -42,8 +42,8 @@ from tests.settings import change
 # ---- before any work -------------------------------------------------------------------------------------------------
 
 
-def here() -> tuple[Params, Place]:
-    return load_params(), load_place()
+def here() -> tuple[Params, RuntimeConfig]:
+    return load_params(), load_runtime()
 
 
 @pytest.mark.usefixtures("project")
@@ -58,11 +58,11 @@ def test_more_workers_than_images_in_a_batch_are_refused() -> None:
 @pytest.mark.usefixtures("project")
 def test_norm_that_sees_one_worker_only_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     change("params.yaml", model__norm="batch")
-    params, place = here()
-    check_share(params, place)
+    params, runtime = here()
+    check_share(params, runtime)
     assert capsys.readouterr().out == ""  # one worker sees all images
-    check_share(params, place.model_copy(update={"workers": 2}))
-    check_share(params, place.model_copy(update={"images_per_step": 4}))
+    check_share(params, runtime.model_copy(update={"workers": 2}))
+    check_share(params, runtime.model_copy(update={"images_per_step": 4}))
     assert capsys.readouterr().out.count("model.norm is batch") == 2
 
 
@@ -99,18 +99,18 @@ def test_images_that_do_not_fit_are_halved_until_they_do_and_it_is_remembered(
     tried = []
 
     def train_on_ray(fit: Any, config: WorkerConfig, **options: Any) -> str:
-        tried.append(config.place.images_per_step)
+        tried.append(config.runtime.images_per_step)
         if tried[-1] is None or tried[-1] > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return "trained"
 
     monkeypatch.setattr(training, "train_on_ray", train_on_ray)
-    params, place = here()
+    params, runtime = here()
     folder, options = RunFolder(str(tmp_path), "d1"), {"name": "d1", "storage": str(tmp_path), "listener": None}
     for expected in ([None, 4, 2], [2]):  # eight images, one worker; the next run begins with what did fit
         tried.clear()
-        config = worker_config(params, place, digest="d1", run="")
-        assert train_in_memory(config, place, folder, **options) == "trained"  # type: ignore[arg-type, comparison-overlap]
+        config = worker_config(params, runtime, digest="d1", run="")
+        assert train_in_memory(config, runtime, folder, **options) == "trained"  # type: ignore[arg-type, comparison-overlap]
         assert tried == expected
     assert "8 images do not fit a worker's memory (CUDA out of memory); continuing with 4" in capsys.readouterr().out
 
@@ -138,11 +138,13 @@ def test_parameter_of_another_stage_makes_no_other_run(key: str, value: object) 
 
 @pytest.mark.usefixtures("project")
 def test_place_changes_the_run_by_its_precision_only() -> None:
-    params, place = here()
-    moved = place.model_copy(update={"workers": 2, "images_per_step": 1, "cache_images": False, "address": "head:6379"})
-    assert digest_training(params, moved) == digest_training(params, place)
+    params, runtime = here()
+    moved = runtime.model_copy(
+        update={"workers": 2, "images_per_step": 1, "cache_images": False, "address": "head:6379"}
+    )
+    assert digest_training(params, moved) == digest_training(params, runtime)
     precisions = ("fp32", "tf32", "bf16", "fp16")
-    assert len({digest_training(params, place.model_copy(update={"precision": each})) for each in precisions}) == 4
+    assert len({digest_training(params, runtime.model_copy(update={"precision": each})) for each in precisions}) == 4
 
 
 @pytest.mark.usefixtures("project")
@@ -232,8 +234,8 @@ def test_paths_that_workers_get_do_not_depend_on_where_they_run(project: Path) -
 def test_run_of_which_only_its_outputs_were_kept_gives_them_again_without_ray(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    params, place = here()
-    digest, storage = digest_training(params, place), str(project / "runs")
+    params, runtime = here()
+    digest, storage = digest_training(params, runtime), str(project / "runs")
     checkpoint = project / "runs" / digest / "checkpoint_000000009_1"
     save_detector(checkpoint / BEST, {"weight": torch.ones(2)}, {"run": {"digest": digest, "epoch": 2}})
     row = {"step": 3, "loss": 1.0, "loss_cls": 0.5, "loss_box": 0.5, "lr": 0.1, "images_per_s": 1.0, "seconds": 1.0}
@@ -244,7 +246,7 @@ def test_run_of_which_only_its_outputs_were_kept_gives_them_again_without_ray(
     shutil.rmtree(checkpoint)
     monkeypatch.setattr(cluster, "start_ray", lambda *arguments, **options: pytest.fail("Ray starts"))
     monkeypatch.setattr(stage, "open_run", lambda **options: nullcontext(NoRun()))
-    stage.run(params, place)
+    stage.run(params, runtime)
     assert MODEL.read_bytes() == (project / "runs" / digest / "finished" / BEST).read_bytes()
     report = json.loads(Path("reports/train.json").read_text())
     assert (report["run"], report["epochs"], report["best"]["epoch"]) == (digest, params.train.epochs, 2)

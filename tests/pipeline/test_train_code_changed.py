@@ -61,8 +61,8 @@ def test_training_goes_on_across_a_comment_and_across_a_change_only_when_asked(
         "from __future__ import annotations",
         "from __future__ import annotations\nN=1",
     )
-    place = yaml.safe_load((project / "conf/local.yaml").read_text()) | {"resume": "always"}
-    (project / "conf/local.yaml").write_text(yaml.safe_dump(place))
+    runtime = yaml.safe_load((project / "conf/local.yaml").read_text()) | {"resume": "always"}
+    (project / "conf/local.yaml").write_text(yaml.safe_dump(runtime))
     lines = ends_well(Stage(project, variables))
     (second,) = set(runs_of(project)) - {first}
     warning = f"warning: run {second} goes on from run {first}, which other code began (resume is always in conf/); "

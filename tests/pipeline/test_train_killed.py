@@ -130,8 +130,8 @@ def test_finished_training_gives_its_outs_again_and_is_put_aside_where_it_shall_
     assert_one_run_with_one_curve(project, epochs=LONG)
 
     before = {path.parent.name: path.read_bytes() for path in project.glob("runs/*/checkpoint_*/state.pt")}
-    place = yaml.safe_load(Path("conf/local.yaml").read_text()) | {"resume": "never"}
-    Path("conf/local.yaml").write_text(yaml.safe_dump(place))
+    runtime = yaml.safe_load(Path("conf/local.yaml").read_text()) | {"resume": "never"}
+    Path("conf/local.yaml").write_text(yaml.safe_dump(runtime))
     lines = ends_well(Stage(project, environment))
     (aside,) = (line.rpartition(" ")[2] for line in lines if line.startswith("resume is never in conf/"))
     assert {path.parent.name: path.read_bytes() for path in Path(aside).glob("checkpoint_*/state.pt")} == before
@@ -141,8 +141,8 @@ def test_finished_training_gives_its_outs_again_and_is_put_aside_where_it_shall_
 
 
 def test_request_that_the_cluster_cannot_meet_is_one_sentence(project: Path, environment: dict[str, str]) -> None:
-    place = yaml.safe_load(Path("conf/local.yaml").read_text()) | {"workers": 5, "start_timeout_s": 1}
-    Path("conf/local.yaml").write_text(yaml.safe_dump(place))
+    runtime = yaml.safe_load(Path("conf/local.yaml").read_text()) | {"workers": 5, "start_timeout_s": 1}
+    Path("conf/local.yaml").write_text(yaml.safe_dump(runtime))
     running = Stage(project, environment)
     try:
         assert running.wait() == 1

@@ -13,8 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.params import load_params
-from pipeline.params.place import load_place
 from pipeline.params.reading import parse_yaml
+from pipeline.params.runtime import load_runtime
 from pipeline.sweep.__main__ import chosen_sweep
 
 REPOSITORY = Path(__file__).parents[2]
@@ -116,7 +116,7 @@ def test_mistake_is_one_sentence_with_line_and_column(text: str, sentence: str) 
 def test_key_that_stands_twice_is_refused_in_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readers: dict[str, Callable[[Path], object]] = {
         "params.yaml": load_params,
-        "conf/local.yaml": load_place,
+        "conf/local.yaml": load_runtime,
         "presets/sweeps/gamma.yaml": lambda path: chosen_sweep(load_params(REPOSITORY / "params.yaml"), path),
     }
     for name, read in readers.items():

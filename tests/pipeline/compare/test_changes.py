@@ -56,11 +56,11 @@ def test_only_what_differs_is_named() -> None:
 
 
 def test_what_is_not_known_is_said() -> None:
-    changes = describe_changes(Origin({"seed": "1"}), Origin({"seed": "1"}, place={"host": "here"}))
+    changes = describe_changes(Origin({"seed": "1"}), Origin({"seed": "1"}, environment={"host": "here"}))
     assert changes["params"] == {}
     assert changes["data"].startswith("not known")
     assert changes["code"].startswith("not known")
-    assert changes["place"] is None
+    assert changes["environment"] is None
 
 
 def test_data_is_compared_by_its_digest() -> None:

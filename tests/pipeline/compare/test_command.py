@@ -166,7 +166,7 @@ def test_runs_of_mlflow_need_nothing_but_the_store(
     main([first[:8], "gentle", *FEW])
     assert report()["verdict"].startswith("B is better")
     assert report()["changes"]["params"] == {"loss.gamma": ["2.0", "1.5"]}
-    assert report()["changes"]["place"] == {}
+    assert report()["changes"]["environment"] == {}
     assert not Path("plots/compare.png").exists()  # no pictures here, and no conf/ to say where they are
     with pytest.raises(ValueError, match="keeps no detections; run the stage evaluate on it again"):
         main([first, "old", *FEW])

@@ -52,6 +52,6 @@ def test_few_images_are_told() -> None:
 
 
 def test_changes_are_told_line_by_line() -> None:
-    changes = {"params": {"loss.gamma": ("2.0", None)}, "data": "the same", "code": "one\ntwo", "place": None}
+    changes = {"params": {"loss.gamma": ("2.0", None)}, "data": "the same", "code": "one\ntwo", "environment": None}
     lines = ["params", "  loss.gamma: 2.0 -> not there", "data    the same", "code    one", "        two"]
-    assert changes_text(changes).splitlines() == [*lines, "place   not known for both runs"]
+    assert changes_text(changes).splitlines() == [*lines, "environment   not known for both runs"]

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from pipeline.params import load_params
-from pipeline.params.place import load_place
+from pipeline.params.runtime import load_runtime
 from pipeline.sweep import run as sweep_run
 from pipeline.sweep.records import EXHAUSTED, RESUME_STATE, SweepFolder, configure, newest_sweep
 from pipeline.sweep.report import apply_settings, can_tell_apart, rank_settings, report, status, verdict
@@ -158,9 +158,9 @@ def test_ended_sweep_that_is_asked_for_again_gives_the_same_report_without_what_
 ) -> None:
     for part in RESUME_STATE:
         folder.write(f"{part}/trial/checkpoint_000001/state.pt", b"state")
-    params, place = load_params(PARAMS), load_place(PARAMS.parent / "conf/local.yaml")
+    params, runtime = load_params(PARAMS), load_runtime(PARAMS.parent / "conf/local.yaml")
     assert params.sweep is not None
-    plan = Plan(params, params.sweep.model_copy(update={"trials": 5}), place, "abc", folder)
+    plan = Plan(params, params.sweep.model_copy(update={"trials": 5}), runtime, "abc", folder)
     monkeypatch.setattr(sweep_run, "open_parent", lambda *arguments: nullcontext(NoRun()))
     monkeypatch.setattr(sweep_run, "log_split", lambda *arguments: None)
     monkeypatch.setattr(sweep_run, "run_trials", lambda *arguments: pytest.fail("Ray starts"))

@@ -27,8 +27,8 @@ SWEEP |= {"postprocess": {"nms_iou": [0.4, 0.6], "score_threshold": [0.05, 0.2]}
 @pytest.fixture
 def sweep_project(project: Path) -> Path:
     """A prepared project whose sweep has four short trials."""
-    place = yaml.safe_load((project / "conf/local.yaml").read_text())
-    (project / "conf/sweep.yaml").write_text(yaml.safe_dump(place | {"workers": 1, "trials_at_once": 2}))
+    runtime = yaml.safe_load((project / "conf/local.yaml").read_text())
+    (project / "conf/sweep.yaml").write_text(yaml.safe_dump(runtime | {"workers": 1, "trials_at_once": 2}))
     write_sweep(project)
     return project
 
@@ -167,9 +167,9 @@ def test_trials_of_two_workers_are_stopped_without_leaving_anything_behind(
     sweep_project: Path, stage_variables: dict[str, str], begin: Begin
 ) -> None:
     """On a small Ray of its own: a trial that held a CPU for itself, or left its workers behind, would wait forever."""
-    place = yaml.safe_load((sweep_project / "conf/sweep.yaml").read_text())
-    place |= {"workers": 2, "trials_at_once": None}
-    (sweep_project / "conf/sweep.yaml").write_text(yaml.safe_dump(place))
+    runtime = yaml.safe_load((sweep_project / "conf/sweep.yaml").read_text())
+    runtime |= {"workers": 2, "trials_at_once": None}
+    (sweep_project / "conf/sweep.yaml").write_text(yaml.safe_dump(runtime))
     # No score of an untrained network with so low a prior reaches 0.05: its AP is 0, and ASHA stops it after an epoch.
     points = [{"loss.gamma": 1.0}, {"loss.gamma": 1.0, "model.prior": 1e-4}, {"loss.gamma": 1.5}]
     space = {**SPACE, "model.prior": {"loguniform": [1e-4, 0.2]}}

@@ -140,8 +140,8 @@ def test_store_that_comes_back_during_the_work_is_asked_then(
 def judged(untrained: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A detector of training d1, in a project whose storage knows nothing of it; the name of the experiment."""
     name = uuid.uuid4().hex[:16]
-    place = yaml.safe_load(Path("conf/local.yaml").read_text()) | {"storage": "elsewhere"}
-    Path("conf/local.yaml").write_text(yaml.safe_dump(place))
+    runtime = yaml.safe_load(Path("conf/local.yaml").read_text()) | {"storage": "elsewhere"}
+    Path("conf/local.yaml").write_text(yaml.safe_dump(runtime))
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", name)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home}/mlflow.db")
     return name
