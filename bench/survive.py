@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from bench.disturbed import Project, compare_curves, compare_outs, copy_of, prepare
 from bench.fragile import Nodes, check_server, family, fill, running_server, small_disk
-from pipeline.runs.seals import check_whole
+from pipeline.runs.checksums import check_whole
 from tests.nodes import temporary_folder
 from tests.running import kill_tree
 from tests.servers import free_port

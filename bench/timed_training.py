@@ -4,7 +4,7 @@
     python -m torch.distributed.run --standalone --nproc-per-node 2 -m bench.timed_training FOLDER
 
 FOLDER/config.pickle is what pipeline.fit takes, and gets beside it training.json: the losses of every epoch, and the
-stamps of the first worker. Both ways run the same pipeline.fit.work.train_worker; bench/scaling.py compares them.
+stamps of the first worker. Both ways run the same pipeline.fit.loop.train_worker; bench/scaling.py compares them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pipeline.cluster.training import run_trainer
 from pipeline.cluster.worker import Worker
 from pipeline.fit import fit
 from pipeline.fit.config import WorkerConfig
-from pipeline.fit.work import load_splits, train_worker
+from pipeline.fit.loop import load_splits, train_worker
 
 RESULT, STAMPS = "training.json", "stamps.json"
 TIMES = ("seconds", "images_per_s")  # what differs between two trainings that are the same

@@ -136,7 +136,7 @@ TEXTS = (
     Text(
         "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING",
         "mlflow/environment_variables.py",
-        ("pipeline/tracking/sampler.py",),
+        ("pipeline/tracking/system_metrics.py",),
         "the user's switch, which MLflow reads for its active run only",
         MLFLOW,
     ),

@@ -98,14 +98,14 @@ PARTS = (
     Part("ray.util.queue._QueueActor.empty", (WORKER,), "asked once, answered some steps later", RAY, ("self",)),
     Part(
         "mlflow.system_metrics.system_metrics_monitor.SystemMetricsMonitor",
-        ("pipeline/tracking/sampler.py",),
+        ("pipeline/tracking/system_metrics.py",),
         "samples the machine for a run by its id; MLflow's public switch samples the process's active run only",
         MLFLOW,
         ("run_id", "sampling_interval", "samples_before_logging", "resume_logging", "node_id", "tracking_uri"),
     ),
     Part(
         "mlflow.system_metrics.system_metrics_monitor.SystemMetricsMonitor._process",
-        ("pipeline/tracking/sampler.py",),
+        ("pipeline/tracking/system_metrics.py",),
         "its thread, which ends for good when one request fails; then sampling is started again",
         MLFLOW,
     ),

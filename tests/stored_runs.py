@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from pipeline.clean.run import run
-from pipeline.cluster.finished import ENDED
+from pipeline.cluster.archive import ENDED
+from pipeline.runs.checksums import seal
 from pipeline.runs.identity import BEST, ROWS, RUN_ID, RunFolder
-from pipeline.runs.seals import seal
 from pipeline.storage.outs import write_json
 from retinanet.inference.detector_file import save_detector
 

@@ -13,7 +13,7 @@ import yaml
 from pipeline.cluster import Resources, start_ray
 from pipeline.cluster.training import train_on_ray
 from pipeline.fit import fit
-from pipeline.fit.work import load_splits, train_worker
+from pipeline.fit.loop import load_splits, train_worker
 from pipeline.params import load_params
 from pipeline.params.runtime import load_runtime
 from pipeline.train.run import worker_config

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from pipeline.clean.drivers import Driver, find_driver, time_of
 from pipeline.clean.needs import Needs, needed_by_mlflow
-from pipeline.cluster.finished import ENDED, is_finished
+from pipeline.cluster.archive import ENDED, is_finished
 from pipeline.params.paths import outer_root, project_root
 from pipeline.runs.identity import RUN_ID, RunFolder, digest_file
 from pipeline.runs.predecessor import checkpoints_of, list_folder

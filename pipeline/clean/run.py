@@ -11,7 +11,7 @@ import fsspec
 from pipeline.clean.drivers import without_driver
 from pipeline.clean.listing import INPUT, KEEP, REMOVING, RUN, STRIP, Entry, list_entries, resume_state
 from pipeline.clean.needs import find_needs
-from pipeline.cluster.finished import is_finished, keep_finished
+from pipeline.cluster.archive import is_finished, keep_finished
 from pipeline.cluster.storage import NOTES
 from pipeline.runs.identity import RunFolder
 from pipeline.storage.stores import complaint

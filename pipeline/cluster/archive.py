@@ -13,8 +13,8 @@ from typing import TypeVar
 
 import fsspec
 
+from pipeline.runs.checksums import DIGESTS, check_whole, seal
 from pipeline.runs.identity import BEST, ROWS, RunFolder
-from pipeline.runs.seals import DIGESTS, check_whole, seal
 from pipeline.storage.stores import complaint
 
 ENDED = "ended"

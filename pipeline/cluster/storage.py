@@ -19,8 +19,8 @@ import pyarrow.fs
 import ray
 import ray.train
 
+from pipeline.runs.checksums import check_whole, seal
 from pipeline.runs.identity import CHECKPOINT
-from pipeline.runs.seals import check_whole, seal
 
 WriteCheckpoint = Callable[[Path], None]
 """Writes the files of a checkpoint to a folder."""

@@ -22,8 +22,8 @@ from torch import OutOfMemoryError
 
 from pipeline.cli.stop import StoppedError
 from pipeline.cluster.environment import worker_environment
+from pipeline.cluster.signals import hearing_signals, run_until_asked
 from pipeline.cluster.start import Resources, describe_cluster
-from pipeline.cluster.stopping import hearing_signals, run_until_asked
 from pipeline.cluster.storage import Checkpoints
 
 # A user's mistake, and a training that diverges: the message suffices, without a traceback.

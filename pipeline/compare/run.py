@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.compare import report
-from pipeline.compare.apart import ApartPicture, best_threshold, draw_apart, f1_of_images, furthest_apart
 from pipeline.compare.bootstrap import Difference, compare_matches
 from pipeline.compare.changes import check_split, describe_changes, digest_split
+from pipeline.compare.image_differences import ApartPicture, best_threshold, draw_apart, f1_of_images, furthest_apart
 from pipeline.compare.runs import Judged, Run, find_run
 from pipeline.params.paths import picture_root, resolve_input
 from pipeline.params.runtime import load_runtime

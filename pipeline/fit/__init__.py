@@ -20,8 +20,8 @@ def fit(loop_config: dict[str, Any]) -> None:
             the driver.
     """
     from pipeline.cluster.worker import worker
+    from pipeline.fit.loop import load_splits, tell_memory, train_worker
     from pipeline.fit.memory import picture_budget
-    from pipeline.fit.work import load_splits, tell_memory, train_worker
 
     config: WorkerConfig = loop_config["config"]
     own = worker(loop_config)

@@ -9,7 +9,7 @@ from typing import Any
 import ray.tune
 
 from pipeline.cli.progress import duration
-from pipeline.reports.watched import Watched
+from pipeline.reports.sample_images import Watched
 from pipeline.storage.outs import as_json
 from pipeline.sweep.records import ENDED, FAILED, FINISHED, RUNNING, STOPPED, SweepFolder, settings_of
 from pipeline.sweep.space import spell

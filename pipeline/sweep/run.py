@@ -15,23 +15,23 @@ from pipeline.params import Params, flatten, project_root
 from pipeline.params.paths import check_folder, outer_root, picture_root, storage_location
 from pipeline.params.runtime import RuntimeConfig
 from pipeline.params.sweep import Sweep, every_value, replaced
-from pipeline.reports.watched import Watched
+from pipeline.reports.sample_images import Watched
 from pipeline.runs.fingerprint import digest_code
 from pipeline.runs.identity import RUN_ID, digest_file, digest_run, lock_run
 from pipeline.runs.lease import hold_lease
 from pipeline.storage.outs import read_json
+from pipeline.sweep.feasibility import Refusal
 from pipeline.sweep.listener import Listener
 from pipeline.sweep.predecessor import choose_sweep, note_code
 from pipeline.sweep.records import SweepFolder
-from pipeline.sweep.refusal import Refusal
 from pipeline.sweep.report import Report, report
 from pipeline.sweep.sampler import Sampler
 from pipeline.sweep.space import params_with
 from pipeline.sweep.trial import TrialBase, run_trial
 from pipeline.sweep.tuning import build_scheduler, tune
 from pipeline.tracking import Run, cluster_tags, log_code_changes, log_split, open_run, provenance_tags
-from pipeline.tracking.note import NOTE
-from pipeline.train.refusals import SPLITS, check_share, conflict, weights_file
+from pipeline.tracking.description import NOTE
+from pipeline.train.preflight import SPLITS, check_share, conflict, weights_file
 from pipeline.train.run import SECTIONS, training_code, worker_config
 from retinanet.network.precision import native_precision
 

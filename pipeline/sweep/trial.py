@@ -19,8 +19,8 @@ from pipeline.cluster.training import run_trainer
 from pipeline.cluster.worker import Worker
 from pipeline.fit import fit
 from pipeline.fit.config import InputFiles, WorkerConfig, with_weights
+from pipeline.fit.loop import load_splits, train_worker
 from pipeline.fit.memory import picture_budget
-from pipeline.fit.work import load_splits, train_worker
 from pipeline.params import Params
 from pipeline.runs.identity import BEST, ROWS
 from pipeline.runs.inputs import fetch

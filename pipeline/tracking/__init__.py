@@ -11,14 +11,14 @@ A store that is away never stops the work: records that cannot be sent wait, and
 from __future__ import annotations
 
 from pipeline.tracking.datasets import log_split
+from pipeline.tracking.description import write_note
+from pipeline.tracking.existing_run import join_run
 from pipeline.tracking.hardware import cluster_tags
-from pipeline.tracking.joining import join_run
+from pipeline.tracking.interface import NoRun
 from pipeline.tracking.lookup import find_run
-from pipeline.tracking.note import write_note
 from pipeline.tracking.provenance import log_code_changes, provenance_tags
 from pipeline.tracking.run import Run, open_run
 from pipeline.tracking.store import import_mlflow
-from pipeline.tracking.verbs import NoRun
 
 Tracked = Run | NoRun
 """An MLflow run, or its stand-in without tracking."""

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.tracking.interface import NoRun
 from pipeline.tracking.run import Run
-from pipeline.tracking.verbs import NoRun
 
 QUARTILES = {"min": 0, "q1": 25, "median": 50, "q3": 75, "max": 100}  # percentiles
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from pipeline.tracking.interface import Status
 from pipeline.tracking.lookup import active_run, newest_run
 from pipeline.tracking.run import Run
 from pipeline.tracking.store import Store, find_store
-from pipeline.tracking.verbs import Status
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

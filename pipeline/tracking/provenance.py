@@ -18,8 +18,8 @@ from pipeline.params import flatten
 from pipeline.params.paths import project_root
 from pipeline.params.reading import parse_yaml
 from pipeline.tracking.hardware import hardware_tags
+from pipeline.tracking.interface import NoRun
 from pipeline.tracking.run import Run
-from pipeline.tracking.verbs import NoRun
 
 PACKAGES = ("torch", "torchvision", "ray", "mlflow", "dvc")
 CODE = ("retinanet", "pipeline", "dvc.yaml", "requirements.txt")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.tracking.verbs import Row
+from pipeline.tracking.interface import Row
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

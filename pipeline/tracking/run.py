@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from pipeline.cli.stop import StoppedError
+from pipeline.tracking.interface import Row, Status
 from pipeline.tracking.lookup import active_run
 from pipeline.tracking.model import Picture, log_model
 from pipeline.tracking.outbox import Outbox, Send, is_refusal, reason
@@ -22,9 +23,8 @@ from pipeline.tracking.records import (
     last_epoch_in_store,
     with_best,
 )
-from pipeline.tracking.sampler import Sampler
 from pipeline.tracking.store import Store, connect, find_or_create_experiment, find_store
-from pipeline.tracking.verbs import Row, Status
+from pipeline.tracking.system_metrics import Sampler
 from pipeline.tracking.view import keep_view
 
 if TYPE_CHECKING:

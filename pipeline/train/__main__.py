@@ -7,7 +7,7 @@ from argparse import Namespace
 from pipeline.cli.command import Command
 from pipeline.params import load_params
 from pipeline.params.runtime import load_runtime
-from pipeline.train.refusals import check_inputs, check_share
+from pipeline.train.preflight import check_inputs, check_share
 
 DESCRIPTION = """\
 Train on Ray with the workers of conf/ (PIPELINE_CONF names the file, conf/local.yaml by default). A training that was

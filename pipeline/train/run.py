@@ -14,14 +14,14 @@ import torch
 
 from pipeline import cluster
 from pipeline.cli.progress import Progress
-from pipeline.cluster.finished import ENDED, export_finished, is_finished
+from pipeline.cluster.archive import ENDED, export_finished, is_finished
 from pipeline.fit import fit
 from pipeline.fit.config import InputFiles, WorkerConfig, publish_inputs, with_weights
 from pipeline.params import Params, flatten, project_root
 from pipeline.params.paths import check_folder, outer_root, picture_root, storage_location
 from pipeline.params.runtime import RuntimeConfig
 from pipeline.reports.curves import plot_curves, write_history_csv
-from pipeline.reports.watched import Watched, choose_watched
+from pipeline.reports.sample_images import Watched, choose_watched
 from pipeline.runs.fingerprint import describe_code, digest_code
 from pipeline.runs.identity import BEST, ROWS, RUN_ID, RunFolder, digest_file, digest_run, lock_run
 from pipeline.runs.inputs import CACHE
@@ -39,7 +39,7 @@ from pipeline.tracking import (
     write_note,
 )
 from pipeline.train.micro_batch import halve_images, with_images_per_step
-from pipeline.train.refusals import ANCHORS, SPLITS, weights_file
+from pipeline.train.preflight import ANCHORS, SPLITS, weights_file
 from retinanet.inference.detector_file import describe_detector, load_detector, save_detector
 from retinanet.network.precision import native_precision
 

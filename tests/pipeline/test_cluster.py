@@ -14,7 +14,7 @@ from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from pipeline.cluster import Resources, address_of, start_ray
-from pipeline.cluster.stopping import run_until_asked
+from pipeline.cluster.signals import run_until_asked
 from pipeline.cluster.training import BriefTrainer, Forward, first_cause
 from pipeline.params.runtime import load_runtime
 

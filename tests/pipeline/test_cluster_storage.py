@@ -18,7 +18,7 @@ from ray.train.v2._internal.execution.storage import StorageContext
 from ray.train.v2._internal.execution.training_report import _TrainingReport
 
 from pipeline.cluster.storage import NOTES, Checkpoints, name_of
-from pipeline.runs.seals import DIGESTS, check_whole, seal
+from pipeline.runs.checksums import DIGESTS, check_whole, seal
 
 
 def keep(run: Path, step: int) -> Path:

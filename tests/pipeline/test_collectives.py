@@ -21,7 +21,7 @@ from torch import Tensor
 from pipeline.cluster import worker as worker_room
 from pipeline.cluster.worker import STEPS_BETWEEN_LOOKS, Pauses, Worker
 from pipeline.fit import building as building_room
-from pipeline.fit.work import load_splits, train_worker
+from pipeline.fit.loop import load_splits, train_worker
 from pipeline.params import load_params
 from pipeline.params.runtime import load_runtime
 from pipeline.train.run import worker_config

@@ -14,7 +14,7 @@ from PIL import Image
 from pipeline.formats import Split as ReadSplit
 from pipeline.formats import SplitFiles, format_report, read_splits, summarise
 from pipeline.reports.pictures import TILE
-from pipeline.reports.watched import draw_watched, sheet_picture
+from pipeline.reports.sample_images import draw_watched, sheet_picture
 from retinanet.data.pictures import read_picture
 from retinanet.data.splits import Split
 

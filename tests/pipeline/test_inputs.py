@@ -11,7 +11,7 @@ import fsspec
 import pytest
 
 from pipeline.fit.config import InputFiles, WorkerConfig, publish_inputs, with_weights
-from pipeline.fit.work import load_splits
+from pipeline.fit.loop import load_splits
 from pipeline.params import load_params
 from pipeline.params.runtime import load_runtime
 from pipeline.runs import inputs

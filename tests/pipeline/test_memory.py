@@ -15,8 +15,8 @@ import torch
 from pipeline.cluster.worker import Worker
 from pipeline.fit import memory
 from pipeline.fit.config import InputFiles, WorkerConfig
+from pipeline.fit.loop import load_splits, tell_memory
 from pipeline.fit.memory import available_memory, picture_budget, processes_here
-from pipeline.fit.work import load_splits, tell_memory
 from pipeline.params import load_params
 from pipeline.params.runtime import RuntimeConfig, load_runtime
 from tests.small_world import SmallWorld

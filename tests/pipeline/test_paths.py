@@ -26,7 +26,7 @@ from pipeline.sweep.run import make_plan
 from pipeline.tracking.provenance import git
 from pipeline.tracking.store import find_store
 from pipeline.train.__main__ import main as train
-from pipeline.train.refusals import weights_file
+from pipeline.train.preflight import weights_file
 from pipeline.train.run import worker_config
 from tests.settings import change
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.runs.checksums import seal
 from pipeline.runs.identity import RunFolder
 from pipeline.runs.predecessor import CODE, begin_run, find_predecessor
-from pipeline.runs.seals import seal
 from pipeline.sweep.predecessor import choose_sweep, note_code
 from pipeline.sweep.records import SweepFolder
 

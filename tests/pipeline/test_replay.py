@@ -13,7 +13,7 @@ from pipeline.fit import not_finite
 from pipeline.fit.batches import Batches
 from pipeline.fit.building import build_state
 from pipeline.fit.config import WorkerConfig
-from pipeline.fit.work import load_splits
+from pipeline.fit.loop import load_splits
 from pipeline.params import load_params
 from pipeline.params.runtime import load_runtime
 from pipeline.replay.__main__ import main

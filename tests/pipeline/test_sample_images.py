@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.reports.watched import KEY, Watched, choose_watched
+from pipeline.reports.sample_images import KEY, Watched, choose_watched
 from pipeline.tracking import NoRun
 from tests.small_world import SmallWorld
 

@@ -14,18 +14,18 @@ import torch
 from pipeline import cluster
 from pipeline.cli.progress import Progress
 from pipeline.cluster import training
-from pipeline.cluster.finished import keep_finished
+from pipeline.cluster.archive import keep_finished
 from pipeline.fit.config import WorkerConfig
 from pipeline.params import Params, load_params
 from pipeline.params.runtime import RuntimeConfig, load_runtime
-from pipeline.reports.watched import Watched
+from pipeline.reports.sample_images import Watched
+from pipeline.runs.checksums import seal
 from pipeline.runs.identity import BEST, ROWS, RUN_ID, RunFolder
-from pipeline.runs.seals import seal
 from pipeline.storage.outs import write_json
 from pipeline.tracking import NoRun
 from pipeline.train import run as stage
 from pipeline.train.__main__ import main
-from pipeline.train.refusals import check_share, weights_file
+from pipeline.train.preflight import check_share, weights_file
 from pipeline.train.run import (
     CODE,
     MODEL,
@@ -169,7 +169,7 @@ def own_code(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_changed_code_makes_another_run_of_the_same_experiment(own_code: Path) -> None:
     """Else DVC would run the stage for a mended loss, and get the model of the old one."""
-    assert {"sigmoid.py", "engine.py", "work.py"} <= {path.name for path in CODE}
+    assert {"sigmoid.py", "engine.py", "loop.py"} <= {path.name for path in CODE}
     before = digest_training(*here())
     with (own_code / "retinanet/losses/sigmoid.py").open("a") as file:
         file.write("MENDED = True\n")

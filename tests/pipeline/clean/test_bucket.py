@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.clean.run import run
-from pipeline.cluster.finished import export_finished
+from pipeline.cluster.archive import export_finished
 from pipeline.runs.identity import BEST, ROWS, RunFolder
 from pipeline.storage.stores import ObjectStore
 from tests.buckets import BUCKET, keys_in, make_bucket, variables_of

@@ -10,7 +10,7 @@ import pytest
 from pipeline.clean import listing, needs
 from pipeline.clean.__main__ import main
 from pipeline.clean.run import remove, run
-from pipeline.cluster.finished import ENDED, export_finished, keep_finished
+from pipeline.cluster.archive import ENDED, export_finished, keep_finished
 from pipeline.runs.identity import BEST, ROWS, RUN_ID, RunFolder, digest_file, lock_run
 from pipeline.storage.outs import write_json
 from retinanet.inference.detector_file import save_detector

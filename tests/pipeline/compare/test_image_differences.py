@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.compare.apart import best_threshold, draw_apart, f1_of_images, furthest_apart
+from pipeline.compare.image_differences import best_threshold, draw_apart, f1_of_images, furthest_apart
 from pipeline.reports.pictures import set_side_by_side
 from retinanet.data.splits import Split
 from retinanet.evaluation.class_matches import match_results

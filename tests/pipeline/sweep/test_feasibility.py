@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.params import load_params
 from pipeline.params.sweep import Sweep
-from pipeline.sweep.refusal import Refusal
+from pipeline.sweep.feasibility import Refusal
 from pipeline.sweep.tuning import mend
 from tests.small_world import SmallWorld
 

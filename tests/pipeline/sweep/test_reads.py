@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from pipeline.params import load_params
-from pipeline.reports.watched import Watched
-from pipeline.sweep import refusal as room
+from pipeline.reports.sample_images import Watched
+from pipeline.sweep import feasibility as room
+from pipeline.sweep.feasibility import Refusal
 from pipeline.sweep.listener import Listener
 from pipeline.sweep.records import SweepFolder, configure
-from pipeline.sweep.refusal import Refusal
 from pipeline.tracking import NoRun
 from tests.small_world import SmallWorld
 

@@ -17,7 +17,7 @@ from pipeline.sweep import run as sweep_run
 from pipeline.sweep.records import EXHAUSTED, RESUME_STATE, SweepFolder, configure, newest_sweep
 from pipeline.sweep.report import apply_settings, can_tell_apart, rank_settings, report, status, verdict
 from pipeline.sweep.run import Plan, run_sweep
-from pipeline.tracking.verbs import NoRun
+from pipeline.tracking.interface import NoRun
 
 PARAMS = Path(__file__).parents[3] / "params.yaml"
 CONF = Path("conf/sweep.yaml")

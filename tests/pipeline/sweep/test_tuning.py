@@ -11,7 +11,7 @@ import ray
 
 from pipeline.cluster import Resources
 from pipeline.params.sweep import Sweep
-from pipeline.reports.watched import Watched
+from pipeline.reports.sample_images import Watched
 from pipeline.sweep.listener import Listener
 from pipeline.sweep.records import SweepFolder
 from pipeline.sweep.sampler import Sampler

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.tracking.sampler import SWITCH, Sampler
 from pipeline.tracking.store import find_store
+from pipeline.tracking.system_metrics import SWITCH, Sampler
 
 # MLflow declares its tables with what SQLAlchemy deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

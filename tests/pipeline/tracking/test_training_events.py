@@ -12,7 +12,7 @@ from ray.util.queue import Empty
 
 from pipeline.cli.progress import Progress
 from pipeline.cluster.training import listening
-from pipeline.reports.watched import Watched
+from pipeline.reports.sample_images import Watched
 from pipeline.runs.identity import RUN_ID, RunFolder
 from pipeline.storage import stores
 from pipeline.train.run import Listener
