@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from bench.disturbed import Project, compare_curves, compare_outs, copy_of, prepare
 from bench.fragile import Nodes, check_server, family, fill, running_server, small_disk
-from pipeline.runs.checksums import check_whole
+from pipeline.runs.checksums import verify_checksums
 from tests.nodes import temporary_folder
 from tests.running import kill_tree
 from tests.servers import free_port
@@ -120,7 +120,7 @@ def disk(prepared: Path, folder: Path) -> Cost:
         fill(storage / "filler")
         project.wait(lambda: "no checkpoint at step" in project.log.read_text(), training)
         for checkpoint in project.checkpoints():
-            check_whole(checkpoint)
+            verify_checksums(checkpoint)
         (storage / "filler").unlink()
         project.ends_well(training)
         shutil.copytree(project.run.parent, folder / "runs", dirs_exist_ok=True)

@@ -86,7 +86,7 @@ def train_plainly(config: WorkerConfig, folder: Path) -> list[dict[str, Any]]:
         rank=rank,
         num_workers=dist.get_world_size(),
         device=own_device(config),
-        tell=lambda event: None,
+        send_event=lambda event: None,
         report=report,
         last_checkpoint=lambda: nullcontext(None),
     )

@@ -40,13 +40,13 @@ def work(options: Namespace) -> None:
         write_json(MANIFEST, {"root": None, "sources": {}})
         return print("shapes are drawn; there are no files to look at")
     before = json.loads(MANIFEST.read_text(encoding="utf-8")) if MANIFEST.exists() else {}
-    content = look(data, before)
+    content = build_manifest(data, before)
     if content != before:
         write_json(MANIFEST, content)
     print(summary(data.root, content, before))
 
 
-def look(data: Data, before: dict[str, Any]) -> dict[str, Any]:
+def build_manifest(data: Data, before: dict[str, Any]) -> dict[str, Any]:
     """Return the manifest of the current data set.
 
     A folder that is missing on this machine keeps the manifest in git: its prepared files stay valid, and
@@ -56,13 +56,13 @@ def look(data: Data, before: dict[str, Any]) -> dict[str, Any]:
         ValueError: when there is no such folder, or a server does not answer.
     """
     files = {
-        name: SplitFiles(place.annotations or "", place.images or "")
+        name: SplitFiles(section.annotations or "", section.images or "")
         for name in ("train", "val", "test")
-        if (place := getattr(data, name)) is not None
+        if (section := getattr(data, name)) is not None
     }
     root = Root(data.root)
     if root.is_local and not root.exists():
-        return keep(data, before, files)
+        return keep_previous(data, before, files)
     digests = Digests(DIGESTS)
     sources = describe(root, data.format, files, digests)
     if root.is_local:
@@ -70,7 +70,7 @@ def look(data: Data, before: dict[str, Any]) -> dict[str, Any]:
     return {"root": data.root, "sources": sources}
 
 
-def keep(data: Data, before: dict[str, Any], files: dict[str, SplitFiles]) -> dict[str, Any]:
+def keep_previous(data: Data, before: dict[str, Any], files: dict[str, SplitFiles]) -> dict[str, Any]:
     """Return the previous manifest, if it has the same sources."""
     annotations, folders = read_from(data.format, files)
     asked = {source.path for source in annotations} | {f"{source.path.rstrip('/')}/" for source in folders}

@@ -46,12 +46,14 @@ def work(options: Namespace) -> None:
 def read_data(params: Params, folder: Path) -> tuple[dict[str, Split], list[str]]:
     """Return the splits of section `data`, and notes; `shapes` draws into `folder`, which becomes PREPARED."""
     data = params.data
-    places = {name: place for name in ("train", "val", "test") if (place := getattr(data, name)) is not None}
+    sections = {name: section for name in ("train", "val", "test") if (section := getattr(data, name)) is not None}
     if data.format == "shapes":
         drawing = data.shapes.model_dump(exclude={"train", "val", "test"})
         drawing |= {"root": f"{PREPARED}/images", "classes": data.classes, "seed": params.seed}
-        return {name: draw_split(folder / "images", name, getattr(data.shapes, name), **drawing) for name in places}, []
-    files = {name: SplitFiles(place.annotations, place.images) for name, place in places.items()}
+        return {
+            name: draw_split(folder / "images", name, getattr(data.shapes, name), **drawing) for name in sections
+        }, []
+    files = {name: SplitFiles(section.annotations, section.images) for name, section in sections.items()}
     return read_splits(data.format, data.root, files, classes=data.classes)
 
 

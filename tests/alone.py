@@ -22,7 +22,7 @@ def alone() -> Worker:
         rank=0,
         num_workers=1,
         device=torch.device("cpu"),
-        tell=lambda event: None,
+        send_event=lambda event: None,
         report=lambda metrics, write: None,
         last_checkpoint=no_checkpoint,
     )

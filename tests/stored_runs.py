@@ -9,7 +9,7 @@ import torch
 
 from pipeline.clean.run import run
 from pipeline.cluster.archive import ENDED
-from pipeline.runs.checksums import seal
+from pipeline.runs.checksums import write_checksums
 from pipeline.runs.identity import BEST, ROWS, RUN_ID, RunFolder
 from pipeline.storage.outs import write_json
 from retinanet.inference.detector_file import save_detector
@@ -38,7 +38,7 @@ def add_run(storage: Path, name: str, *, has_ended: bool = True, mlflow: str | N
         save_detector(checkpoint / BEST, {"w": torch.full((2,), float(step))}, {"run": {"digest": name, "epoch": 1}})
         write_json(checkpoint / ROWS, HISTORY)
         (checkpoint / "state.pt").write_bytes(b"0" * 5000)
-        seal(checkpoint)
+        write_checksums(checkpoint)
     (storage / name / "checkpoint_manager_snapshot.json").write_text("{}")
     for text, content in ((ENDED, "2" if has_ended else None), (RUN_ID, mlflow)):
         if content is not None:

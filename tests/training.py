@@ -85,7 +85,7 @@ def train(
     return Trained(state["history"], state["training_state"], events, storage)
 
 
-def train_here(folder: Path, **options: Any) -> Trained:
+def train_in_process(folder: Path, **options: Any) -> Trained:
     """Train the project of the current folder as one worker in this process, without Ray.
 
     Args:

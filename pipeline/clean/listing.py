@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from pipeline.clean.drivers import Driver, find_driver, time_of
 from pipeline.clean.needs import Needs, needed_by_mlflow
-from pipeline.cluster.archive import ENDED, is_finished
+from pipeline.cluster.archive import ENDED, is_archived
 from pipeline.params.paths import outer_root, project_root
 from pipeline.runs.identity import RUN_ID, RunFolder, digest_file
 from pipeline.runs.predecessor import checkpoints_of, list_folder
@@ -119,7 +119,7 @@ def has_ended(storage: str, entry: Entry) -> bool:
     """Return whether a run or a sweep is finished; unknown, i.e. False, for those of older versions."""
     if entry.kind == "run":
         folder = RunFolder(storage, entry.name)
-        return is_finished(folder) or folder.read(ENDED) is not None
+        return is_archived(folder) or folder.read(ENDED) is not None
     return SweepFolder(f"{storage}/{entry.name}").has_ended()
 
 

@@ -11,8 +11,8 @@ import fsspec
 from pipeline.clean.drivers import without_driver
 from pipeline.clean.listing import INPUT, KEEP, REMOVING, RUN, STRIP, Entry, list_entries, resume_state
 from pipeline.clean.needs import find_needs
-from pipeline.cluster.archive import is_finished, keep_finished
-from pipeline.cluster.storage import NOTES
+from pipeline.cluster.archive import archive_run, is_archived
+from pipeline.cluster.storage import SNAPSHOT
 from pipeline.runs.identity import RunFolder
 from pipeline.storage.stores import complaint
 
@@ -34,7 +34,7 @@ def run(storage: str, *, delete: bool, unfinished: bool) -> None:
         freed = sum(carry_out(storage, entry) for entry in marked)
     except OSError as error:
         raise ValueError(complaint(storage, error)) from error
-    print(f"removed {spell_size(freed)}", flush=True)
+    print(f"removed {format_size(freed)}", flush=True)
 
 
 def carry_out(storage: str, entry: Entry) -> int:
@@ -61,13 +61,13 @@ def strip(storage: str, entry: Entry) -> None:
         ValueError: when that cannot be kept; nothing is removed then.
     """
     folder = RunFolder(storage, entry.name)
-    if entry.kind == "run" and not is_finished(folder):
-        keep_finished(storage, entry.name)
+    if entry.kind == "run" and not is_archived(folder):
+        archive_run(storage, entry.name)
     system, path = fsspec.url_to_fs(folder.url)
     for left in resume_state(storage, entry):
         system.rm(left, recursive=True)
-    if system.exists(f"{path}/{NOTES}"):  # it names checkpoints that Ray would look for
-        system.rm_file(f"{path}/{NOTES}")
+    if system.exists(f"{path}/{SNAPSHOT}"):  # it names checkpoints that Ray would look for
+        system.rm_file(f"{path}/{SNAPSHOT}")
 
 
 def remove(storage: str, name: str) -> None:
@@ -92,22 +92,22 @@ def table(storage: str, entries: Sequence[Entry]) -> str:
     rows = [("what", "name", "size", "age", "action", "frees", "needed by")]
     for entry in sorted(entries, key=lambda entry: -entry.size):
         age = f"{max(time.time() - entry.modified, 0) / 86400:.0f} d"
-        frees = spell_size(entry.frees) if entry.action != KEEP else ""
+        frees = format_size(entry.frees) if entry.action != KEEP else ""
         why = ", ".join(entry.why) or "nobody"
-        rows.append((entry.kind, entry.name, spell_size(entry.size), age, entry.action, frees, why))
+        rows.append((entry.kind, entry.name, format_size(entry.size), age, entry.action, frees, why))
     widths = [max(len(row[column]) for row in rows) for column in range(6)]
     lines = [
         "  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)), row[6]]) for row in rows
     ]
     total, freed = (
-        (spell_size(sum(amounts)) for amounts in zip(*((e.size, e.frees) for e in entries), strict=True))
+        (format_size(sum(amounts)) for amounts in zip(*((e.size, e.frees) for e in entries), strict=True))
         if (entries)
         else ("0 B", "0 B")
     )
     return "\n".join([*lines, f"{storage}: {total}, of which {freed} can be freed"])
 
 
-def spell_size(size: int) -> str:
+def format_size(size: int) -> str:
     """Format a number of bytes."""
     for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if size >= factor:

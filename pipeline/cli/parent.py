@@ -15,7 +15,7 @@ import time
 from contextlib import suppress
 from itertools import pairwise
 
-SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_BETWEEN_CHECKS = 0.5
 # DVC runs a stage by the user's shell; most replace themselves by the command, some (fish, older dash) wait for it.
 SHELLS = {"ash", "bash", "dash", "fish", "ksh", "sh", "tcsh", "zsh"}
 
@@ -44,14 +44,14 @@ def find_ancestors() -> list[int]:
 
 def watch(name: str, ancestors: list[int]) -> None:
     """Send this process SIGTERM once an ancestor has gone."""
-    while are_there(ancestors):
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+    while are_alive(ancestors):
+        time.sleep(SECONDS_BETWEEN_CHECKS)
     with suppress(OSError):  # who read it may have gone too
         print(f"{name}: the dvc that runs this stage has ended; stopping", file=sys.stderr, flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def are_there(ancestors: list[int]) -> bool:
+def are_alive(ancestors: list[int]) -> bool:
     """Whether each of these processes is still the child of the next."""
     import psutil
 

@@ -13,18 +13,18 @@ from typing import TypeVar
 
 import fsspec
 
-from pipeline.runs.checksums import DIGESTS, check_whole, seal
+from pipeline.runs.checksums import CHECKSUMS, verify_checksums, write_checksums
 from pipeline.runs.identity import BEST, ROWS, RunFolder
 from pipeline.storage.stores import complaint
 
 ENDED = "ended"
 """File in a run's folder: the number of epochs of a run that has finished."""
-KEPT = "finished"
+ARCHIVE = "finished"
 
 Exported = TypeVar("Exported")
 
 
-def keep_finished(storage: str, name: str) -> None:
+def archive_run(storage: str, name: str) -> None:
     """Copy the detector and the history of a run's newest intact checkpoint to <run>/finished/.
 
     Raises:
@@ -39,39 +39,39 @@ def keep_finished(storage: str, name: str) -> None:
     with checkpoints.opened(newest) as folder, tempfile.TemporaryDirectory() as temporary:
         for file in (BEST, ROWS):
             (Path(temporary) / file).write_bytes((folder / file).read_bytes())
-        seal(Path(temporary))
-        system, target = fsspec.url_to_fs(f"{storage.rstrip('/')}/{name}/{KEPT}")
+        write_checksums(Path(temporary))
+        system, target = fsspec.url_to_fs(f"{storage.rstrip('/')}/{name}/{ARCHIVE}")
         system.makedirs(target, exist_ok=True)
-        for file in (BEST, ROWS, DIGESTS):  # the checksums last: without them the others do not count
+        for file in (BEST, ROWS, CHECKSUMS):  # the checksums last: without them the others do not count
             system.put_file(f"{temporary}/{file}", f"{target}/{file}")
-    if export_finished(RunFolder(storage, name), lambda path: True) is None:
-        raise ValueError(f"run {name} could not be kept in {KEPT}/; its folder is left as it is")
+    if export_archive(RunFolder(storage, name), lambda path: True) is None:
+        raise ValueError(f"run {name} could not be kept in {ARCHIVE}/; its folder is left as it is")
 
 
-def is_finished(folder: RunFolder) -> bool:
+def is_archived(folder: RunFolder) -> bool:
     """Return whether a run has finished and its archive is there."""
-    return folder.read(f"{KEPT}/{DIGESTS}") is not None
+    return folder.read(f"{ARCHIVE}/{CHECKSUMS}") is not None
 
 
-def export_finished(folder: RunFolder, export: Callable[[Path], Exported]) -> Exported | None:
+def export_archive(folder: RunFolder, export: Callable[[Path], Exported]) -> Exported | None:
     """Call `export` with a local folder that holds detector and history; return None if there is no archive.
 
     Raises:
         ValueError: when the archive is damaged, or the storage does not answer.
     """
-    if not is_finished(folder):
+    if not is_archived(folder):
         return None
     with tempfile.TemporaryDirectory() as temporary:
         try:
-            system, source = fsspec.url_to_fs(f"{folder.url}/{KEPT}")
-            for file in (BEST, ROWS, DIGESTS):
+            system, source = fsspec.url_to_fs(f"{folder.url}/{ARCHIVE}")
+            for file in (BEST, ROWS, CHECKSUMS):
                 system.get_file(f"{source}/{file}", f"{temporary}/{file}")
         except OSError as error:
             raise ValueError(complaint(folder.url, error)) from error
         try:
-            check_whole(Path(temporary))
+            verify_checksums(Path(temporary))
         except ValueError as error:
             raise ValueError(
-                f"{folder.url}/{KEPT} is damaged ({error}); set resume: never in conf/ to train this run again"
+                f"{folder.url}/{ARCHIVE} is damaged ({error}); set resume: never in conf/ to train this run again"
             ) from None
         return export(Path(temporary))

@@ -14,30 +14,32 @@ Result = TypeVar("Result")
 
 
 @contextmanager
-def hearing_signals() -> Iterator[threading.Event]:
+def catch_stop_signals() -> Iterator[threading.Event]:
     """Yield an event that SIGTERM or Ctrl-C sets; a second Ctrl-C interrupts at once.
 
     A second SIGTERM has no effect: systemd and Slurm signal every process, and so does the death of the parent.
     """
-    asked = threading.Event()
+    stop_requested = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield asked  # only the main thread receives signals
+        yield stop_requested  # only the main thread receives signals
         return
 
-    def hear(number: int, frame: FrameType | None) -> None:
-        if asked.is_set() and number == signal.SIGINT:
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if stop_requested.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
-        asked.set()
+        stop_requested.set()
 
-    before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield asked
+        yield stop_requested
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def run_until_asked(work: Callable[[], Result], asked: threading.Event, stop: Callable[[], object]) -> Result:
+def run_until_stopped(
+    work: Callable[[], Result], stop_requested: threading.Event, stop: Callable[[], object]
+) -> Result:
     """Run `work` in a thread and return its result; call `stop` once when the event is set."""
     outcome: Future[Result] = Future()
 
@@ -50,7 +52,7 @@ def run_until_asked(work: Callable[[], Result], asked: threading.Event, stop: Ca
     threading.Thread(target=run, daemon=True).start()
     stopping = False
     while not wait([outcome], timeout=0.2).done:
-        if asked.is_set() and not stopping:
+        if stop_requested.is_set() and not stopping:
             stopping = True
             stop()
     return outcome.result()

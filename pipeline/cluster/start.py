@@ -107,14 +107,14 @@ def hook_for_state_api() -> Callable[[], None]:
     for instance a training beside a sweep, it fails, and the next trial waits for the CPUs of a stopped one forever.
     """
 
-    def know_own_ray() -> None:  # local, so that it is pickled by value: a worker need not import this module
+    def set_own_address() -> None:  # local, so that it is pickled by value: a worker need not import this module
         import os
 
         import ray
 
         os.environ.setdefault("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
 
-    return know_own_ray
+    return set_own_address
 
 
 def connect(options: Mapping[str, Any]) -> None:

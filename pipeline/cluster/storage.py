@@ -19,13 +19,13 @@ import pyarrow.fs
 import ray
 import ray.train
 
-from pipeline.runs.checksums import check_whole, seal
+from pipeline.runs.checksums import verify_checksums, write_checksums
 from pipeline.runs.identity import CHECKPOINT
 
 WriteCheckpoint = Callable[[Path], None]
 """Writes the files of a checkpoint to a folder."""
 
-NOTES = "checkpoint_manager_snapshot.json"  # Ray's; if it is damaged, Ray refuses to start
+SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray's; if it is damaged, Ray refuses to start
 COMPLAINTS = (OSError, ValueError)
 UPLOAD_CHUNK = 64 * 2**20  # bytes
 
@@ -66,7 +66,7 @@ class Checkpoints:
             ValueError: when it is damaged.
         """
         with self.checkpoint(name).as_directory() as folder:
-            check_whole(Path(folder))
+            verify_checksums(Path(folder))
             yield Path(folder)
 
     def newest(self, complain: Callable[[str], object]) -> str | None:
@@ -96,7 +96,7 @@ class Checkpoints:
                 fill(Path(temporary))
             except RuntimeError as error:  # torch.save on a full disk
                 raise OSError(str(error).partition("\n")[0]) from error
-            seal(Path(temporary))
+            write_checksums(Path(temporary))
             try:
                 self.upload(temporary, name)
             except OSError:
@@ -133,23 +133,23 @@ class Checkpoints:
         if self.filesystem.get_file_info(path).type != pyarrow.fs.FileType.NotFound:
             self.filesystem.delete_dir(path)
 
-    def mend_notes(self, complain: Callable[[str], object]) -> None:
+    def repair_snapshot(self, complain: Callable[[str], object]) -> None:
         """Rename Ray's notes on the checkpoints if Ray would refuse to start with them.
 
         Nothing is lost: the checkpoint to resume from is selected from the checkpoints themselves.
         """
-        path = f"{self.folder}/{NOTES}"
+        path = f"{self.folder}/{SNAPSHOT}"
         if self.filesystem.get_file_info(path).type == pyarrow.fs.FileType.NotFound:
             return
         with self.filesystem.open_input_stream(path) as stream:
             content = stream.read()
-        flaw = flaw_of_notes(content, self.names())
+        flaw = find_snapshot_fault(content, self.names())
         if flaw is not None:
             self.filesystem.move(path, f"{path}.aside")
-            complain(f"{NOTES} {flaw}; it is put aside, the checkpoints are read without it")
+            complain(f"{SNAPSHOT} {flaw}; it is put aside, the checkpoints are read without it")
 
 
-def flaw_of_notes(content: bytes, names: Sequence[str]) -> str | None:
+def find_snapshot_fault(content: bytes, names: Sequence[str]) -> str | None:
     """Return what is wrong with Ray's notes, or None: damage, another version of Ray, a checkpoint that is gone.
 
     Another version of Ray may use other fields, and Ray promises to read only notes of its own version.

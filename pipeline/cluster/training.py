@@ -22,12 +22,12 @@ from torch import OutOfMemoryError
 
 from pipeline.cli.stop import StoppedError
 from pipeline.cluster.environment import worker_environment
-from pipeline.cluster.signals import hearing_signals, run_until_asked
+from pipeline.cluster.signals import catch_stop_signals, run_until_stopped
 from pipeline.cluster.start import Resources, describe_cluster
 from pipeline.cluster.storage import Checkpoints
 
 # A user's mistake, and a training that diverges: the message suffices, without a traceback.
-COMPLAINTS = (ValueError, FloatingPointError)
+USER_ERRORS = (ValueError, FloatingPointError)
 
 Exported = TypeVar("Exported")
 
@@ -44,7 +44,7 @@ class Trainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]  # ray has no
         return [each for each in super()._create_default_callbacks() if not isinstance(each, self.needless)]
 
 
-class BriefTrainer(Trainer):
+class LocalTrainer(Trainer):
     """Trainer for a local Ray, which ends with this process: no cleaner of placement groups and no autoscaler."""
 
     needless = (DatasetsCallback, PlacementGroupCleanerCallback)
@@ -96,7 +96,7 @@ def train_on_ray(
     def warn(text: str) -> None:
         on_event({"kind": "warning", "text": text})
 
-    with hearing_signals() as asked:
+    with catch_stop_signals() as stop_requested:
         on_event({"kind": "cluster", **describe_cluster()})
         checkpoints = Checkpoints.of(storage, name)
         try:
@@ -107,14 +107,14 @@ def train_on_ray(
                 name=name,
                 storage=storage,
                 on_event=on_event,
-                asked=asked,
+                stop_requested=stop_requested,
                 lasting=resources.has_nodes,
             )
         except OutOfMemoryError:
-            if not asked.is_set():
+            if not stop_requested.is_set():
                 raise
         newest = checkpoints.newest(warn)
-        if asked.is_set():
+        if stop_requested.is_set():
             kept = "with a checkpoint" if newest else "before the first checkpoint"
             raise StoppedError(f"stopped {kept}; run again to go on")
         if newest is None:
@@ -132,24 +132,24 @@ def run_trainer(
     name: str,
     storage: str,
     on_event: Callable[[dict[str, Any]], None],
-    asked: threading.Event | None = None,
+    stop_requested: threading.Event | None = None,
     lasting: bool = True,
 ) -> ray.train.Result:
     """Configure and run Ray Train; see train_on_ray.
 
     Args:
-        asked: when it is set, the workers write a checkpoint and stop.
+        stop_requested: when it is set, the workers write a checkpoint and stop.
         lasting: whether Ray outlives this process, and must remove its workers when it dies.
     """
     checkpoints = Checkpoints.of(storage, name)
-    checkpoints.mend_notes(lambda text: on_event({"kind": "warning", "text": text}))
+    checkpoints.repair_snapshot(lambda text: on_event({"kind": "warning", "text": text}))
     # Environment variables are the only way to set these.
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(resources.start_timeout_s)
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(resources.hang_timeout_s)
     os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = str(int(resources.has_nodes))
-    events, stop = queue_here(), queue_here()
+    events, stop = create_event_queue(), create_event_queue()
     link = {"_events": events, "_stop": stop, "_has_nodes": resources.has_nodes, "_checkpoints": checkpoints}
-    trainer = (Trainer if lasting else BriefTrainer)(
+    trainer = (Trainer if lasting else LocalTrainer)(
         fit,
         train_loop_config={"config": config, **link},
         torch_config=ray.train.torch.TorchConfig(backend=resources.backend, timeout_s=resources.hang_timeout_s),
@@ -164,15 +164,15 @@ def run_trainer(
             storage_path=storage,
             failure_config=ray.train.FailureConfig(max_failures=resources.max_failures, controller_failure_limit=3),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-            callbacks=[Forward(events)],
+            callbacks=[ReportForwarder(events)],
             worker_runtime_env={"env_vars": worker_environment(resources.cpus_per_worker, resources.gpus_per_worker)},
             logging_config=ray.train.LoggingConfig(log_level="INFO" if resources.verbose else "ERROR"),
         ),
     )
-    with listening(events, on_event) as heard:
+    with receive_events(events, on_event) as last_report:
         try:
-            result = run_until_asked(trainer.fit, asked or threading.Event(), lambda: stop.put(True))
-            heard.wait_for(result.metrics)
+            result = run_until_stopped(trainer.fit, stop_requested or threading.Event(), lambda: stop.put(True))
+            last_report.wait_for(result.metrics)
             return result
         except ray.train.TrainingFailedError as error:
             cause = cause_of(error)
@@ -181,13 +181,13 @@ def run_trainer(
             raise RuntimeError(f"training failed: {first_cause(error)}") from cause
 
 
-def queue_here() -> Queue:
+def create_event_queue() -> Queue:
     """Return a queue on the driver's node, so that it survives the loss of any other node."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
 
-class Forward(ray.train.UserCallback):  # type: ignore[misc]  # ray has no types
+class ReportForwarder(ray.train.UserCallback):  # type: ignore[misc]  # ray has no types
     """Forwards every report to the driver; runs in Ray's controller, after the checkpoint has been stored."""
 
     def __init__(self, events: Queue) -> None:
@@ -201,13 +201,13 @@ class Forward(ray.train.UserCallback):  # type: ignore[misc]  # ray has no types
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Raise to end the training if a retry would fail in the same way."""
-        cause = own_error(worker_exceptions)
-        if isinstance(cause, OutOfMemoryError) or (isinstance(cause, COMPLAINTS) and str(cause) in self._seen):
+        cause = worker_error(worker_exceptions)
+        if isinstance(cause, OutOfMemoryError) or (isinstance(cause, USER_ERRORS) and str(cause) in self._seen):
             raise cause
         self._seen.add(str(cause))
 
 
-class Heard:
+class LastReport:
     """The last report received; it comes from another process, perhaps after the training has ended."""
 
     def __init__(self) -> None:
@@ -229,12 +229,12 @@ class Heard:
 
 
 @contextmanager
-def listening(events: Queue, on_event: Callable[[dict[str, Any]], None]) -> Iterator[Heard]:
+def receive_events(events: Queue, on_event: Callable[[dict[str, Any]], None]) -> Iterator[LastReport]:
     """Pass events to `on_event` while the body runs, and the remaining ones when it ends.
 
     A failure of `on_event` prints a warning, once for each reason; later events are still passed on.
     """
-    done, heard = threading.Event(), Heard()
+    done, last_report = threading.Event(), LastReport()
     reasons: set[str] = set()
 
     def handle(event: dict[str, Any]) -> None:
@@ -259,12 +259,12 @@ def listening(events: Queue, on_event: Callable[[dict[str, Any]], None]) -> Iter
                 return
             else:
                 handle(event)
-                heard.note(event)
+                last_report.note(event)
 
     thread = threading.Thread(target=listen, daemon=True)
     thread.start()
     try:
-        yield heard
+        yield last_report
     finally:
         done.set()
         thread.join(timeout=30)
@@ -273,18 +273,18 @@ def listening(events: Queue, on_event: Callable[[dict[str, Any]], None]) -> Iter
 def first_cause(error: BaseException) -> str:
     """Return the message of a user's mistake, or Ray's full error text for anything else."""
     cause = cause_of(error)
-    return str(cause if isinstance(cause, COMPLAINTS) else error).strip()
+    return str(cause if isinstance(cause, USER_ERRORS) else error).strip()
 
 
 def cause_of(error: BaseException) -> BaseException:
     """Return the original exception of a worker or of Ray's controller."""
-    own = own_error(getattr(error, "worker_failures", {}))
+    own = worker_error(getattr(error, "worker_failures", {}))
     return own if own is not None else getattr(error, "controller_failure", error)
 
 
-def own_error(failures: Mapping[int, BaseException]) -> BaseException | None:
+def worker_error(failures: Mapping[int, BaseException]) -> BaseException | None:
     """Return the original exception of a worker, preferring user errors: the other workers fail as a consequence."""
     # Ray wraps it in an exception whose text is the traceback.
     causes = [getattr(failure, "_base_exc", failure) for failure in failures.values()]
-    told = (*COMPLAINTS, OutOfMemoryError)
-    return next((cause for cause in causes if isinstance(cause, told)), causes[0] if causes else None)
+    expected = (*USER_ERRORS, OutOfMemoryError)
+    return next((cause for cause in causes if isinstance(cause, expected)), causes[0] if causes else None)

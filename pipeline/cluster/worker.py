@@ -18,7 +18,7 @@ from ray.train import CheckpointUploadMode
 from pipeline.cli.progress import Throttle
 from pipeline.cluster.storage import Checkpoints, WriteCheckpoint
 
-STEPS_BETWEEN_LOOKS = 20  # the preemption check is a barrier over all workers
+STEPS_BETWEEN_CHECKS = 20  # the preemption check is a barrier over all workers
 
 
 @dataclass(frozen=True)
@@ -26,21 +26,22 @@ class Worker:
     """Rank and device of a worker, and its link to whoever runs it: Ray Train, Ray Tune or a test.
 
     Attributes:
-        tell: sends the driver an event, without waiting.
+        send_event: sends the driver an event, without waiting.
         report: called by every worker at the same step: reports metrics (with the key step) and, on rank 0, writes a
             checkpoint.
         last_checkpoint: yields the folder of this run's newest checkpoint, None if there is none.
         workers_here: workers of this training on this node.
-        wants_pause: called by every worker at every step: whether to write a checkpoint now, and whether to stop then.
+        pause_requested: called by every worker at every step: whether to write a checkpoint now, and whether
+            to stop then.
     """
 
     rank: int
     num_workers: int
     device: Any
-    tell: Callable[[dict[str, Any]], None]
+    send_event: Callable[[dict[str, Any]], None]
     report: Callable[[dict[str, Any], WriteCheckpoint | None], None]
     last_checkpoint: Callable[[], AbstractContextManager[Path | None]]
-    wants_pause: Callable[[], tuple[bool, bool]] = lambda: (False, False)
+    pause_requested: Callable[[], tuple[bool, bool]] = lambda: (False, False)
     workers_here: int = 1
 
 
@@ -50,20 +51,22 @@ def worker(config: Mapping[str, Any]) -> Worker:
 
     logging.getLogger(reports.__file__).setLevel(logging.WARNING)
     context = ray.train.get_context()
-    tell, checkpoints = Teller(config["_events"]), config["_checkpoints"]
+    send_event, checkpoints = EventSender(config["_events"]), config["_checkpoints"]
     return Worker(
         rank=context.get_world_rank(),
         num_workers=context.get_world_size(),
         workers_here=context.get_local_world_size(),
         device=ray.train.torch.get_device(),
-        tell=tell,
-        report=lambda metrics, write: report(metrics, write, tell, checkpoints),
-        last_checkpoint=lambda: last_checkpoint(tell, checkpoints),
-        wants_pause=Pauses(config["_stop"], first=context.get_world_rank() == 0, watches_nodes=config["_has_nodes"]),
+        send_event=send_event,
+        report=lambda metrics, write: report(metrics, write, send_event, checkpoints),
+        last_checkpoint=lambda: last_checkpoint(send_event, checkpoints),
+        pause_requested=PauseRequests(
+            config["_stop"], first=context.get_world_rank() == 0, watches_nodes=config["_has_nodes"]
+        ),
     )
 
 
-class Teller:
+class EventSender:
     """Sends events to the driver's queue."""
 
     def __init__(self, events: Any) -> None:
@@ -77,7 +80,7 @@ class Teller:
 def report(
     metrics: dict[str, Any],
     write: WriteCheckpoint | None,
-    tell: Callable[[dict[str, Any]], None],
+    send_event: Callable[[dict[str, Any]], None],
     checkpoints: Checkpoints,
 ) -> None:
     """See Worker.report. Warn about a checkpoint that cannot be written, and continue training without it."""
@@ -87,19 +90,19 @@ def report(
     try:
         checkpoint = checkpoints.write(write, step=metrics["step"])
     except OSError as error:
-        told = f"no checkpoint at step {metrics['step']}: {error}; the training goes on, older checkpoints are kept"
-        tell({"kind": "warning", "text": told})
+        text = f"no checkpoint at step {metrics['step']}: {error}; the training goes on, older checkpoints are kept"
+        send_event({"kind": "warning", "text": text})
         ray.train.report(metrics)
         return
     ray.train.report(metrics, checkpoint=checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
 
 
 @contextmanager
-def last_checkpoint(tell: Callable[[dict[str, Any]], None], checkpoints: Checkpoints) -> Iterator[Path | None]:
+def last_checkpoint(send_event: Callable[[dict[str, Any]], None], checkpoints: Checkpoints) -> Iterator[Path | None]:
     """See Worker.last_checkpoint. Rank 0 selects it, so that all workers resume from the same one."""
     chosen = None
     if ray.train.get_context().get_world_rank() == 0:
-        chosen = checkpoints.newest(lambda text: tell({"kind": "warning", "text": text}))
+        chosen = checkpoints.newest(lambda text: send_event({"kind": "warning", "text": text}))
     chosen = ray.train.collective.broadcast_from_rank_zero(chosen)
     if chosen is None:
         yield None
@@ -108,7 +111,7 @@ def last_checkpoint(tell: Callable[[dict[str, Any]], None], checkpoints: Checkpo
         yield folder
 
 
-class Pauses:
+class PauseRequests:
     """Requests for a checkpoint: a stop of the driver, or the announced end of a node."""
 
     def __init__(self, stop: Any, *, first: bool, watches_nodes: bool) -> None:
@@ -140,7 +143,7 @@ class Pauses:
 
     def is_node_ending(self) -> bool:
         """Return True once for each announced end of a node; a collective at every 20th step."""
-        if not self.watches_nodes or self.steps % STEPS_BETWEEN_LOOKS:
+        if not self.watches_nodes or self.steps % STEPS_BETWEEN_CHECKS:
             return False
         info = ray.train.get_preemption_info()
         is_new, self.known = info is not None and info != self.known, info

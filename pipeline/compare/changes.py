@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.compare.revisions import git
-from pipeline.compare.runs import Judged, Origin
+from pipeline.compare.runs import EvaluatedSplit, Origin
 from pipeline.tracking.provenance import CODE
 
 Change = tuple[str | None, str | None]
 """Values in A and in B; None if the run has none."""
 
 
-def check_split(a: Judged, b: Judged) -> str | None:
+def check_split(a: EvaluatedSplit, b: EvaluatedSplit) -> str | None:
     """Check that both runs were evaluated on the same images and classes.
 
     Returns:
@@ -60,29 +60,29 @@ def describe_changes(a: Origin, b: Origin) -> dict[str, Any]:
     )  # None: not known
     return {
         "params": differing(a.params, b.params),
-        "data": say_data(a.train_data, b.train_data),
-        "code": say_code(a, b),
+        "data": compare_data(a.train_data, b.train_data),
+        "code": compare_code(a, b),
         "environment": environment,
     }
 
 
-def say_data(a: str | None, b: str | None) -> str:
+def compare_data(a: str | None, b: str | None) -> str:
     """State whether both runs were trained on the same prepared split."""
     if a is None or b is None:
         return "not known: no digest of the train split"
     return f"the same train split ({a[:12]})" if a == b else f"train split {a[:12]} -> {b[:12]}"
 
 
-def say_code(a: Origin, b: Origin) -> str:
+def compare_code(a: Origin, b: Origin) -> str:
     """Differences in code by `git diff --stat`, if both commits are in this repository."""
-    sentences = [say_commits(a.commit, b.commit)]
+    sentences = [compare_commits(a.commit, b.commit)]
     for name, origin in (("A", a), ("B", b)):
         if origin.changes:
             sentences.append(f"{name} had changes that no commit holds:\n{origin.changes}")
     return "\n".join(sentences)
 
 
-def say_commits(a: str | None, b: str | None) -> str:
+def compare_commits(a: str | None, b: str | None) -> str:
     """Differences in code between two commits."""
     if a is None or b is None:
         return "not known: a run without a commit"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +19,18 @@ from retinanet.evaluation.class_matches import ClassMatches
 COLUMNS = 2  # of each run
 
 
-class ApartPicture(NamedTuple):
+@dataclass(frozen=True)
+class ImageDifference:
     """An image and the F1 of each run on it."""
 
-    place: int  # in the split
+    index: int  # in the split
     file_name: str
     f1_a: float
     f1_b: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of reports/compare.json, where the index in the split is called place."""
+        return {"place": self.index, "file_name": self.file_name, "f1_a": self.f1_a, "f1_b": self.f1_b}
 
 
 def best_threshold(matches: Sequence[ClassMatches]) -> float:
@@ -59,22 +65,22 @@ def _at_50(matches: ClassMatches) -> tuple[NDArray[np.float64], NDArray[np.bool_
     return matches.scores, matches.right[IOU_50], ~matches.ignored[IOU_50]
 
 
-def furthest_apart(
+def largest_differences(
     images: Sequence[Mapping[str, Any]], f1_a: NDArray[np.float64], f1_b: NDArray[np.float64], *, count: int
-) -> list[ApartPicture]:
+) -> list[ImageDifference]:
     """The images with the largest difference in either direction; images without a difference are left out."""
     order = np.argsort(-np.abs(f1_b - f1_a), kind="stable")[:count].tolist()
     return [
-        ApartPicture(index, images[index]["file_name"], float(f1_a[index]), float(f1_b[index]))
+        ImageDifference(index, images[index]["file_name"], float(f1_a[index]), float(f1_b[index]))
         for index in order
         if f1_a[index] != f1_b[index]
     ]
 
 
-def draw_apart(
+def draw_differences(
     split: Split,
     category_ids: Sequence[int],
-    chosen: Sequence[ApartPicture],
+    chosen: Sequence[ImageDifference],
     *,
     results: Sequence[Sequence[Mapping[str, Any]]],
     thresholds: Sequence[float],
@@ -88,29 +94,29 @@ def draw_apart(
     Raises:
         ValueError: naming the file, when an image cannot be read.
     """
-    images = {one.place: Image.fromarray(split.picture(one.place).permute(1, 2, 0).numpy()) for one in chosen}
+    images = {one.index: Image.fromarray(split.picture(one.index).permute(1, 2, 0).numpy()) for one in chosen}
     label_of = {category_id: label for label, category_id in enumerate(category_ids)}
     sheets = []
     for run in (0, 1):
         pictures = []
         for one in chosen:
             f1 = one.f1_b if run else one.f1_a
-            rows = [row for row in results[run] if row["image_id"] == split.records[one.place].image_id]
-            pictures.append(_sheet_picture(split, one, images[one.place], rows, label_of=label_of, f1=f1))
+            rows = [row for row in results[run] if row["image_id"] == split.records[one.index].image_id]
+            pictures.append(_sheet_picture(split, one, images[one.index], rows, label_of=label_of, f1=f1))
         sheets.append(draw_sheet(pictures, columns=COLUMNS, score_threshold=thresholds[run]))
     return set_side_by_side(sheets, titles)
 
 
 def _sheet_picture(
     split: Split,
-    one: ApartPicture,
+    one: ImageDifference,
     image: Image.Image,
     rows: Sequence[Mapping[str, Any]],
     *,
     label_of: Mapping[int, int],
     f1: float,
 ) -> SheetPicture:
-    record = split.records[one.place]
+    record = split.records[one.index]
     boxes = np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     return SheetPicture(

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.compare.bootstrap import Difference
 from pipeline.compare.changes import Change
-from pipeline.compare.image_differences import ApartPicture
+from pipeline.compare.image_differences import ImageDifference
 
 FEW_IMAGES = 50
 
@@ -45,14 +45,14 @@ def figures(metric: Difference) -> str:
     return f"{metric.a:.3f}   {metric.b:.3f}   {metric.difference:+.3f}   {interval}   {share:6.1f} %"
 
 
-def say_few_images(num_images: int) -> list[str]:
+def note_few_images(num_images: int) -> list[str]:
     """A warning if the interval is too narrow; measured in docs/compare.md."""
     if num_images >= FEW_IMAGES:
         return []
     return [f"{num_images} images are few: the 95 % interval is narrower than it should be, take it for a hint"]
 
 
-def say_undefined(metrics: Mapping[str, Difference], resamples: int) -> list[str]:
+def note_undefined(metrics: Mapping[str, Difference], resamples: int) -> list[str]:
     """A sentence for each metric that is undefined in some resamples."""
     return [
         f"{name}: {resamples - metric.resamples} of {resamples} resamples hold no truth of it and are left out; "
@@ -84,10 +84,10 @@ def indented(text: str) -> str:
     return text.replace("\n", "\n        ")
 
 
-def pictures_text(apart: Sequence[ApartPicture], thresholds: Sequence[float]) -> str:
+def pictures_text(differences: Sequence[ImageDifference], thresholds: Sequence[float]) -> str:
     """List the images on which the runs differ most."""
     measure = f"F1 at IoU .5, at score {thresholds[0]:.2f} in A and {thresholds[1]:.2f} in B (where each does best)"
-    if not apart:
+    if not differences:
         return f"no picture differs in its {measure}"
-    lines = [f"  {one.file_name}: {one.f1_a:.2f} -> {one.f1_b:.2f}" for one in apart]
+    lines = [f"  {one.file_name}: {one.f1_a:.2f} -> {one.f1_b:.2f}" for one in differences]
     return "\n".join([f"pictures that differ most by {measure}", *lines])

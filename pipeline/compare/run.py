@@ -10,11 +10,17 @@ from typing import Any, NamedTuple
 from pipeline.compare import report
 from pipeline.compare.bootstrap import Difference, compare_matches
 from pipeline.compare.changes import check_split, describe_changes, digest_split
-from pipeline.compare.image_differences import ApartPicture, best_threshold, draw_apart, f1_of_images, furthest_apart
-from pipeline.compare.runs import Judged, Run, find_run
+from pipeline.compare.image_differences import (
+    ImageDifference,
+    best_threshold,
+    draw_differences,
+    f1_of_images,
+    largest_differences,
+)
+from pipeline.compare.runs import EvaluatedSplit, Run, find_run
 from pipeline.params.paths import picture_root, resolve_input
 from pipeline.params.runtime import load_runtime
-from pipeline.storage.outs import write_json, write_whole
+from pipeline.storage.outs import write_atomic, write_json
 from retinanet.data.splits import Split
 from retinanet.evaluation.class_matches import match_results
 
@@ -25,35 +31,35 @@ def run(options: argparse.Namespace) -> None:
     """Compare two runs, given the checked options of the command."""
     runs = [find_run(word) for word in (options.run_a, options.run_b)]
     split = common_split(*runs, wanted=options.split)
-    judged = [run.judged(split) for run in runs]
-    warning = check_split(*judged)
-    num_images = len(judged[1].truth["images"])
+    evaluated = [run.evaluated(split) for run in runs]
+    warning = check_split(*evaluated)
+    num_images = len(evaluated[1].truth["images"])
     print(f"A  {runs[0].label}\nB  {runs[1].label}")
     print(f"{split}: {num_images} images, {options.resamples} resamples of them, seed {options.seed}", flush=True)
-    comparison = compare(judged, options)
+    comparison = compare(evaluated, options)
     notes = [
         *([warning] if warning else []),
-        *report.say_few_images(num_images),
-        *report.say_undefined(comparison.metrics, options.resamples),
+        *report.note_few_images(num_images),
+        *report.note_undefined(comparison.metrics, options.resamples),
     ]
-    check_recorded(runs, judged, comparison.metrics, same_truths=warning is None)
+    check_recorded(runs, evaluated, comparison.metrics, same_truths=warning is None)
     changes = describe_changes(*(run.origin() for run in runs))
 
     print("", report.metrics_table(comparison.metrics), *notes, "", report.changes_text(changes), "", sep="\n")
-    print(report.pictures_text(comparison.apart, comparison.thresholds))
-    if comparison.apart:
-        print(draw(options, runs, judged, comparison))
+    print(report.pictures_text(comparison.differences, comparison.thresholds))
+    if comparison.differences:
+        print(draw(options, runs, evaluated, comparison))
     print("", report.verdict(comparison.metrics), sep="\n")
     content = {
         "verdict": report.verdict(comparison.metrics),
         "notes": notes,
         "runs": {"A": runs[0].label, "B": runs[1].label},
-        "split": {"name": split, "digest": digest_split(judged[1].truth), "images": num_images},
+        "split": {"name": split, "digest": digest_split(evaluated[1].truth), "images": num_images},
         "bootstrap": {"resamples": options.resamples, "seed": options.seed, "interval": 0.95},
         "metrics": {name: metric._asdict() for name, metric in comparison.metrics.items()},
         "changes": changes,
         "score_thresholds": dict(zip("AB", comparison.thresholds, strict=True)),
-        "pictures": [one._asdict() for one in comparison.apart],
+        "pictures": [one.to_json() for one in comparison.differences],
     }
     write_json(REPORT, content)
 
@@ -62,23 +68,23 @@ class Comparison(NamedTuple):
     """Result of comparing two runs.
 
     Attributes:
-        thresholds: of A and B, the score threshold of the F1 in apart.
+        thresholds: of A and B, the score threshold of the F1 in differences.
     """
 
     metrics: dict[str, Difference]
     thresholds: list[float]
-    apart: list[ApartPicture]
+    differences: list[ImageDifference]
 
 
-def compare(judged: Sequence[Judged], options: argparse.Namespace) -> Comparison:
+def compare(evaluated: Sequence[EvaluatedSplit], options: argparse.Namespace) -> Comparison:
     """Match both runs with the ground truth of B, and resample."""
-    truth = judged[1].truth
-    matches = [match_results(truth, run.results) for run in judged]
+    truth = evaluated[1].truth
+    matches = [match_results(truth, run.results) for run in evaluated]
     class_names = [category["name"] for category in truth["categories"]]
     metrics = compare_matches(*matches, class_names=class_names, resamples=options.resamples, seed=options.seed)
     thresholds = [best_threshold(each) for each in matches]
     f1 = [f1_of_images(each, threshold) for each, threshold in zip(matches, thresholds, strict=True)]
-    return Comparison(metrics, thresholds, furthest_apart(truth["images"], *f1, count=options.pictures))
+    return Comparison(metrics, thresholds, largest_differences(truth["images"], *f1, count=options.pictures))
 
 
 def common_split(a: Run, b: Run, *, wanted: str | None) -> str:
@@ -104,7 +110,7 @@ def common_split(a: Run, b: Run, *, wanted: str | None) -> str:
 
 
 def check_recorded(
-    runs: Sequence[Run], judged: Sequence[Judged], metrics: Mapping[str, Difference], *, same_truths: bool
+    runs: Sequence[Run], evaluated: Sequence[EvaluatedSplit], metrics: Mapping[str, Difference], *, same_truths: bool
 ) -> None:
     """Check that the detections of a run give the AP that it reported.
 
@@ -112,7 +118,7 @@ def check_recorded(
         ValueError: naming the run and both values; the detections are then not those that were evaluated.
     """
     found = (metrics["AP"].a, metrics["AP"].b)
-    for run, one, ap in list(zip(runs, judged, found, strict=True))[0 if same_truths else 1 :]:
+    for run, one, ap in list(zip(runs, evaluated, found, strict=True))[0 if same_truths else 1 :]:
         if one.recorded_ap is not None and ap is not None and abs(one.recorded_ap - ap) > 1e-6:
             raise ValueError(
                 f"the detections kept by {run.label} have AP {ap:.4f}, but it reported {one.recorded_ap:.4f}: they are "
@@ -127,19 +133,21 @@ def root_of(truth: Mapping[str, Any], data_root: str | None) -> str:
     return picture_root(truth["info"]["root"], load_runtime())
 
 
-def draw(options: argparse.Namespace, runs: Sequence[Run], judged: Sequence[Judged], comparison: Comparison) -> str:
+def draw(
+    options: argparse.Namespace, runs: Sequence[Run], evaluated: Sequence[EvaluatedSplit], comparison: Comparison
+) -> str:
     """Write the sheet; return a sentence with its path, or the reason why there is none."""
-    truth = judged[1].truth
+    truth = evaluated[1].truth
     try:
-        sheet = draw_apart(
+        sheet = draw_differences(
             Split(truth, root=root_of(truth, options.data_root)),
             [category["id"] for category in truth["categories"]],
-            comparison.apart,
-            results=[run.results for run in judged],
+            comparison.differences,
+            results=[run.results for run in evaluated],
             thresholds=comparison.thresholds,
             titles=[f"{name}: {run.label}" for name, run in zip("AB", runs, strict=True)],
         )
     except (OSError, ValueError) as error:
         return f"no sheet is drawn, the pictures cannot be read here: {error}"
-    write_whole(options.output, sheet.save)
+    write_atomic(options.output, sheet.save)
     return f"drawn in {options.output}"

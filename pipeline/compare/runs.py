@@ -45,7 +45,7 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Judged:
+class EvaluatedSplit:
     """Detections of a run on a split.
 
     Attributes:
@@ -68,7 +68,7 @@ class Run(Protocol):
         """The splits on which the run was evaluated."""
         ...
 
-    def judged(self, split: str) -> Judged:
+    def evaluated(self, split: str) -> EvaluatedSplit:
         """Its detections on one of them."""
         ...
 
@@ -88,7 +88,7 @@ class TrackedRun:
         """The splits whose detections are among the artifacts."""
         return self._reader.list_artifacts(self._stored.run_id, JUDGED)
 
-    def judged(self, split: str) -> Judged:
+    def evaluated(self, split: str) -> EvaluatedSplit:
         """Download the split and the detections."""
         with tempfile.TemporaryDirectory() as name:
             fetch = self._reader.download
@@ -97,7 +97,7 @@ class TrackedRun:
                 for file in (f"{split}.json", Path(DETECTIONS).name)
             ]
             truth, results = read_json(paths[0]), read_results(paths[1])
-        return Judged(truth, results, self._stored.metrics.get(f"{split}.AP"))
+        return EvaluatedSplit(truth, results, self._stored.metrics.get(f"{split}.AP"))
 
     def origin(self) -> Origin:
         """Read from the parameters and tags of the run."""
@@ -127,11 +127,11 @@ class FileRun:
         """The one split that its params.yaml names."""
         return [self._params()["evaluate"]["split"]]
 
-    def judged(self, split: str) -> Judged:
+    def evaluated(self, split: str) -> EvaluatedSplit:
         """Read the split and the detections."""
         with self._file(f"data/prepared/{split}.json") as truth, self._file(DETECTIONS) as results:
             recorded = self._json(REPORT)
-            return Judged(read_json(truth), read_results(results), recorded.get("AP"))
+            return EvaluatedSplit(read_json(truth), read_results(results), recorded.get("AP"))
 
     def origin(self) -> Origin:
         """Read from its files; the environment from MLflow."""
@@ -143,9 +143,9 @@ class FileRun:
             else ""
         )
         params = {key: as_param(value) for key, value in flatten(self._params()).items()}
-        return Origin(params, self._place(), train_data=train_data, commit=self._commit, changes=changes or None)
+        return Origin(params, self._environment(), train_data=train_data, commit=self._commit, changes=changes or None)
 
-    def _place(self) -> Mapping[str, str]:
+    def _environment(self) -> Mapping[str, str]:
         digest = self._json(TRAINING).get("run")
         twins = [run for run in self._reader.all() if digest and run.tags.get("run_digest") == digest]
         trained = [run for run in twins if run.tags.get("kind") != "evaluate"]  # that one may have run elsewhere

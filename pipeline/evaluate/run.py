@@ -17,8 +17,8 @@ from pipeline.reports.curves import plot_precision_recall, write_precision_recal
 from pipeline.reports.pictures import SheetPicture, draw_sheet
 from pipeline.reports.results import JUDGED, write_results
 from pipeline.runs.identity import RUN_ID, RunFolder
-from pipeline.storage.outs import nest, read_json, write_json, write_whole
-from pipeline.tracking import Run, join_run, log_split, provenance_tags
+from pipeline.storage.outs import nest, read_json, write_atomic, write_json
+from pipeline.tracking import Run, log_split, open_existing_run, provenance_tags
 from retinanet.data.dataset import EvaluationBatches
 from retinanet.data.splits import Split
 from retinanet.evaluation.coco_eval import CocoResult, ImageDetections, coco_results, evaluate_detections
@@ -54,9 +54,9 @@ def run(params: Params, runtime: RuntimeConfig) -> None:
         result = evaluate_detections(content, detections)
         write_json(REPORT, nest(result.metrics))
         write_results(DETECTIONS, coco_results(content, detections))
-        write_whole(CURVE, lambda path: write_precision_recall_csv(result.precision_recall, path))
-        write_whole(CURVE_PICTURE, lambda path: plot_precision_recall(result.precision_recall, path))
-        write_whole(SHEET, lambda path: draw_detections(split, detections, params).save(path))
+        write_atomic(CURVE, lambda path: write_precision_recall_csv(result.precision_recall, path))
+        write_atomic(CURVE_PICTURE, lambda path: plot_precision_recall(result.precision_recall, path))
+        write_atomic(SHEET, lambda path: draw_detections(split, detections, params).save(path))
         record(run, result, split=params.evaluate.split, epoch=detector.description["run"]["epoch"])
     print(summary(result, params.evaluate.split))
 
@@ -70,7 +70,7 @@ def open_training(digest: str, params: Params, runtime: RuntimeConfig) -> Run:
         print(f"warning: {error}; MLflow is asked for the run {digest}", flush=True)
     flat = flatten(params.model_dump())
     tags = provenance_tags(params=flat, run_digest=digest) | {"kind": "evaluate"}
-    return join_run(run_id=run_id, digest=digest, name=f"evaluate {digest[:8]}", params=flat, tags=tags)
+    return open_existing_run(run_id=run_id, digest=digest, name=f"evaluate {digest[:8]}", params=flat, tags=tags)
 
 
 def detect(detector: Detector, split: Split) -> dict[int, ImageDetections]:

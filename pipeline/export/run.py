@@ -40,7 +40,7 @@ def run(*, register: str | None, alias: str, run_id: str | None, output: Path | 
     model = find_model(run_id) if run_id else None
     if register is not None:
         model = model or model_of_file()
-        tell(register_model(model, name=register, alias=alias))
+        print_registered(register_model(model, name=register, alias=alias))
     if output is not None:
         write_output(output, model)
 
@@ -93,7 +93,7 @@ def made_by(tags: Mapping[str, str]) -> list[str]:
     return [f"Make it again: `{tags['reproduce']}`"] if "reproduce" in tags else []
 
 
-def tell(entry: Registered) -> None:
+def print_registered(entry: Registered) -> None:
     """Format the new state of the registry, and how to use it."""
     if entry.is_new:
         print(f"registered {entry.name} version {entry.version}")

@@ -20,12 +20,12 @@ def fit(loop_config: dict[str, Any]) -> None:
             the driver.
     """
     from pipeline.cluster.worker import worker
-    from pipeline.fit.loop import load_splits, tell_memory, train_worker
+    from pipeline.fit.loop import load_splits, report_memory, train_worker
     from pipeline.fit.memory import picture_budget
 
     config: WorkerConfig = loop_config["config"]
     own = worker(loop_config)
     keep_bytes = picture_budget(config, own)
     splits = load_splits(config.data, keep_bytes=keep_bytes)
-    tell_memory(own, keep_bytes, *splits)
+    report_memory(own, keep_bytes, *splits)
     train_worker(config, own, *splits)

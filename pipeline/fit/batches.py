@@ -46,5 +46,5 @@ class Batches:
         )
         for step, batch in enumerate(loader, start=first_step):
             if self.worker.rank == 0 and self.may_tell():
-                self.worker.tell({"kind": "step", "epoch": epoch + 1, "step": step, "steps": len(batches)})
+                self.worker.send_event({"kind": "step", "epoch": epoch + 1, "step": step, "steps": len(batches)})
             yield batch

@@ -20,7 +20,7 @@ class InputFiles:
         train, val: prepared files.
         root: of the pictures.
         cache_folder: for pictures of a URL, on the disk of each node; None: no cache.
-        watched: ids of the validation images that are drawn after every evaluated epoch.
+        sample_ids: ids of the validation images that are drawn after every evaluated epoch.
         run: the folder of the run in the storage.
     """
 
@@ -28,7 +28,7 @@ class InputFiles:
     val: str
     root: str
     cache_folder: str | None = None
-    watched: tuple[int, ...] = ()
+    sample_ids: tuple[int, ...] = ()
     run: str = ""
 
 

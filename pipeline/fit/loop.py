@@ -28,13 +28,13 @@ def load_splits(data: InputFiles, *, keep_bytes: int = 0) -> tuple[Split, Split]
     return train, load_split(fetch(data.val), root=data.root, cache_folder=data.cache_folder, keep_bytes=rest)
 
 
-def tell_memory(worker: Worker, keep_bytes: int, *splits: Split) -> None:
+def report_memory(worker: Worker, keep_bytes: int, *splits: Split) -> None:
     """Tell the driver how many decoded pictures each worker caches, if it may cache any."""
     if worker.rank != 0 or keep_bytes == 0:
         return
     kept, pictures = sum(split.num_kept for split in splits), sum(len(split.records) for split in splits)
     budget = f"{keep_bytes / 1e9:.1f} GB budget for each worker"
-    worker.tell({"kind": "memory", "text": f"keeping {kept} of {pictures} decoded pictures in memory ({budget})"})
+    worker.send_event({"kind": "memory", "text": f"keeping {kept} of {pictures} decoded pictures in memory ({budget})"})
 
 
 def train_worker(config: WorkerConfig, worker: Worker, train_split: Split, val_split: Split) -> None:
@@ -49,7 +49,7 @@ def train_worker(config: WorkerConfig, worker: Worker, train_split: Split, val_s
     checkpoint = resume(state, worker)
     progress = checkpoint.progress
     if checkpoint.step and worker.rank == 0:
-        worker.tell({"kind": "resume", "epoch": progress.epoch, "step": len(progress.losses)})
+        worker.send_event({"kind": "resume", "epoch": progress.epoch, "step": len(progress.losses)})
     try:
         for event in train_epochs(
             state,
@@ -57,7 +57,7 @@ def train_worker(config: WorkerConfig, worker: Worker, train_split: Split, val_s
             progress=progress,
             epochs=epochs,
             checkpoint_every=config.runtime.checkpoint_every,
-            request=lambda: CheckpointRequest(*worker.wants_pause()),
+            request=lambda: CheckpointRequest(*worker.pause_requested()),
         ):
             if isinstance(event, EpochReport):
                 end_epoch(event, checkpoint, state, config, val_split, worker)

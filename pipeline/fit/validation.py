@@ -61,8 +61,8 @@ def iter_batches(batches: EvaluationBatches) -> Iterator[Batch]:
 
 def show(worker: Worker, config: WorkerConfig, detections: Mapping[int, ImageDetections]) -> None:
     """Send the detections on the watched pictures to the driver: per image boxes, scores, labels."""
-    found = {image_id: [field.tolist() for field in detections[image_id]] for image_id in config.data.watched}
-    worker.tell({"kind": "detections", "found": found})
+    found = {image_id: [field.tolist() for field in detections[image_id]] for image_id in config.data.sample_ids}
+    worker.send_event({"kind": "detections", "found": found})
 
 
 def evaluate(config: WorkerConfig, detections: Mapping[int, Any]) -> dict[str, Any]:

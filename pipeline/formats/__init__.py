@@ -37,8 +37,8 @@ def read_splits(
     """
     if name not in READERS:
         raise ValueError(f"data.format is {name!r}; expected one of {', '.join(READERS)}")
-    place = Root(root)
-    raw = {split: READERS[name](place, paths, split=split) for split, paths in files.items()}
+    source = Root(root)
+    raw = {split: READERS[name](source, paths, split=split) for split, paths in files.items()}
     categories, notes = choose_classes({split: found.categories for split, found in raw.items()}, classes)
-    splits = {split: check_split(place, found, categories, split=split) for split, found in raw.items()}
+    splits = {split: check_split(source, found, categories, split=split) for split, found in raw.items()}
     return splits, [*notes, *(f"{name}: {note}" for name, split in splits.items() for note in split.notes)]

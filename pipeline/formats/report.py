@@ -29,11 +29,11 @@ def summarise(splits: Mapping[str, Split], notes: Sequence[str] = ()) -> dict[st
 
 def find_leaks(splits: Mapping[str, Split]) -> list[dict[str, Any]]:
     """Return notes on identical image files in several splits, which leak training data into the evaluation."""
-    places: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    paths_of: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name, split in splits.items():
         for image in split.coco["images"]:
-            places[image["sha256"]][name].append(image["file_name"])
-    return [{"sha256": digest, "images": dict(found)} for digest, found in places.items() if len(found) > 1]
+            paths_of[image["sha256"]][name].append(image["file_name"])
+    return [{"sha256": digest, "images": dict(found)} for digest, found in paths_of.items() if len(found) > 1]
 
 
 def _summarise_split(split: Split) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def draw_scene(
     for _ in range(num_objects):
         label = int(rng.integers(len(draws)))
         size = float(rng.uniform(min_size, max_size))
-        mask = _find_place(rng, draws[label], owner, areas, size=size)
+        mask = _draw_object_mask(rng, draws[label], owner, areas, size=size)
         if mask is None:
             continue
         pixels[mask] = _paint(rng, pixels, mask)
@@ -134,14 +134,16 @@ def draw_scene(
     return Scene(pixels, owner, labels)
 
 
-def visible_box(scene: Scene, place: int) -> tuple[int, int, int, int]:
+def visible_box(scene: Scene, index: int) -> tuple[int, int, int, int]:
     """Return x, y, w, h of the bounding box of an object's visible pixels."""
-    rows, columns = np.nonzero(scene.owner == place)
+    rows, columns = np.nonzero(scene.owner == index)
     x, y = int(columns.min()), int(rows.min())
     return x, y, int(columns.max()) + 1 - x, int(rows.max()) + 1 - y
 
 
-def _find_place(rng: Generator, draw: Draw, owner: NDArray[np.int64], areas: list[int], *, size: float) -> Mask | None:
+def _draw_object_mask(
+    rng: Generator, draw: Draw, owner: NDArray[np.int64], areas: list[int], *, size: float
+) -> Mask | None:
     """Return the pixels of a new object that does not cover earlier ones too much, or None after ATTEMPTS tries."""
     image_size = owner.shape[0]
     grid = np.arange(image_size) + 0.5
@@ -214,11 +216,11 @@ def _encode_png(rng: Generator, pixels: Pixels, *, noise: float) -> bytes:
 
 def _annotations(scene: Scene, *, image_id: int, first_id: int) -> list[CocoAnnotation]:
     annotations: list[CocoAnnotation] = []
-    for place, label in enumerate(scene.labels):
-        x, y, w, h = visible_box(scene, place)
+    for index, label in enumerate(scene.labels):
+        x, y, w, h = visible_box(scene, index)
         annotations.append(
             {
-                "id": first_id + place,
+                "id": first_id + index,
                 "image_id": image_id,
                 "category_id": label + 1,
                 "bbox": [float(x), float(y), float(w), float(h)],

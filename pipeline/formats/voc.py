@@ -140,6 +140,6 @@ def _number_boxes(pages: list[_Page]) -> list[RawBox]:
     """Return all objects with ids from 1; `record` counts within the image, as in the XML."""
     boxes: list[RawBox] = []
     for image_id, page in enumerate(pages, start=1):
-        for place, (name, xywh) in enumerate(page.objects, start=1):
-            boxes.append(RawBox(len(boxes) + 1, image_id, name, xywh, record=f"object {place}"))
+        for number, (name, xywh) in enumerate(page.objects, start=1):
+            boxes.append(RawBox(len(boxes) + 1, image_id, name, xywh, record=f"object {number}"))
     return boxes

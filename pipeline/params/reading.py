@@ -70,22 +70,22 @@ def validate(section: type[SectionType], content: Mapping[str, Any], path: Path)
         # Wrong keys come before missing ones: a misspelt key is both.
         errors = sorted(error.errors(), key=lambda details: details["type"] == "missing")
         complaints = [describe(section, details) for details in errors]
-        raise ValueError(f"{path}: " + "\n  ".join(one_per_place(complaints))) from None
+        raise ValueError(f"{path}: " + "\n  ".join(one_per_key(complaints))) from None
     complaints = list(all_complaints(checked))
     if complaints:
         raise ValueError(f"{path}: " + "\n  ".join(complaints))
     return checked
 
 
-def one_per_place(complaints: list[str]) -> list[str]:
+def one_per_key(complaints: list[str]) -> list[str]:
     """Keep the most specific sentence per location: a union complains for each member, and for a list and its entry."""
-    by_place: dict[str, list[str]] = {}
+    by_key: dict[str, list[str]] = {}
     for complaint in complaints:
-        by_place.setdefault(complaint.partition(" ")[0], []).append(complaint)
+        by_key.setdefault(complaint.partition(" ")[0], []).append(complaint)
     return [
         join_members(members)
-        for place, members in by_place.items()
-        if not any(other.startswith(f"{place}.") for other in by_place)
+        for key, members in by_key.items()
+        if not any(other.startswith(f"{key}.") for other in by_key)
     ]
 
 

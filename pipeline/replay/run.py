@@ -27,16 +27,16 @@ KEYS = {"batch", "weights", "description", "params", "precision", "error"}
 
 def run(url: str) -> None:
     """Print the losses of a saved step, image by image."""
-    kept = read_kept(url)
-    print(kept["error"])
-    broken = [name for name, weight in kept["weights"].items() if not bool(weight.isfinite().all())]
+    step = load_step(url)
+    print(step["error"])
+    broken = [name for name, weight in step["weights"].items() if not bool(weight.isfinite().all())]
     if broken:
         print(f"{len(broken)} weights were not finite before it: {', '.join(broken[:5])}")
-    for row in replay(kept):
+    for row in replay(step):
         print("image {image}  boxes {boxes}  {precision}: class {loss_cls:.6g}, box {loss_box:.6g}".format(**row))
 
 
-def read_kept(url: str) -> dict[str, Any]:
+def load_step(url: str) -> dict[str, Any]:
     """Load a step that train has saved.
 
     Raises:
@@ -58,15 +58,15 @@ def read_kept(url: str) -> dict[str, Any]:
     return content
 
 
-def replay(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
+def replay(step: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Compute the losses of each image alone, at the training's precision and in float32; on the CPU, without TF32."""
-    network = build_network(kept["description"]).train()
-    network.load_state_dict(kept["weights"])
-    params, description = Params.model_validate(kept["params"]), kept["description"]
+    network = build_network(step["description"]).train()
+    network.load_state_dict(step["weights"])
+    params, description = Params.model_validate(step["params"]), step["description"]
     criterion = build_criterion(params, Grid.from_dict(description["anchors"]), len(description["categories"]))
     rows = []
-    for part in split_batch(Batch(**kept["batch"]), 1):
-        for precision in dict.fromkeys(("fp32" if kept["precision"] == "tf32" else kept["precision"], "fp32")):
+    for part in split_batch(Batch(**step["batch"]), 1):
+        for precision in dict.fromkeys(("fp32" if step["precision"] == "tf32" else step["precision"], "fp32")):
             loss_cls, loss_box = losses_of(network, criterion, part, params.transforms, precision)
             losses = {"loss_cls": loss_cls, "loss_box": loss_box}
             rows.append({"image": part.image_ids[0], "boxes": part.counts[0], "precision": precision, **losses})

@@ -30,7 +30,7 @@ WRONG, MISSED, TRUTH = "#ff2020", "#ff9500", "#ffffff"
 CLASS_COLOURS = ("#2f8cff", "#19c24a", "#b06bff", "#00c8d7", "#ff5fd2", "#c3dc00", "#2f55d4", "#0b8f6a")
 
 Pixel = tuple[float, float]
-Place = tuple[float, float, float, float]
+Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -147,27 +147,29 @@ def _draw_line(
 
 def _draw_texts(draw: ImageDraw.ImageDraw, marks: Sequence[Mark], size: tuple[int, int]) -> None:
     """Draw the names of boxes, mistakes first; leave out names that would cover another."""
-    taken: list[Place] = []
+    taken: list[Box] = []
     for mark in (mark for kind in ("wrong", "missed", "right") for mark in marks if mark.kind == kind):
-        place = _find_room(mark.box, draw.textlength(mark.text, font=FONT) + 4, size=size, taken=taken)
-        if place is None:
+        label_box = _find_free_box(mark.box, draw.textlength(mark.text, font=FONT) + 4, size=size, taken=taken)
+        if label_box is None:
             continue
-        taken.append(place)
-        draw.rectangle(place, fill=_colour(mark))
-        draw.text((place[0] + 2, place[1]), mark.text, font=FONT, fill=INK if _is_light(_colour(mark)) else PAPER)
+        taken.append(label_box)
+        draw.rectangle(label_box, fill=_colour(mark))
+        draw.text(
+            (label_box[0] + 2, label_box[1]), mark.text, font=FONT, fill=INK if _is_light(_colour(mark)) else PAPER
+        )
 
 
-def _find_room(box: Sequence[float], width: float, *, size: tuple[int, int], taken: Sequence[Place]) -> Place | None:
+def _find_free_box(box: Sequence[float], width: float, *, size: tuple[int, int], taken: Sequence[Box]) -> Box | None:
     """Return the first free position for a name above, below or inside the box, within the image."""
     x1 = min(max(box[0] - 1, 0.0), max(size[0] - width, 0.0))
     for y1 in (box[1] - LABEL, box[3] + 1, box[1] + 1):
-        place = (x1, y1, x1 + width, y1 + LABEL)
-        if 0 <= y1 <= size[1] - LABEL and not any(_overlap(place, other) for other in taken):
-            return place
+        label_box = (x1, y1, x1 + width, y1 + LABEL)
+        if 0 <= y1 <= size[1] - LABEL and not any(_overlap(label_box, other) for other in taken):
+            return label_box
     return None
 
 
-def _overlap(one: Place, other: Place) -> bool:
+def _overlap(one: Box, other: Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
@@ -209,17 +211,17 @@ def _draw_legend(
 def _flow_entries(entries: Sequence[tuple[Mark | None, str]], *, width: int) -> Image.Image:
     """Draw entries of a swatch (None: text only) and a text in a row, with line breaks as needed."""
     ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    places: list[Pixel] = []
+    corners: list[Pixel] = []
     x, y = float(GAP), GAP / 2
     for mark, text in entries:
         advance = ruler.textlength(text, font=FONT) + (30 if mark else 0) + 16
         if x > GAP and x + advance > width:
             x, y = float(GAP), y + STRIP
-        places.append((x, y))
+        corners.append((x, y))
         x += advance
     legend = Image.new("RGB", (width, round(y) + STRIP + GAP // 2), PAPER)
     draw = ImageDraw.Draw(legend)
-    for (mark, text), (x, y) in zip(entries, places, strict=True):
+    for (mark, text), (x, y) in zip(entries, corners, strict=True):
         if mark:
             draw.rectangle((x - 2, y + 1, x + 26, y + 17), fill=SHADE)
             _draw_box(draw, mark._replace(box=(x + 1, y + 4, x + 23, y + 14)))

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.storage.outs import write_whole
+from pipeline.storage.outs import write_atomic
 
 JUDGED = "judged"
 """Artifact folder of a run with <split>/detections.json.gz and the split itself, <split>/<split>.json."""
@@ -26,7 +26,7 @@ def write_results(path: Path, results: Iterable[Mapping[str, Any]]) -> None:
         with temporary.open("wb") as file, gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
             packed.write(text.encode())
 
-    write_whole(path, write)
+    write_atomic(path, write)
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:

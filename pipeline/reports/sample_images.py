@@ -14,20 +14,20 @@ from pipeline.reports.pictures import SheetPicture, draw_sheet
 from pipeline.tracking import Tracked
 from retinanet.data.splits import Split, load_split
 
-WATCHED = 8
+NUM_SAMPLES = 8
 COLUMNS = 4
 KEY = "val/detections"
 """Name of the sheets in MLflow's image grid."""
 
 
-def choose_watched(content: Mapping[str, Any], count: int = WATCHED) -> list[int]:
+def choose_sample_images(content: Mapping[str, Any], count: int = NUM_SAMPLES) -> list[int]:
     """Return ids of images spread evenly over a prepared split; the same in every run."""
     ids = [image["id"] for image in content["images"]]
-    places = np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int).tolist()
-    return [ids[place] for place in places]
+    indices = np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int).tolist()
+    return [ids[index] for index in indices]
 
 
-class Watched:
+class SampleImages:
     """The sample images of a prepared file, with their latest detections.
 
     Args:
@@ -52,33 +52,33 @@ class Watched:
             return
         try:
             self._split = self._split or load_split(self.path, root=self.root)
-            sheet = draw_watched(self._split, found, score_threshold=self.score_threshold)
+            sheet = draw_sample_images(self._split, found, score_threshold=self.score_threshold)
         except (ValueError, OSError) as error:
             print(f"the watched pictures of epoch {epoch} are not drawn: {error}", flush=True)
             return
         run.log_picture(KEY, sheet, step=epoch)
 
 
-def draw_watched(split: Split, found: Mapping[int, Sequence[Any]], *, score_threshold: float) -> bytes:
+def draw_sample_images(split: Split, found: Mapping[int, Sequence[Any]], *, score_threshold: float) -> bytes:
     """Return a sheet of the sample images as the bytes of a PNG file.
 
     Args:
         split: with images that can be read on this machine.
         found: image id -> boxes, scores, labels as lists.
     """
-    place_of = {record.image_id: place for place, record in enumerate(split.records)}
-    pictures = [sheet_picture(split, place_of[image_id], values) for image_id, values in found.items()]
+    index_of = {record.image_id: index for index, record in enumerate(split.records)}
+    pictures = [sheet_picture(split, index_of[image_id], values) for image_id, values in found.items()]
     file = io.BytesIO()
     draw_sheet(pictures, columns=COLUMNS, score_threshold=score_threshold).save(file, format="PNG")
     return file.getvalue()
 
 
-def sheet_picture(split: Split, place: int, values: Sequence[Any]) -> SheetPicture:
+def sheet_picture(split: Split, index: int, values: Sequence[Any]) -> SheetPicture:
     """Return one image of the split with ground truth and detections."""
-    record = split.records[place]
+    record = split.records[index]
     boxes, scores, labels = values
     return SheetPicture(
-        image=Image.fromarray(split.picture(place).permute(1, 2, 0).numpy()),
+        image=Image.fromarray(split.picture(index).permute(1, 2, 0).numpy()),
         title=Path(record.path).name,
         truth_boxes=record.boxes.numpy(),
         truth_labels=record.labels.numpy(),

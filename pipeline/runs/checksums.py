@@ -7,24 +7,24 @@ from pathlib import Path
 
 from pipeline.runs.identity import digest_file
 
-DIGESTS = "sha256.json"
+CHECKSUMS = "sha256.json"
 
 
-def seal(folder: Path) -> None:
+def write_checksums(folder: Path) -> None:
     """Write the SHA-256 of each file in a folder to sha256.json."""
     digests = {path.name: digest_file(path) for path in sorted(folder.iterdir())}
-    (folder / DIGESTS).write_text(json.dumps(digests, indent=1))
+    (folder / CHECKSUMS).write_text(json.dumps(digests, indent=1))
 
 
-def check_whole(folder: Path) -> None:
+def verify_checksums(folder: Path) -> None:
     """Compare the files of a folder with their checksums.
 
     Raises:
         ValueError: saying which file is missing or changed.
     """
-    if not (folder / DIGESTS).exists():
-        raise ValueError(f"it has no {DIGESTS}, so it was not written to its end")
-    for name, expected in json.loads((folder / DIGESTS).read_text()).items():
+    if not (folder / CHECKSUMS).exists():
+        raise ValueError(f"it has no {CHECKSUMS}, so it was not written to its end")
+    for name, expected in json.loads((folder / CHECKSUMS).read_text()).items():
         if not (folder / name).exists():
             raise ValueError(f"{name} is missing")
         if digest_file(folder / name) != expected:

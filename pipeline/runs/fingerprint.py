@@ -63,7 +63,7 @@ def digest_code(code: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(dict(code), sort_keys=True).encode()).hexdigest()[:8]
 
 
-def spell_changes(before: Mapping[str, str], after: Mapping[str, str]) -> str:
+def format_changes(before: Mapping[str, str], after: Mapping[str, str]) -> str:
     """Describe the differences of two codes: versions, and files by name; e.g. "torch 2.11.0 -> 2.12.0"."""
     versions = [
         f"{name} {before.get(name)} -> {after.get(name)}"

@@ -14,7 +14,7 @@ from typing import Any
 import fsspec
 from filelock import FileLock, Timeout
 
-from pipeline.storage.outs import write_whole
+from pipeline.storage.outs import write_atomic
 from pipeline.storage.stores import complaint, retry
 
 SECONDS_BETWEEN_WORDS = 30
@@ -101,7 +101,7 @@ class RunFolder:
 
         def put() -> None:
             if "://" not in self.url:
-                write_whole(Path(self.url) / name, lambda temporary: temporary.write_text(text))
+                write_atomic(Path(self.url) / name, lambda temporary: temporary.write_text(text))
                 return
             with fsspec.open(f"{self.url}/{name}", "w", auto_mkdir=True) as file:  # appears when it is closed
                 file.write(text)

@@ -18,7 +18,7 @@ from fsspec.callbacks import TqdmCallback
 
 from pipeline.runs.identity import digest_file
 from pipeline.storage import stores
-from pipeline.storage.outs import write_whole
+from pipeline.storage.outs import write_atomic
 
 CACHE = "~/.cache/retinanet-pipeline"
 """Folder of the user on each node for downloads."""
@@ -68,7 +68,7 @@ def fetch(location: str) -> Path:
     kept.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(kept.with_name(f"{kept.name}.lock")):  # all workers of a node start at the same time
         if not kept.exists():
-            write_whole(kept, lambda temporary: download(location, temporary, node))
+            write_atomic(kept, lambda temporary: download(location, temporary, node))
     return kept
 
 

@@ -36,7 +36,7 @@ from pipeline.storage.stores import complaint, retry
 TTL_S = 120.0
 HEARTBEAT_S = 20.0
 SETTLE_S = 1.0
-SECONDS_BETWEEN_LOOKS = 2.0
+SECONDS_BETWEEN_CHECKS = 2.0
 LOST = signal.SIGUSR1  # this process sends it to its main thread
 
 
@@ -179,7 +179,7 @@ class Lease:
         )
         deadline = self.now() + TTL_S
         while self.now() < deadline:
-            self.sleep(SECONDS_BETWEEN_LOOKS)
+            self.sleep(SECONDS_BETWEEN_CHECKS)
             seen = self.file.read()
             if seen is None:
                 return  # it has ended just now

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import fsspec
 
-from pipeline.runs.fingerprint import spell_changes
+from pipeline.runs.fingerprint import format_changes
 from pipeline.runs.identity import CHECKPOINT, RunFolder
 from pipeline.storage.stores import complaint
 
@@ -32,15 +32,15 @@ class Predecessor(NamedTuple):
     changes: str
 
 
-def begin_run(storage: str, name: str, code: Mapping[str, str], *, goes_on: bool) -> dict[str, str]:
-    """Prepare the folder of a run: with `goes_on`, a run without checkpoints starts from those of its predecessor.
+def begin_run(storage: str, name: str, code: Mapping[str, str], *, resume_earlier: bool) -> dict[str, str]:
+    """Prepare the folder of a run; with `resume_earlier`, a run without checkpoints starts from its predecessor's.
 
     Prints what it does, or which predecessor it ignores.
 
     Args:
         storage: folder or URL of the runs.
         code: as of pipeline.runs.fingerprint.describe_code.
-        goes_on: resume is `always` in conf/.
+        resume_earlier: resume is `always` in conf/.
 
     Returns:
         Tags for the MLflow run; empty without a predecessor.
@@ -51,7 +51,7 @@ def begin_run(storage: str, name: str, code: Mapping[str, str], *, goes_on: bool
     folder = RunFolder(storage, name)
     record: dict[str, Any] = json.loads(folder.read(CODE) or "{}")
     if not record.get("resumed_from") and not checkpoints_of(folder):
-        record = choose_origin(storage, name, code, goes_on=goes_on)
+        record = choose_origin(storage, name, code, resume_earlier=resume_earlier)
     origin = record.get("resumed_from")
     if origin and not record["is_copied"]:
         folder.write(CODE, json.dumps(record))
@@ -61,12 +61,12 @@ def begin_run(storage: str, name: str, code: Mapping[str, str], *, goes_on: bool
     return {"resumed_from": origin, "resumed_from.changes": record["changes"]} if origin else {}
 
 
-def choose_origin(storage: str, name: str, code: Mapping[str, str], *, goes_on: bool) -> dict[str, Any]:
+def choose_origin(storage: str, name: str, code: Mapping[str, str], *, resume_earlier: bool) -> dict[str, Any]:
     """Print which run has the same parameters and data, and decide whether this run resumes from it."""
     found = find_predecessor(storage, name, code)
     if found is None:
         return {}
-    if goes_on:
+    if resume_earlier:
         print(
             f"warning: run {name} goes on from run {found.name}, which other code began (resume is always in conf/); "
             f"changed since: {found.changes}",
@@ -92,7 +92,7 @@ def find_predecessor(storage: str, name: str, code: Mapping[str, str]) -> Predec
         return None
     newest = max(candidates)[1]
     record = json.loads(RunFolder(storage, newest).read(CODE) or "{}")
-    return Predecessor(newest, spell_changes(record.get("code", {}), code))
+    return Predecessor(newest, format_changes(record.get("code", {}), code))
 
 
 def names_like(storage: str, name: str) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write` with a temporary path beside the target (same suffix), then rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".writing-{path.name}")
@@ -20,7 +20,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 def write_json(path: Path, content: object) -> None:
     """Write an indented JSON file; NaN and infinity become null."""
     text = json.dumps(as_json(content), indent=1, allow_nan=False) + "\n"
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def read_json(path: Path) -> Any:

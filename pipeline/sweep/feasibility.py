@@ -13,14 +13,14 @@ from pipeline.anchor_stats.run import anchor_grid, at_training_scale, cover
 from pipeline.params import Params, flatten
 from pipeline.params.sweep import Sweep
 from pipeline.storage.outs import read_json
-from pipeline.sweep.space import Settings, broken_constraint, params_with, spell
+from pipeline.sweep.space import Settings, broken_constraint, format_settings, params_with
 from retinanet.data.splits import Record, read_records
 
 IMAGES = 100  # spread evenly over the training split; enough to notice that most objects are not covered
 
 
 @dataclass
-class Refusal:
+class FeasibilityCheck:
     """Returns why a setting is not worth a trial; called by the sampler in the driver.
 
     Attributes:
@@ -43,11 +43,11 @@ class Refusal:
         try:
             params = params_with(self.params, settings)
         except ValueError as error:
-            return told(settings, str(error))
+            return print_rejection(settings, str(error))
         share = self.covered(params)
         if share < self.sweep.min_covered:
             least = self.sweep.min_covered
-            return told(
+            return print_rejection(
                 settings, f"only {share:.0%} of the truths have a foreground anchor, sweep.min_covered is {least:.0%}"
             )
         return None
@@ -68,9 +68,9 @@ class Refusal:
         return self._records
 
 
-def told(settings: Settings, reason: str) -> str:
+def print_rejection(settings: Settings, reason: str) -> str:
     """Print the reason and return it; violated constraints are not printed."""
-    print(f"not tried: {spell(settings)}: {reason}", flush=True)
+    print(f"not tried: {format_settings(settings)}: {reason}", flush=True)
     return reason
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import ray.tune
 
 from pipeline.cli.progress import duration
-from pipeline.reports.sample_images import Watched
+from pipeline.reports.sample_images import SampleImages
 from pipeline.storage.outs import as_json
 from pipeline.sweep.records import ENDED, FAILED, FINISHED, RUNNING, STOPPED, SweepFolder, settings_of
-from pipeline.sweep.space import spell
+from pipeline.sweep.space import format_settings
 from pipeline.tracking import Run
 
 OpenRun = Callable[[Mapping[str, Any], str | None], Run]
@@ -29,11 +29,19 @@ class Listener(ray.tune.Callback):  # type: ignore[misc]  # ray has no types
         trials: maximum number.
         epochs: of a full trial.
         open_run: see OpenRun; must be picklable.
-        watched: sample images of val, drawn for every trial and epoch.
+        sample_images: sample images of val, drawn for every trial and epoch.
     """
 
-    def __init__(self, folder: SweepFolder, *, trials: int, epochs: int, open_run: OpenRun, watched: Watched) -> None:
-        self.folder, self.trials, self.epochs, self.open_run, self.watched = folder, trials, epochs, open_run, watched
+    def __init__(
+        self, folder: SweepFolder, *, trials: int, epochs: int, open_run: OpenRun, sample_images: SampleImages
+    ) -> None:
+        self.folder, self.trials, self.epochs, self.open_run, self.sample_images = (
+            folder,
+            trials,
+            epochs,
+            open_run,
+            sample_images,
+        )
         self.runs: dict[str, Run] = {}
         self.records: dict[str, dict[str, Any]] = {}
         self.unwritten: set[str] = set()
@@ -57,7 +65,7 @@ class Listener(ray.tune.Callback):  # type: ignore[misc]  # ray has no types
         run = self.run_of(configuration, past.get("run_id"))
         self.keep(configuration, past | {"state": RUNNING, "run_id": run.run_id})
         if not past:
-            print(f"{title(configuration)} begins: {spell(settings_of(configuration))}", flush=True)
+            print(f"{title(configuration)} begins: {format_settings(settings_of(configuration))}", flush=True)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -70,8 +78,8 @@ class Listener(ray.tune.Callback):  # type: ignore[misc]  # ray has no types
             return
         run = self.run_of(configuration, past.get("run_id"))
         run.log_history(history)
-        self.watched.found = result.get("found") or {}
-        self.watched.log(run, epoch=history[-1]["epoch"])
+        self.sample_images.found = result.get("found") or {}
+        self.sample_images.log(run, epoch=history[-1]["epoch"])
         seconds = past.get("seconds", 0.0) + result.get("time_this_iter_s", 0.0)
         where = {name: result.get(name) for name in ("hostname", "pid")}
         self.keep(configuration, past | {"history": history, "score": result["score"], "seconds": seconds} | where)
@@ -140,7 +148,7 @@ class Listener(ray.tune.Callback):  # type: ignore[misc]  # ray has no types
         own = {name: configuration[name] for name in ("key", "number", "seed")}
         settings = settings_of(configuration)
         if record.get("settings", settings) != settings:
-            print(f"{title(configuration)} has taken over a better trial: {spell(settings)}", flush=True)
+            print(f"{title(configuration)} has taken over a better trial: {format_settings(settings)}", flush=True)
         self.records[own["key"]] = {**record, **own, "settings": settings}
         self.unwritten.add(own["key"])
         self.write_records()

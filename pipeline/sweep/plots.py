@@ -16,7 +16,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.visualization import matplotlib as drawn
 
 from pipeline.params import flatten
-from pipeline.storage.outs import write_whole
+from pipeline.storage.outs import write_atomic
 from pipeline.sweep.space import encode
 
 
@@ -48,7 +48,7 @@ def draw_plots(points: Sequence[Point], plan: Mapping[str, Any], folder: Path) -
     paths = []
     for name, draw in pictures(study, names, [point.whole for point in points]):
         path = folder / f"sweep_{name}.png"
-        write_whole(path, lambda temporary, draw=draw: save(draw, temporary))  # type: ignore[misc]
+        write_atomic(path, lambda temporary, draw=draw: save(draw, temporary))  # type: ignore[misc]
         paths.append(path)
     return paths
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.runs.fingerprint import spell_changes
+from pipeline.runs.fingerprint import format_changes
 from pipeline.runs.predecessor import names_like
 from pipeline.sweep.records import SweepFolder
 
 
-def choose_sweep(sweeps: str, name: str, code: Mapping[str, str], *, goes_on: bool) -> str:
-    """Return the sweep of that name; if there is none, with `goes_on`, the newest with the same parameters and data.
+def choose_sweep(sweeps: str, name: str, code: Mapping[str, str], *, resume_earlier: bool) -> str:
+    """Return the sweep of that name, else with `resume_earlier` the newest with the same parameters and data.
 
     Prints which sweep it resumes or ignores.
 
@@ -26,8 +26,8 @@ def choose_sweep(sweeps: str, name: str, code: Mapping[str, str], *, goes_on: bo
     if not begun:
         return name
     newest = max(begun, key=lambda other: begun[other]["begun"])
-    changes = spell_changes(begun[newest].get("code", {}), code)
-    if goes_on:
+    changes = format_changes(begun[newest].get("code", {}), code)
+    if resume_earlier:
         print(f"sweep {newest} has the same parameters and data: it goes on (resume is always in conf/)", flush=True)
         return newest
     print(
@@ -41,7 +41,7 @@ def choose_sweep(sweeps: str, name: str, code: Mapping[str, str], *, goes_on: bo
 def note_code(plan: Mapping[str, Any], code: Mapping[str, str]) -> dict[str, Any]:
     """Return the content of sweep.json, with the current code; warn if some trials ran with other code."""
     first = plan.get("code", dict(code))
-    changes = spell_changes(first, code)
+    changes = format_changes(first, code)
     all_changes = sorted({*plan.get("other_code", []), *([changes] if changes else [])})
     if all_changes:
         print(

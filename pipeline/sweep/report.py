@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from scipy.stats import ttest_ind
 
 from pipeline.params import flatten
-from pipeline.storage.outs import write_whole
+from pipeline.storage.outs import write_atomic
 from pipeline.sweep.listener import best_row
 from pipeline.sweep.plots import Point, draw_plots
 from pipeline.sweep.records import ENDED, FINISHED, SweepFolder
@@ -68,7 +68,7 @@ def report(folder: SweepFolder, *, conf: Path, apply: bool) -> Report | None:
         print("no trial has an AP yet", flush=True)
         return None
     base = flatten(plan["params"])
-    write_whole(TABLE, lambda path: write_csv(settings, base, path))
+    write_atomic(TABLE, lambda path: write_csv(settings, base, path))
     points = [Point(each.settings, each.mean, FINISHED in each.states) for each in settings if each.scores]
     drawn = draw_plots(points, plan, PLOTS)
     shown = Report(
@@ -129,22 +129,24 @@ def table(settings: Sequence[Setting], base: Mapping[str, Any]) -> str:
     ]
     lines = ["  ".join(header)]
     for setting in settings[:ROWS]:
-        values = "  ".join(f"{spell(setting.settings.get(name, base[name])):>{len(short[name])}}" for name in names)
+        values = "  ".join(
+            f"{format_value(setting.settings.get(name, base[name])):>{len(short[name])}}" for name in names
+        )
         spread = "" if setting.spread is None else f"{setting.spread:.3f}"
         ap = f"{setting.mean:.3f}" if setting.scores else "-"
         state = "" if set(setting.states) == {FINISHED} else "  " + ", ".join(sorted(set(setting.states)))
         figures = f"{setting.number:>5}  {ap:>6}  {spread:>5}  {setting.epochs:>6}"
-        lines.append(f"{figures}  {values}  {spell_thresholds(setting)}{state}")
+        lines.append(f"{figures}  {values}  {format_thresholds(setting)}{state}")
     rest = len(settings) - ROWS
     return "\n".join(lines + ([f"... and {rest} more"] if rest > 0 else []))
 
 
-def spell(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Format the value of a parameter for a column."""
     return f"{value:.3g}" if isinstance(value, float) else json.dumps(value)
 
 
-def spell_thresholds(setting: Setting) -> str:
+def format_thresholds(setting: Setting) -> str:
     """Format the best thresholds and their AP."""
     best = setting.thresholds
     return f"{best['nms_iou']:g}/{best['score_threshold']:g}: {best['AP']:.3f}" if best else "-"
@@ -158,7 +160,7 @@ def verdict(settings: Sequence[Setting], seeds: int) -> str:
             f"trial {winner.number} has the highest AP, {winner.mean:.3f}; with one seed each, how much of a "
             "difference is chance is not known: set sweep.seeds to 3 or more to know"
         )
-    equals = [other.number for other in others if not can_tell_apart(winner.scores, other.scores)]
+    equals = [other.number for other in others if not is_significant(winner.scores, other.scores)]
     if not equals:
         return f"trial {winner.number} is best, AP {winner.mean:.3f}: it can be told from all others"
     return (
@@ -167,7 +169,7 @@ def verdict(settings: Sequence[Setting], seeds: int) -> str:
     )
 
 
-def can_tell_apart(some: Sequence[float], others: Sequence[float]) -> bool:
+def is_significant(some: Sequence[float], others: Sequence[float]) -> bool:
     """Return whether Welch's t-test separates two settings; it needs at least two seeds each."""
     if len(some) < 2 or len(others) < 2:
         return False
@@ -200,7 +202,7 @@ def apply_settings(settings: Mapping[str, Any], path: Path) -> None:
         for part in outer:
             section = section[part]
         section[last] = value
-    write_whole(path, lambda temporary: yaml.dump(content, temporary))
+    write_atomic(path, lambda temporary: yaml.dump(content, temporary))
 
 
 def write_csv(settings: Sequence[Setting], base: Mapping[str, Any], path: Path) -> None:

@@ -15,12 +15,12 @@ from pipeline.params import Params, flatten, project_root
 from pipeline.params.paths import check_folder, outer_root, picture_root, storage_location
 from pipeline.params.runtime import RuntimeConfig
 from pipeline.params.sweep import Sweep, every_value, replaced
-from pipeline.reports.sample_images import Watched
+from pipeline.reports.sample_images import SampleImages
 from pipeline.runs.fingerprint import digest_code
 from pipeline.runs.identity import RUN_ID, digest_file, digest_run, lock_run
 from pipeline.runs.lease import hold_lease
 from pipeline.storage.outs import read_json
-from pipeline.sweep.feasibility import Refusal
+from pipeline.sweep.feasibility import FeasibilityCheck
 from pipeline.sweep.listener import Listener
 from pipeline.sweep.predecessor import choose_sweep, note_code
 from pipeline.sweep.records import SweepFolder
@@ -30,7 +30,7 @@ from pipeline.sweep.space import params_with
 from pipeline.sweep.trial import TrialBase, run_trial
 from pipeline.sweep.tuning import build_scheduler, tune
 from pipeline.tracking import Run, cluster_tags, log_code_changes, log_split, open_run, provenance_tags
-from pipeline.tracking.description import NOTE
+from pipeline.tracking.description import DESCRIPTION_TAG
 from pipeline.train.preflight import SPLITS, check_share, conflict, weights_file
 from pipeline.train.run import SECTIONS, training_code, worker_config
 from retinanet.network.precision import native_precision
@@ -78,7 +78,7 @@ def make_plan(params: Params, sweep: Sweep, runtime: RuntimeConfig) -> Plan:
     }
     experiment = digest_run(values, [*SPLITS.values(), *weights_file(base)])
     sweeps, code = f"{storage_location(runtime)}/sweeps", training_code()
-    name = choose_sweep(sweeps, f"{experiment}-{digest_code(code)}", code, goes_on=runtime.resume == "always")
+    name = choose_sweep(sweeps, f"{experiment}-{digest_code(code)}", code, resume_earlier=runtime.resume == "always")
     return Plan(base, sweep, runtime, name, SweepFolder(f"{sweeps}/{name}"))
 
 
@@ -107,7 +107,7 @@ def run_sweep(plan: Plan, *, conf: Path, apply: bool) -> None:
             if parent.run_id is not None:
                 plan.folder.write(RUN_ID, parent.run_id.encode())
             print(f"sweep {plan.name}: {words(plan)}", flush=True)
-            parent.sample_machine()
+            parent.log_system_metrics()
             log_code_changes(parent)
             for split, path in SPLITS.items():
                 log_split(parent, split, path)
@@ -177,7 +177,7 @@ def log_report(run: Run, shown: Report | None) -> None:
     for path in shown.paths:
         run.log_artifact(path)
     lines = [f"**AP {shown.winner.mean:.3f}** on val: trial {shown.winner.number}", "", shown.verdict]
-    run.set_tags({NOTE: "\n".join([*lines, "", "The winner again:", "```", shown.command, "```"])})
+    run.set_tags({DESCRIPTION_TAG: "\n".join([*lines, "", "The winner again:", "```", shown.command, "```"])})
 
 
 def run_trials(plan: Plan, parent: Run) -> None:
@@ -187,7 +187,7 @@ def run_trials(plan: Plan, parent: Run) -> None:
     tags = provenance_tags(params=flat, data_hash=digest_file(SPLITS["train"]), run_digest=plan.name)
     tags |= {"kind": "trial", "sweep": plan.name} | ({"mlflow.parentRunId": parent.run_id} if parent.run_id else {})
     resources = cluster.Resources.of(runtime)
-    refusal = Refusal(params, sweep, SPLITS["train"].resolve())
+    feasibility = FeasibilityCheck(params, sweep, SPLITS["train"].resolve())
     worker = worker_config(params, runtime, digest=plan.name, run=plan.folder.url)
     if cluster.is_elsewhere(runtime.address):
         worker = publish_inputs(worker, storage_location(runtime))
@@ -202,7 +202,9 @@ def run_trials(plan: Plan, parent: Run) -> None:
         trials=sweep.trials * sweep.seeds,
         epochs=params.train.epochs,
         open_run=open_trial_run,
-        watched=Watched(SPLITS["val"].resolve(), root=worker.data.root, score_threshold=params.evaluate.picture_score),
+        sample_images=SampleImages(
+            SPLITS["val"].resolve(), root=worker.data.root, score_threshold=params.evaluate.picture_score
+        ),
     )
     with cluster.start_ray(
         runtime.address,
@@ -220,7 +222,7 @@ def run_trials(plan: Plan, parent: Run) -> None:
                 base=flat,
                 seed=params.seed,
                 epochs=params.train.epochs,
-                refuse=refusal,
+                refuse=feasibility,
                 on_exhausted=plan.folder.note_exhausted,
             ),
             scheduler=build_scheduler(sweep, epochs=params.train.epochs, every=params.train.evaluate_every),

@@ -87,7 +87,7 @@ def params_with(params: Params, settings: Settings) -> Params:
     return changed
 
 
-def spell(settings: Settings) -> str:
+def format_settings(settings: Settings) -> str:
     """Format parameters for messages."""
     words = [
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in settings.items()

@@ -69,9 +69,9 @@ def run_trial(configuration: dict[str, Any], base: TrialBase) -> None:
     config = trial_config(configuration, base)
     try:
         if config.runtime.workers == 1:
-            train_here(config, folder)
+            train_in_process(config, folder)
         else:
-            train_wide(config, base, folder)
+            train_distributed(config, base, folder)
     except FloatingPointError as error:
         # A setting that diverges is a result, and would diverge again.
         ray.tune.report({SCORE: 0.0, EPOCH: config.params.train.epochs, "history": [], "error": str(error)})
@@ -95,15 +95,15 @@ def trial_config(configuration: Mapping[str, Any], base: TrialBase) -> WorkerCon
     return replace(worker, params=params, description=description)
 
 
-def train_here(config: WorkerConfig, folder: SweepFolder) -> None:
+def train_in_process(config: WorkerConfig, folder: SweepFolder) -> None:
     """Train with one worker, in this process of Ray Tune."""
-    watched = LastFound()
+    latest = LastDetections()
     worker = Worker(
         rank=0,
         num_workers=1,
         device=torch.device("cuda" if config.runtime.gpus_per_worker else "cpu"),
-        tell=watched.hear,
-        report=lambda metrics, write: report_epoch(metrics, write, config, folder, watched),
+        send_event=latest.on_event,
+        report=lambda metrics, write: report_epoch(metrics, write, config, folder, latest),
         last_checkpoint=last_checkpoint,
     )
     if config.data not in _SPLITS:
@@ -117,7 +117,7 @@ def report_epoch(
     write: WriteCheckpoint | None,
     config: WorkerConfig,
     folder: SweepFolder,
-    watched: LastFound,
+    latest: LastDetections,
 ) -> None:
     """Report an evaluated epoch with its checkpoint; write the best detector to the sweep's folder."""
     assert write is not None
@@ -131,7 +131,7 @@ def report_epoch(
         if history[-1]["epoch"] == config.params.train.epochs:
             # Before the last report, at which a scheduler may end this process.
             write_thresholds(config, folder)
-        report_history(history, ray.tune.Checkpoint.from_directory(temporary), found=watched.found)
+        report_history(history, ray.tune.Checkpoint.from_directory(temporary), found=latest.found)
 
 
 def report_history(history: list[dict[str, Any]], checkpoint: Any, *, found: Mapping[int, Any] | None = None) -> None:
@@ -144,13 +144,13 @@ def report_history(history: list[dict[str, Any]], checkpoint: Any, *, found: Map
     ray.tune.report(figures, checkpoint=checkpoint)
 
 
-class LastFound:
+class LastDetections:
     """The newest detections on the watched pictures."""
 
     def __init__(self) -> None:
         self.found: Mapping[int, Any] = {}
 
-    def hear(self, event: Mapping[str, Any]) -> None:
+    def on_event(self, event: Mapping[str, Any]) -> None:
         """Handle an event between two reports."""
         if event["kind"] == "detections":
             self.found = event["found"]
@@ -172,17 +172,17 @@ def last_checkpoint() -> Iterator[Path | None]:
         yield Path(folder)
 
 
-def train_wide(config: WorkerConfig, base: TrialBase, folder: SweepFolder) -> None:
+def train_distributed(config: WorkerConfig, base: TrialBase, folder: SweepFolder) -> None:
     """Train with several workers of a Ray Train run, and forward its reports to Ray Tune."""
-    epochs, watched = config.params.train.epochs, LastFound()
+    epochs, latest = config.params.train.epochs, LastDetections()
 
     def forward(event: dict[str, Any]) -> None:
-        watched.hear(event)
+        latest.on_event(event)
         if event["kind"] != "report" or event["is_partial"] or event["history"][-1].get("AP") is None:
             return
         # The last epoch is reported at the end: a scheduler may end this process at that report.
         if event["history"][-1]["epoch"] < epochs:
-            report_history(event["history"], None, found=watched.found)
+            report_history(event["history"], None, found=latest.found)
 
     run_trainer(
         fit,
@@ -200,7 +200,7 @@ def train_wide(config: WorkerConfig, base: TrialBase, folder: SweepFolder) -> No
         folder.write(f"trials/{key_of(config)}/detector.pt", (found / BEST).read_bytes())
         history = read_json(found / ROWS)
     write_thresholds(config, folder)
-    report_history(history, None, found=watched.found)
+    report_history(history, None, found=latest.found)
 
 
 def key_of(config: WorkerConfig) -> str:

@@ -157,7 +157,7 @@ def build_scheduler(sweep: Sweep, *, epochs: int, every: int) -> TrialScheduler:
             perturbation_interval=every,
             synch=True,
             hyperparam_mutations={key: mutation(entry) for key, entry in sweep.space.items()},
-            custom_explore_fn=partial(mend, constraints=sweep.constraints),
+            custom_explore_fn=partial(repair, constraints=sweep.constraints),
         )
     return FIFOScheduler()
 
@@ -173,11 +173,11 @@ def mutation(entry: Mapping[str, list[Any]]) -> Any:
     )
 
 
-def mend(configuration: dict[str, Any], *, constraints: Sequence[str]) -> dict[str, Any]:
+def repair(configuration: dict[str, Any], *, constraints: Sequence[str]) -> dict[str, Any]:
     """Repair PBT's configuration: if two parameters violate a constraint, the left one takes the right one's value."""
-    mended = dict(configuration)
+    repaired = dict(configuration)
     for text in constraints:
         left, right = constrained(text)
-        if left in mended and right in mended and broken_constraint([text], mended):
-            mended[left] = mended[right]
-    return mended
+        if left in repaired and right in repaired and broken_constraint([text], repaired):
+            repaired[left] = repaired[right]
+    return repaired

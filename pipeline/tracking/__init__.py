@@ -11,29 +11,29 @@ A store that is away never stops the work: records that cannot be sent wait, and
 from __future__ import annotations
 
 from pipeline.tracking.datasets import log_split
-from pipeline.tracking.description import write_note
-from pipeline.tracking.existing_run import join_run
+from pipeline.tracking.description import describe_run
+from pipeline.tracking.existing_run import open_existing_run
 from pipeline.tracking.hardware import cluster_tags
-from pipeline.tracking.interface import NoRun
+from pipeline.tracking.interface import NoopRun
 from pipeline.tracking.lookup import find_run
 from pipeline.tracking.provenance import log_code_changes, provenance_tags
 from pipeline.tracking.run import Run, open_run
 from pipeline.tracking.store import import_mlflow
 
-Tracked = Run | NoRun
+Tracked = Run | NoopRun
 """An MLflow run, or its stand-in without tracking."""
 
 __all__ = [
-    "NoRun",
+    "NoopRun",
     "Run",
     "Tracked",
     "cluster_tags",
+    "describe_run",
     "find_run",
     "import_mlflow",
-    "join_run",
     "log_code_changes",
     "log_split",
+    "open_existing_run",
     "open_run",
     "provenance_tags",
-    "write_note",
 ]

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.tracking.interface import NoRun
+from pipeline.tracking.interface import NoopRun
 from pipeline.tracking.run import Run
 
 QUARTILES = {"min": 0, "q1": 25, "median": 50, "q3": 75, "max": 100}  # percentiles
 
 
-def log_split(run: Run | NoRun, name: str, path: Path) -> None:
+def log_split(run: Run | NoopRun, name: str, path: Path) -> None:
     """Log the split that a run used: digest of the prepared file, location of the images, profile.
 
     Args:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-NOTE = "mlflow.note.content"
+DESCRIPTION_TAG = "mlflow.note.content"
 """MLflow's tag for the description, in Markdown."""
 
 
-def write_note(best: Mapping[str, Any], *, epochs: int, digest: str, reproduce: str | None) -> dict[str, str]:
+def describe_run(best: Mapping[str, Any], *, epochs: int, digest: str, reproduce: str | None) -> dict[str, str]:
     """Return the tag with the description of a training.
 
     Args:
@@ -26,4 +26,4 @@ def write_note(best: Mapping[str, Any], *, epochs: int, digest: str, reproduce: 
     ]
     if reproduce:
         lines += ["", "Make it again:", "```", reproduce, "```"]
-    return {NOTE: "\n".join(lines)}
+    return {DESCRIPTION_TAG: "\n".join(lines)}

@@ -19,7 +19,7 @@ DIGEST = "run_digest"
 ENDED = ("FINISHED", "FAILED", "KILLED")
 
 
-def join_run(
+def open_existing_run(
     *, run_id: str | None, digest: str, name: str, params: Mapping[str, object], tags: Mapping[str, str]
 ) -> Run:
     """Add to the run of a training, or to a new run if the store has none.
@@ -37,17 +37,17 @@ def join_run(
     Raises:
         ValueError: if the store answers and will not have us (address, rights, a deleted experiment).
     """
-    run = JoinedRun(find_store(), run_id=run_id, digest=digest, name=name, tags=tags)
+    run = ExistingRun(find_store(), run_id=run_id, digest=digest, name=name, tags=tags)
     run.try_to_open()
     run.log_params(params)
     return run
 
 
-class JoinedRun(Run):
+class ExistingRun(Run):
     """A run that another process has finished; calls here change neither its status nor its end time."""
 
     def __init__(self, store: Store, *, run_id: str | None, digest: str, name: str, tags: Mapping[str, str]) -> None:
-        """Send nothing yet; see `join_run`."""
+        """Send nothing yet; see `open_existing_run`."""
         super().__init__(store, run_id=run_id, name=name, tags={**tags, DIGEST: digest})
         self._digest = digest
         self._status: str | None = None  # status of the existing run; None: the run is new

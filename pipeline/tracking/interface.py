@@ -14,7 +14,7 @@ Row = Mapping[str, float | int | None]
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
-class NoRun:
+class NoopRun:
     """A run without tracking: the methods of `Run`, which do nothing."""
 
     run_id: str | None = None
@@ -36,6 +36,6 @@ class NoRun:
         example: Picture | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> str | None: ...
-    def sample_machine(self) -> None: ...
+    def log_system_metrics(self) -> None: ...
     def set_tags(self, tags: Mapping[str, str]) -> None: ...
     def finish(self, status: Status = "FINISHED") -> None: ...

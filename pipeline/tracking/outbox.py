@@ -33,14 +33,14 @@ UNKNOWN_USER = 401
 class Outbox:
     """Named records in order of arrival; a newer record replaces one of the same name."""
 
-    def __init__(self, dial: Callable[[], tuple[MlflowClient, str]], *, address: str) -> None:
+    def __init__(self, connect: Callable[[], tuple[MlflowClient, str]], *, address: str) -> None:
         """Create an empty outbox.
 
         Args:
-            dial: checks that the store answers; returns the client and the run's id, or raises.
+            connect: checks that the store answers; returns the client and the run's id, or raises.
             address: of the store, for warnings.
         """
-        self._dial = dial
+        self._connect = connect
         self._address = address
         self._records: dict[str, Send] = {}
         self._pause_until = 0.0  # time.monotonic()
@@ -77,7 +77,7 @@ class Outbox:
         """Send all records."""
         start = time.monotonic()
         try:
-            client, run_id = self._dial()
+            client, run_id = self._connect()
             for name in list(self._records):
                 self._deliver_one(name, client, run_id)
         except Exception as error:  # noqa: BLE001 - object stores and databases bring their own; none stops a training
@@ -91,7 +91,7 @@ class Outbox:
             self._records[name](client, run_id)
         except Exception as error:  # noqa: BLE001 - as above
             if not is_refusal(error):
-                self._dial()  # raises if the store is away; else only this record fails (e.g. its object store is down)
+                self._connect()  # raises if the store is away; else only this record fails (object store down)
                 self.warn(f"failing {kind_of(name)}", f"MLflow cannot take {name} now, it waits: {in_short(error)}")
                 return
             self.warn(f"refused {kind_of(name)}", f"MLflow does not accept {name}, it is left out: {in_short(error)}")

@@ -18,7 +18,7 @@ from pipeline.params import flatten
 from pipeline.params.paths import project_root
 from pipeline.params.reading import parse_yaml
 from pipeline.tracking.hardware import hardware_tags
-from pipeline.tracking.interface import NoRun
+from pipeline.tracking.interface import NoopRun
 from pipeline.tracking.run import Run
 
 PACKAGES = ("torch", "torchvision", "ray", "mlflow", "dvc")
@@ -106,7 +106,7 @@ def reproducing_command(commit: str, params: Mapping[str, object]) -> str | None
     return f"git checkout {commit} && dvc exp run {' '.join(f'-S {shlex.quote(setting)}' for setting in settings)}"
 
 
-def log_code_changes(run: Run | NoRun) -> None:
+def log_code_changes(run: Run | NoopRun) -> None:
     """Upload the uncommitted changes of the code, if any, as code/git.diff, for `git apply`."""
     diff = git_diff()
     if diff:

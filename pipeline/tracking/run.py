@@ -24,7 +24,7 @@ from pipeline.tracking.records import (
     with_best,
 )
 from pipeline.tracking.store import Store, connect, find_or_create_experiment, find_store
-from pipeline.tracking.system_metrics import Sampler
+from pipeline.tracking.system_metrics import SystemMetrics
 from pipeline.tracking.view import keep_view
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Run:
         self._experiment_id: str | None = None
         self._last_epoch: int | None = None  # None: ask the store
         self._outbox = Outbox(self.open, address=store.public_uri)
-        self._sampler = Sampler(store.uri)
+        self._system_metrics = SystemMetrics(store.uri)
         self._is_finished = False
 
     @property
@@ -254,19 +254,19 @@ class Run:
         )
         return model_ids[0] if model_ids else None
 
-    def sample_machine(self) -> None:
+    def log_system_metrics(self) -> None:
         """Sample CPU, memory, disk, network and GPU of this machine until the run is finished.
 
         Called again, it goes on where the sampling has stopped because the store was away.
         """
-        self._sampler.keep(self.run_id)
+        self._system_metrics.keep(self.run_id)
 
     def finish(self, status: Status = "FINISHED") -> None:
         """Send waiting records and close the run, once; warn about records that still cannot be sent, and drop them."""
         if self._is_finished:
             return
         self._is_finished = True
-        self._sampler.finish()
+        self._system_metrics.finish()
         lost = self._outbox.put_last("end of the run", lambda client, run_id: self._end(client, run_id, status))
         if lost:
             self._outbox.warn("loss", f"MLflow run {self.run_id} lacks what could not be sent: {'; '.join(lost)}")

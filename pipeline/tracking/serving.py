@@ -45,9 +45,9 @@ class ServedDetector(PythonModel):
         threshold = (params or {}).get("score_threshold")
         names = self.detector.class_names
         tables = [empty_table()]  # columns and types, also without detections
-        for place, picture in enumerate(model_input["image"]):
+        for index, picture in enumerate(model_input["image"]):
             (detections,) = self.detector([read_image(picture)], score_threshold=threshold)
-            tables.append(as_table(place, detections, class_names=names))
+            tables.append(as_table(index, detections, class_names=names))
         return pd.concat(tables, ignore_index=True)
 
 
@@ -62,10 +62,10 @@ def read_image(picture: object) -> np.ndarray[Any, Any]:
     return decode_rgb(picture if isinstance(picture, bytes) else Path(picture).read_bytes())
 
 
-def as_table(place: int, detections: Detections, *, class_names: Sequence[str]) -> pd.DataFrame:
+def as_table(index: int, detections: Detections, *, class_names: Sequence[str]) -> pd.DataFrame:
     """Return one row per detection of the image with this index."""
     boxes, scores, labels = (field.numpy(force=True) for field in detections)  # [D, 4], [D], [D]
-    columns = {"image": np.full(len(labels), place), "x1": boxes[:, 0], "y1": boxes[:, 1], "x2": boxes[:, 2]}
+    columns = {"image": np.full(len(labels), index), "x1": boxes[:, 0], "y1": boxes[:, 1], "x2": boxes[:, 2]}
     columns |= {"y2": boxes[:, 3], "score": scores, "label": labels}
     columns |= {"class_name": np.array([class_names[label] for label in labels], dtype=object)}
     return pd.DataFrame(columns).astype(COLUMNS)

@@ -14,7 +14,7 @@ INTERVAL_S = 10.0  # MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL overrides it
 SWITCH = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"
 
 
-class Sampler:
+class SystemMetrics:
     """Samples this machine for a run, in a thread of MLflow's; its errors stop nothing.
 
     Args:

@@ -14,29 +14,29 @@ import torch
 
 from pipeline import cluster
 from pipeline.cli.progress import Progress
-from pipeline.cluster.archive import ENDED, export_finished, is_finished
+from pipeline.cluster.archive import ENDED, export_archive, is_archived
 from pipeline.fit import fit
 from pipeline.fit.config import InputFiles, WorkerConfig, publish_inputs, with_weights
 from pipeline.params import Params, flatten, project_root
 from pipeline.params.paths import check_folder, outer_root, picture_root, storage_location
 from pipeline.params.runtime import RuntimeConfig
 from pipeline.reports.curves import plot_curves, write_history_csv
-from pipeline.reports.sample_images import Watched, choose_watched
+from pipeline.reports.sample_images import SampleImages, choose_sample_images
 from pipeline.runs.fingerprint import describe_code, digest_code
 from pipeline.runs.identity import BEST, ROWS, RUN_ID, RunFolder, digest_file, digest_run, lock_run
 from pipeline.runs.inputs import CACHE
 from pipeline.runs.lease import hold_lease
 from pipeline.runs.predecessor import begin_run
-from pipeline.storage.outs import read_json, write_json, write_whole
+from pipeline.storage.outs import read_json, write_atomic, write_json
 from pipeline.tracking import (
     Run,
     cluster_tags,
+    describe_run,
     import_mlflow,
     log_code_changes,
     log_split,
     open_run,
     provenance_tags,
-    write_note,
 )
 from pipeline.train.micro_batch import halve_images, with_images_per_step
 from pipeline.train.preflight import ANCHORS, SPLITS, weights_file
@@ -67,7 +67,7 @@ def run(params: Params, runtime: RuntimeConfig) -> None:
     locks = outer_root(project_root()) / "runs" / "locks"
     with lock_run(locks, digest) as lock, hold_lease(storage, digest, lock=lock):
         threading.Thread(target=import_ahead, daemon=True).start()
-        ended = runtime.resume != "never" and is_finished(RunFolder(storage, digest))
+        ended = runtime.resume != "never" and is_archived(RunFolder(storage, digest))
         with nullcontext() if ended else cluster.start_ray(runtime.address, cluster.Resources.of(runtime)):
             train(params, runtime, config, digest=digest, storage=storage)
 
@@ -104,7 +104,7 @@ def train(params: Params, runtime: RuntimeConfig, config: WorkerConfig, *, diges
     folder = RunFolder(storage, digest)
     if runtime.resume == "never":
         put_aside(folder)
-    origin = begin_run(storage, digest, training_code(), goes_on=runtime.resume == "always")
+    origin = begin_run(storage, digest, training_code(), resume_earlier=runtime.resume == "always")
     flat = flatten(params.model_dump())
     tags = provenance_tags(
         params=flat,
@@ -118,12 +118,14 @@ def train(params: Params, runtime: RuntimeConfig, config: WorkerConfig, *, diges
     with open_run(run_id=known, name=f"train {digest[:8]}", params=flat, tags=tags) as run:
         workers = runtime.fewest if runtime.fewest == runtime.most else f"{runtime.fewest} to {runtime.most}"
         print(f"run {digest}: {params.train.epochs} epochs on {workers} workers, {runtime.precision}", flush=True)
-        run.sample_machine()
+        run.log_system_metrics()
         log_code_changes(run)
-        watched = Watched(SPLITS["val"], root=config.data.root, score_threshold=params.evaluate.picture_score)
-        listener = Listener(run, folder, Progress(params.train.epochs), watched, kept=known)
+        sample_images = SampleImages(
+            SPLITS["val"], root=config.data.root, score_threshold=params.evaluate.picture_score
+        )
+        listener = Listener(run, folder, Progress(params.train.epochs), sample_images, kept=known)
         listener.keep_run_id()
-        found = export_finished(folder, partial(export, digest=digest))
+        found = export_archive(folder, partial(export, digest=digest))
         if found is None:
             if cluster.is_elsewhere(runtime.address):
                 config = publish_inputs(config, storage)
@@ -139,7 +141,7 @@ def train(params: Params, runtime: RuntimeConfig, config: WorkerConfig, *, diges
         best = history[best_epoch - 1]
         write_reports(history, best=best, digest=digest)
         folder.write(ENDED, str(len(history)))
-        run.set_tags(write_note(best, epochs=len(history), digest=digest, reproduce=tags.get("reproduce")))
+        run.set_tags(describe_run(best, epochs=len(history), digest=digest, reproduce=tags.get("reproduce")))
         log_outs(run)
     print(f"best epoch {best['epoch']}; compare the runs with: {run.url}", flush=True)
 
@@ -202,7 +204,7 @@ def worker_config(params: Params, runtime: RuntimeConfig, *, digest: str, run: s
         data=InputFiles(
             **{name: str(path.resolve()) for name, path in SPLITS.items()},
             root=picture_root(content["info"]["root"], runtime),
-            watched=tuple(choose_watched(read_json(SPLITS["val"]))),
+            sample_ids=tuple(choose_sample_images(read_json(SPLITS["val"]))),
             run=run,
             cache_folder=f"{CACHE}/pictures",
         ),
@@ -217,9 +219,9 @@ class Listener:
     """
 
     def __init__(
-        self, run: Run, folder: RunFolder, progress: Progress, watched: Watched, *, kept: str | None = None
+        self, run: Run, folder: RunFolder, progress: Progress, sample_images: SampleImages, *, kept: str | None = None
     ) -> None:
-        self.run, self.folder, self.progress, self.watched, self.kept = run, folder, progress, watched, kept
+        self.run, self.folder, self.progress, self.sample_images, self.kept = run, folder, progress, sample_images, kept
         self.has_warned = False
 
     def __call__(self, event: Mapping[str, Any]) -> None:
@@ -236,13 +238,13 @@ class Listener:
         elif event["kind"] == "cluster":
             self.run.set_tags(cluster_tags(event))
         elif event["kind"] == "detections":
-            self.watched.found = event["found"]
+            self.sample_images.found = event["found"]
         elif not event["is_partial"]:
             self.progress.epoch(event["history"])
             self.run.log_history(event["history"])
             self.try_to_keep_run_id()
-            self.run.sample_machine()  # it stops when the store does not answer
-            self.watched.log(self.run, epoch=event["history"][-1]["epoch"])
+            self.run.log_system_metrics()  # it stops when the store does not answer
+            self.sample_images.log(self.run, epoch=event["history"][-1]["epoch"])
 
     def keep_run_id(self) -> None:
         """Write the id of the MLflow run, known once the store has answered, so that a resumed training continues it.
@@ -272,10 +274,10 @@ def export(checkpoint: Path, *, digest: str) -> tuple[list[dict[str, Any]], int]
     """
     weights, description = load_detector(checkpoint / BEST)
     if description["run"]["digest"] == digest:
-        write_whole(MODEL, lambda temporary: shutil.copyfile(checkpoint / BEST, temporary))
+        write_atomic(MODEL, lambda temporary: shutil.copyfile(checkpoint / BEST, temporary))
     else:
         own = {**description, "run": {**description["run"], "digest": digest}}
-        write_whole(MODEL, lambda temporary: save_detector(temporary, weights, own))
+        write_atomic(MODEL, lambda temporary: save_detector(temporary, weights, own))
     return read_json(checkpoint / ROWS), description["run"]["epoch"]
 
 
@@ -283,8 +285,8 @@ def write_reports(history: list[dict[str, Any]], *, best: Mapping[str, Any], dig
     """Write the metrics of the best epoch, and the curves of all epochs."""
     kept = {key: value for key, value in best.items() if key not in ("seconds", "images_per_s")}
     write_json(REPORT, {"run": digest, "epochs": history[-1]["epoch"], "best": kept})
-    write_whole(HISTORY, lambda path: write_history_csv(history, path))
-    write_whole(CURVES, lambda path: plot_curves(history, path))
+    write_atomic(HISTORY, lambda path: write_history_csv(history, path))
+    write_atomic(CURVES, lambda path: plot_curves(history, path))
 
 
 def log_outs(run: Run) -> None:

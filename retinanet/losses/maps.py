@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from retinanet.losses.precision import slope_dtype, wide, wide_dtype
+from retinanet.losses.precision import gradient_dtype, wide, wide_dtype
 from retinanet.losses.sigmoid import focal_background
 
 # Logits per block and thread: the temporaries of a block fit the cache, and the number of calls stays small.
@@ -70,7 +70,7 @@ class _SparseFocal(torch.autograd.Function):
         gamma: float,
         image_weights: Tensor,
     ) -> Tensor:
-        gradient = torch.empty_like(logits, dtype=slope_dtype(logits))
+        gradient = torch.empty_like(logits, dtype=gradient_dtype(logits))
         total = torch.zeros((), dtype=torch.float64, device=logits.device)
         for x, out, weight in _blocks(logits, gradient, 1 - class_alpha, image_weights):
             total += _background(x, weight, gamma, out)

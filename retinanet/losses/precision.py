@@ -16,6 +16,6 @@ def wide(logits: Tensor) -> Tensor:
     return logits.to(wide_dtype(logits))
 
 
-def slope_dtype(logits: Tensor) -> torch.dtype:
+def gradient_dtype(logits: Tensor) -> torch.dtype:
     """Type of gradients saved for backward: that of the logits, but not float16, which would underflow."""
     return torch.float32 if logits.dtype == torch.float16 else logits.dtype

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from retinanet.losses.precision import slope_dtype, wide, wide_dtype
+from retinanet.losses.precision import gradient_dtype, wide, wide_dtype
 
 
 def focal_background(logits: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
@@ -64,7 +64,7 @@ class _DenseFocal(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, targets: Tensor, gamma: float) -> Tensor:
         sign = 1 - 2 * targets.to(wide_dtype(logits))  # target 1 mirrors the logit
         value, slope = focal_background(wide(logits) * sign, gamma)
-        ctx.save_for_backward((slope * sign).to(slope_dtype(logits)))
+        ctx.save_for_backward((slope * sign).to(gradient_dtype(logits)))
         ctx.dtype = logits.dtype
         return value
 

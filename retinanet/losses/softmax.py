@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from retinanet.losses.precision import slope_dtype, wide
+from retinanet.losses.precision import gradient_dtype, wide
 
 
 def softmax_focal_loss(logits: Tensor, labels: Tensor, *, class_weights: Tensor | None, gamma: float) -> Tensor:
@@ -49,7 +49,7 @@ class _SoftmaxFocal(torch.autograd.Function):
         one_hot = torch.zeros_like(p).scatter_(-1, target, 1.0)
         # at the target 1 - p_t is q, which the difference would round to 0
         gradient = slope[..., None] * (one_hot - p).scatter(-1, target, q[..., None])
-        ctx.save_for_backward(gradient.to(slope_dtype(logits)))
+        ctx.save_for_backward(gradient.to(gradient_dtype(logits)))
         ctx.dtype = logits.dtype
         return -modulator * log_p
 

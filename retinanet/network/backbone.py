@@ -42,7 +42,7 @@ def dilation_of(convolution: nn.Conv2d, feature: Tensor) -> tuple[int, ...]:
     return convolution.dilation
 
 
-class ThinBlock(BasicBlock):  # type: ignore[misc]
+class FoldedBasicBlock(BasicBlock):  # type: ignore[misc]
     """torchvision's residual block of two 3x3 convolutions, with frozen normalisations folded in."""
 
     def forward(self, feature: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class ThinBlock(BasicBlock):  # type: ignore[misc]
         return F.relu_(residual.add_(shortcut(self, feature)))
 
 
-class WideBlock(Bottleneck):  # type: ignore[misc]
+class FoldedBottleneck(Bottleneck):  # type: ignore[misc]
     """torchvision's residual block of 1x1, 3x3 and 1x1 convolutions, with frozen normalisations folded in."""
 
     def forward(self, feature: Tensor) -> Tensor:
@@ -63,19 +63,19 @@ class WideBlock(Bottleneck):  # type: ignore[misc]
         return F.relu_(residual.add_(shortcut(self, feature)))
 
 
-def shortcut(block: ThinBlock | WideBlock, feature: Tensor) -> Tensor:
+def shortcut(block: FoldedBasicBlock | FoldedBottleneck, feature: Tensor) -> Tensor:
     """The shortcut of a residual block: its input, projected where the shape changes."""
     return feature if block.downsample is None else convolve(feature, *block.downsample)
 
 
 # Blocks in the stages C2 to C5 (He et al. 2015, table 1), as torchvision's functions of these names.
 BACKBONES: dict[str, Callable[..., ResNet]] = {
-    "resnet18": partial(ResNet, ThinBlock, [2, 2, 2, 2]),
-    "resnet34": partial(ResNet, ThinBlock, [3, 4, 6, 3]),
-    "resnet50": partial(ResNet, WideBlock, [3, 4, 6, 3]),
-    "resnet101": partial(ResNet, WideBlock, [3, 4, 23, 3]),
-    "resnet152": partial(ResNet, WideBlock, [3, 8, 36, 3]),
-    "resnext50_32x4d": partial(ResNet, WideBlock, [3, 4, 6, 3], groups=32, width_per_group=4),
+    "resnet18": partial(ResNet, FoldedBasicBlock, [2, 2, 2, 2]),
+    "resnet34": partial(ResNet, FoldedBasicBlock, [3, 4, 6, 3]),
+    "resnet50": partial(ResNet, FoldedBottleneck, [3, 4, 6, 3]),
+    "resnet101": partial(ResNet, FoldedBottleneck, [3, 4, 23, 3]),
+    "resnet152": partial(ResNet, FoldedBottleneck, [3, 8, 36, 3]),
+    "resnext50_32x4d": partial(ResNet, FoldedBottleneck, [3, 4, 6, 3], groups=32, width_per_group=4),
 }
 CHANNELS_PER_GROUP = (
     8  # 32 groups of 256 channels (Wu and He 2018); narrower networks keep the group size, not the number

@@ -36,11 +36,11 @@ def construct_optimizer(
         constructed = torch.optim.AdamW(groups, lr=lr, fused=True)
     else:
         raise ValueError(f"optim.optimizer is {optimizer!r}, expected sgd or adamw")
-    constructed.register_load_state_dict_post_hook(take_strides_of_parameters)
+    constructed.register_load_state_dict_post_hook(match_parameter_strides)
     return constructed
 
 
-def take_strides_of_parameters(optimizer: torch.optim.Optimizer) -> None:
+def match_parameter_strides(optimizer: torch.optim.Optimizer) -> None:
     """Give the optimiser state of every parameter the strides of the parameter.
 
     A loaded state has the strides with which it was saved. Fused CPU kernels ignore strides: where they differ from the

@@ -80,7 +80,7 @@ def test_configuration_of_a_worker_travels_whole() -> None:
         PARAMS,
         load_runtime(ROOT / "conf/local.yaml"),
         description={"anchors": GRID.to_dict()},
-        data=InputFiles("train.json", "val.json", root="pictures", watched=(1, 2)),
+        data=InputFiles("train.json", "val.json", root="pictures", sample_ids=(1, 2)),
         trials_at_once=2,
         thresholds=None if PARAMS.sweep is None else PARAMS.sweep.postprocess,
     )

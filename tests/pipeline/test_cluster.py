@@ -14,8 +14,8 @@ from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from pipeline.cluster import Resources, address_of, start_ray
-from pipeline.cluster.signals import run_until_asked
-from pipeline.cluster.training import BriefTrainer, Forward, first_cause
+from pipeline.cluster.signals import run_until_stopped
+from pipeline.cluster.training import LocalTrainer, ReportForwarder, first_cause
 from pipeline.params.runtime import load_runtime
 
 ROOT = Path(__file__).parents[2]
@@ -52,7 +52,7 @@ def test_ray_of_our_own_asks_no_autoscaler(monkeypatch: pytest.MonkeyPatch) -> N
     )
     for workers in (3, (1, 3)):
         scaling = ScalingConfig(num_workers=workers)
-        trainer = BriefTrainer(print, scaling_config=scaling)
+        trainer = LocalTrainer(print, scaling_config=scaling)
         trainer._initialize_and_run_controller(scaling_policy=create_scaling_policy(scaling), other=1)
     fixed, ranged = given
     assert fixed["other"] == 1
@@ -73,9 +73,9 @@ def test_work_that_nobody_stops_gives_its_result_or_its_error(error: Exception) 
         raise error
 
     never = threading.Event()
-    assert run_until_asked(lambda: 3, never, lambda: pytest.fail("stopped")) == 3
+    assert run_until_stopped(lambda: 3, never, lambda: pytest.fail("stopped")) == 3
     with pytest.raises(type(error), match=str(error)):
-        run_until_asked(fail, never, lambda: pytest.fail("stopped"))
+        run_until_stopped(fail, never, lambda: pytest.fail("stopped"))
 
 
 def test_work_is_asked_to_stop_once_and_waited_for() -> None:
@@ -86,7 +86,7 @@ def test_work_is_asked_to_stop_once_and_waited_for() -> None:
         stops.append(1)
         threading.Timer(0.5, over.set).start()
 
-    assert run_until_asked(lambda: over.wait(timeout=10), asked, stop)
+    assert run_until_stopped(lambda: over.wait(timeout=10), asked, stop)
     assert stops == [1]
 
 
@@ -111,7 +111,7 @@ def test_error_of_our_own_keeps_its_account() -> None:
 
 @pytest.mark.parametrize("complaint", [ValueError("bad key"), FloatingPointError("loss is nan at step 3")])
 def test_complaint_that_comes_again_ends_the_training(complaint: Exception) -> None:
-    forward = Forward(events=None)
+    forward = ReportForwarder(events=None)
     forward.after_exception(None, {0: as_ray_wraps(complaint)})
     forward.after_exception(None, {0: as_ray_wraps(ValueError("another"))})
     with pytest.raises(type(complaint), match=str(complaint)):
@@ -120,7 +120,7 @@ def test_complaint_that_comes_again_ends_the_training(complaint: Exception) -> N
 
 @pytest.mark.parametrize("passing", [RuntimeError("gloo: timed out"), OSError("no route"), MemoryError()])
 def test_error_that_may_pass_is_left_to_ray(passing: Exception) -> None:
-    forward = Forward(events=None)
+    forward = ReportForwarder(events=None)
     for _ in range(3):
         forward.after_exception(None, {0: as_ray_wraps(passing)})
 

@@ -17,8 +17,8 @@ from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import Check
 from ray.train.v2._internal.execution.storage import StorageContext
 from ray.train.v2._internal.execution.training_report import _TrainingReport
 
-from pipeline.cluster.storage import NOTES, Checkpoints, name_of
-from pipeline.runs.checksums import DIGESTS, check_whole, seal
+from pipeline.cluster.storage import SNAPSHOT, Checkpoints, name_of
+from pipeline.runs.checksums import CHECKSUMS, verify_checksums, write_checksums
 
 
 def keep(run: Path, step: int) -> Path:
@@ -27,7 +27,7 @@ def keep(run: Path, step: int) -> Path:
     folder.mkdir(parents=True)
     (folder / "state.pt").write_bytes(b"state %d" % step)
     (folder / "history.json").write_text("[]")
-    seal(folder)
+    write_checksums(folder)
     return folder
 
 
@@ -104,11 +104,11 @@ def lose_a_file(folder: Path) -> None:
 
 
 def lose_the_digests(folder: Path) -> None:
-    (folder / DIGESTS).unlink()
+    (folder / CHECKSUMS).unlink()
 
 
 def truncate_the_digests(folder: Path) -> None:
-    (folder / DIGESTS).write_text((folder / DIGESTS).read_text()[:9])
+    (folder / CHECKSUMS).write_text((folder / CHECKSUMS).read_text()[:9])
 
 
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit, lose_a_file, lose_the_digests, truncate_the_digests])
@@ -116,7 +116,7 @@ def test_damaged_checkpoint_is_told_and_the_one_before_taken(run: Path, damage: 
     older, newer = keep(run, 1), keep(run, 2)
     damage(newer)  # type: ignore[operator]
     with pytest.raises(ValueError, match=r".+"):
-        check_whole(newer)
+        verify_checksums(newer)
     told: list[str] = []
     assert Checkpoints.of(str(run.parent), "d1").newest(told.append) == older.name
     assert len(told) == 1
@@ -149,11 +149,11 @@ def write_notes(run: Path, *folders: Path) -> None:
 def test_good_notes_of_ray_are_left_as_they_are(run: Path) -> None:
     run.mkdir(parents=True)
     checkpoints = Checkpoints.of(str(run.parent), "d1")
-    checkpoints.mend_notes(pytest.fail)  # there are none
+    checkpoints.repair_snapshot(pytest.fail)  # there are none
     write_notes(run, keep(run, 1), keep(run, 2))
-    before = (run / NOTES).read_bytes()
-    checkpoints.mend_notes(pytest.fail)
-    assert (run / NOTES).read_bytes() == before
+    before = (run / SNAPSHOT).read_bytes()
+    checkpoints.repair_snapshot(pytest.fail)
+    assert (run / SNAPSHOT).read_bytes() == before
     assert len(begin_with_notes(run)._checkpoint_results) == 2
 
 
@@ -187,14 +187,14 @@ def test_notes_with_which_ray_would_not_begin_are_told_and_put_aside(
 ) -> None:
     older, newer = keep(run, 1), keep(run, 2)
     write_notes(run, older, newer)
-    flaw = spoil(run / NOTES, newer)
+    flaw = spoil(run / SNAPSHOT, newer)
     with pytest.raises(CheckpointManagerInitializationError):
         begin_with_notes(run)
     told: list[str] = []
     checkpoints = Checkpoints.of(str(run.parent), "d1")
-    checkpoints.mend_notes(told.append)
-    assert told == [f"{NOTES} {flaw}; it is put aside, the checkpoints are read without it"]
-    assert not (run / NOTES).exists() and (run / f"{NOTES}.aside").exists()
+    checkpoints.repair_snapshot(told.append)
+    assert told == [f"{SNAPSHOT} {flaw}; it is put aside, the checkpoints are read without it"]
+    assert not (run / SNAPSHOT).exists() and (run / f"{SNAPSHOT}.aside").exists()
     assert begin_with_notes(run)._checkpoint_results == []
     assert checkpoints.newest(pytest.fail) == (newer if newer.exists() else older).name
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline.cluster import worker as worker_room
-from pipeline.cluster.worker import STEPS_BETWEEN_LOOKS, Pauses, Worker
+from pipeline.cluster.worker import STEPS_BETWEEN_CHECKS, PauseRequests, Worker
 from pipeline.fit import building as building_room
 from pipeline.fit.loop import load_splits, train_worker
 from pipeline.params import load_params
@@ -28,7 +28,7 @@ from pipeline.train.run import worker_config
 from retinanet.training import engine as engine_room
 from retinanet.training import progress as progress_room
 
-STEPS = 3 * STEPS_BETWEEN_LOOKS
+STEPS = 3 * STEPS_BETWEEN_CHECKS
 NEVER = 10**6
 
 
@@ -39,7 +39,7 @@ def asked_of_ray(rank: int, *, stopped_at: int, announced_at: int) -> tuple[list
     """The steps at which a rank asks Ray about its nodes, which is a collective; and what it answers at each step."""
     asked, answers = [], []
 
-    class Rank(Pauses):
+    class Rank(PauseRequests):
         def is_stopping(self) -> bool:
             return self.steps >= stopped_at
 
@@ -69,7 +69,7 @@ def test_every_rank_asks_ray_at_the_same_steps_whenever_somebody_stops(
 
 @pytest.mark.parametrize("announced_at", [1, 20, 21, 60])
 def test_announced_end_of_a_node_is_one_pause_on_every_rank_at_the_same_step(announced_at: int) -> None:
-    seen = math.ceil(announced_at / STEPS_BETWEEN_LOOKS) * STEPS_BETWEEN_LOOKS
+    seen = math.ceil(announced_at / STEPS_BETWEEN_CHECKS) * STEPS_BETWEEN_CHECKS
     for rank in range(3):
         _, answers = asked_of_ray(rank, stopped_at=NEVER, announced_at=announced_at)
         assert [step for step, (pause, _) in enumerate(answers, start=1) if pause] == [seen]
@@ -178,7 +178,7 @@ class Ranks:
         patch.setattr(building_room, "distribute", lambda network, worker: network)
         patch.setattr(worker_room.ray.train, "report", meeting.report)
         patch.setattr(worker_room.ray.train, "get_preemption_info", self.get_preemption_info)
-        patch.setattr(worker_room, "STEPS_BETWEEN_LOOKS", 2)
+        patch.setattr(worker_room, "STEPS_BETWEEN_CHECKS", 2)
         patch.setattr(engine_room, "compute_losses", functools.partial(self.compute_losses, compute_losses))
 
     def get_preemption_info(self) -> str | None:
@@ -200,11 +200,11 @@ class Ranks:
     def work(self, rank: int) -> None:
         """What one worker does."""
 
-        class Stopped(Pauses):
+        class Stopped(PauseRequests):
             def is_stopping(pauses) -> bool:  # noqa: N805  # self is another's
                 return pauses.steps >= self.mishap.stopped_at
 
-        def tell(event: dict[str, Any]) -> None:
+        def send_event(event: dict[str, Any]) -> None:
             if event["kind"] == "warning":
                 self.mishap.told.append(event["text"])
 
@@ -212,10 +212,10 @@ class Ranks:
             rank=rank,
             num_workers=2,
             device=torch.device("cpu"),
-            tell=tell,
-            report=lambda metrics, write: worker_room.report(metrics, write, tell, self),  # type: ignore[arg-type]  # stands for Checkpoints
+            send_event=send_event,
+            report=lambda metrics, write: worker_room.report(metrics, write, send_event, self),  # type: ignore[arg-type]  # stands for Checkpoints
             last_checkpoint=self.last_checkpoint,
-            wants_pause=Stopped(None, first=rank == 0, watches_nodes=True),
+            pause_requested=Stopped(None, first=rank == 0, watches_nodes=True),
         )
         train_worker(self.config, link, *load_splits(self.config.data))
 

@@ -25,7 +25,7 @@ from pipeline.evaluate.__main__ import main as evaluate
 from pipeline.export.run import model_of_file
 from pipeline.params.credentials import credentials_complaint
 from pipeline.params.paths import picture_root
-from pipeline.replay.run import read_kept
+from pipeline.replay.run import load_step
 from pipeline.sweep.__main__ import main as sweep
 from pipeline.train.__main__ import main as train
 
@@ -146,7 +146,7 @@ def test_secret_in_conf_is_refused_by_every_command(command: str, key: str, monk
 
 @pytest.mark.parametrize("location", WITH_SECRET)
 def test_secret_on_a_command_line_and_in_an_old_prepared_file_is_refused(location: str) -> None:
-    for read in (lambda: root_of({}, location), lambda: read_kept(location), lambda: picture_root(location)):
+    for read in (lambda: root_of({}, location), lambda: load_step(location), lambda: picture_root(location)):
         with pytest.raises(ValueError, match="URL with credentials in it") as caught:
             read()
         assert SECRET not in str(caught.value)

@@ -14,7 +14,7 @@ from PIL import Image
 from pipeline.formats import Split as ReadSplit
 from pipeline.formats import SplitFiles, format_report, read_splits, summarise
 from pipeline.reports.pictures import TILE
-from pipeline.reports.sample_images import draw_watched, sheet_picture
+from pipeline.reports.sample_images import draw_sample_images, sheet_picture
 from retinanet.data.pictures import read_picture
 from retinanet.data.splits import Split
 
@@ -52,7 +52,9 @@ def test_16_bits_are_the_same_pixels_wherever_they_are_read(tmp_path: Path, name
     np.testing.assert_array_equal(read_picture(str(tmp_path / name)).numpy(), expected)  # detection
     np.testing.assert_array_equal(np.asarray(sheet_picture(split, 0, ([], [], [])).image).transpose(2, 0, 1), expected)
     # a tile is as wide as the ramp, so the sheet shows its pixels; the row is below title and box
-    sheet = np.asarray(Image.open(io.BytesIO(draw_watched(split, {0: ([], [], [])}, score_threshold=0.5))).convert("L"))
+    sheet = np.asarray(
+        Image.open(io.BytesIO(draw_sample_images(split, {0: ([], [], [])}, score_threshold=0.5))).convert("L")
+    )
     assert any((np.abs(row[12 : 12 + TILE].astype(int) - SHOWN[0]) <= 1).all() for row in sheet)
 
 

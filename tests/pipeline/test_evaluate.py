@@ -21,13 +21,13 @@ from pipeline.evaluate.__main__ import main
 from pipeline.evaluate.run import CURVE, CURVE_PICTURE, DETECTIONS, REPORT, SHEET
 from pipeline.reports.results import read_results
 from pipeline.runs.identity import RUN_ID, RunFolder
-from pipeline.tracking import NoRun
+from pipeline.tracking import NoopRun
 
 OUTS = (REPORT, DETECTIONS, CURVE, CURVE_PICTURE, SHEET)
 COCO_NAMES = {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"}
 
 
-class Told(NoRun):
+class Told(NoopRun):
     """A run that remembers what it was told."""
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Told(NoRun):
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     run = Told()
-    monkeypatch.setattr(stage, "join_run", lambda **opening: (run.opened.update(opening), run)[1])
+    monkeypatch.setattr(stage, "open_existing_run", lambda **opening: (run.opened.update(opening), run)[1])
     return run
 
 
@@ -113,7 +113,7 @@ def test_mlflow_that_refuses_is_told_before_the_work(monkeypatch: pytest.MonkeyP
     def refuse(**opening: object) -> None:
         raise ValueError("MLflow opens no run")
 
-    monkeypatch.setattr(stage, "join_run", refuse)
+    monkeypatch.setattr(stage, "open_existing_run", refuse)
     monkeypatch.setattr(stage, "detect", lambda *arguments: pytest.fail("detects"))
     with pytest.raises(ValueError, match="MLflow opens no run"):
         main([])

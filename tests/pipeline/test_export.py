@@ -141,8 +141,8 @@ def test_folder_stands_alone(at_tracked: Path, tmp_path: Path, of: str) -> None:
     inputs = [str(picture), picture.read_bytes(), np.asarray(Image.open(picture).convert("RGB"))]
     table = mlflow.pyfunc.load_model(str(folder / "pyfunc")).predict(pd.DataFrame({"image": inputs}))
     expected = found_by_detector(Path("models/model.pt"), picture)
-    for place in range(len(inputs)):
-        assert_same(table[table.image == place].to_dict("records"), expected)
+    for index in range(len(inputs)):
+        assert_same(table[table.image == index].to_dict("records"), expected)
 
 
 # ---- serving ---------------------------------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ def test_registered_model_answers_a_request_with_detections_offline(served: str,
     picture = picture_of(at_tracked)
     expected = found_by_detector(Path("models/model.pt"), picture)
     rows = ask(served, [picture.read_bytes(), picture.read_bytes()])
-    for place in (0, 1):
-        assert_same([row for row in rows if row["image"] == place], expected)
+    for index in (0, 1):
+        assert_same([row for row in rows if row["image"] == index], expected)
     highest = expected[0]["score"]
     assert ask(served, [picture.read_bytes()], score_threshold=highest + 0.001) == []

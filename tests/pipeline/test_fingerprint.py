@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.runs import fingerprint
-from pipeline.runs.fingerprint import describe_code, digest_code, digest_source, spell_changes
+from pipeline.runs.fingerprint import describe_code, digest_code, digest_source, format_changes
 
 SOURCE = '''"""The module."""
 
@@ -138,5 +138,5 @@ def test_any_other_version_or_file_is_other_code(change: dict[str, str], code: d
 def test_changes_name_versions_and_files() -> None:
     before = {"python": "3.11", "torch": "2.15.0", "a.py": "1", "b.py": "1", "c.py": "1"}
     after = {"python": "3.11", "torch": "2.15.1", "a.py": "1", "b.py": "2", "d.py": "1"}
-    assert spell_changes(before, after) == "torch 2.15.0 -> 2.15.1, b.py, c.py (removed), d.py (new)"
-    assert spell_changes(before, before) == ""
+    assert format_changes(before, after) == "torch 2.15.0 -> 2.15.1, b.py, c.py (removed), d.py (new)"
+    assert format_changes(before, before) == ""

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.fit import fit
-from tests.training import Trained, train, train_here
+from tests.training import Trained, train, train_in_process
 
 pytestmark = [
     pytest.mark.slow,
@@ -44,7 +44,7 @@ def test_training_learns(alone: Trained) -> None:
 
 
 def test_accumulation_trains_as_one_step(alone: Trained, project: Path) -> None:
-    assert_same_training(alone, train_here(project / "run", images_per_step=3))  # 3 + 3 + 2 images
+    assert_same_training(alone, train_in_process(project / "run", images_per_step=3))  # 3 + 3 + 2 images
 
 
 def test_every_report_reaches_the_driver_once(pair: Trained) -> None:

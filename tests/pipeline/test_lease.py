@@ -16,7 +16,16 @@ import fsspec
 import pytest
 
 from pipeline.runs import lease as lease_room
-from pipeline.runs.lease import HEARTBEAT_S, SECONDS_BETWEEN_LOOKS, SETTLE_S, TTL_S, Lease, LeaseFile, Owner, hold_lease
+from pipeline.runs.lease import (
+    HEARTBEAT_S,
+    SECONDS_BETWEEN_CHECKS,
+    SETTLE_S,
+    TTL_S,
+    Lease,
+    LeaseFile,
+    Owner,
+    hold_lease,
+)
 from tests.buckets import BUCKET, make_bucket, variables_of
 from tests.servers import running_s3
 
@@ -94,7 +103,7 @@ def test_second_driver_is_refused_while_the_first_lives_whatever_their_clocks_sa
     clock.each_second = heart(first)
     with pytest.raises(ValueError, match="run d1 is held by process 7 on head since Monday, which renews its lease"):
         driver(storage, "laptop", clock).acquire()
-    assert clock.time - ahead_s <= HEARTBEAT_S + SECONDS_BETWEEN_LOOKS
+    assert clock.time - ahead_s <= HEARTBEAT_S + SECONDS_BETWEEN_CHECKS
     assert first.is_mine()
     said = capsys.readouterr().out
     assert said.startswith("run d1 was held by process 7 on head since Monday (its lease is ")
@@ -108,7 +117,7 @@ def test_lease_of_a_dead_driver_is_taken_over_after_its_time_and_the_line_says_w
     clock = Clock()
     second = driver(storage, "laptop", clock)
     second.acquire()
-    assert TTL_S <= clock.time <= TTL_S + SECONDS_BETWEEN_LOOKS + SETTLE_S
+    assert TTL_S <= clock.time <= TTL_S + SECONDS_BETWEEN_CHECKS + SETTLE_S
     assert second.is_mine()
     assert capsys.readouterr().out.splitlines()[1:] == [
         "no sign of life in 120 s: taking over the lease of process 7 on head since Monday"
@@ -120,7 +129,7 @@ def test_lease_that_is_given_back_meanwhile_is_taken_at_once(storage: str) -> No
     first.acquire()
     clock.each_second = first.release
     driver(storage, "laptop", clock).acquire()
-    assert clock.time <= SECONDS_BETWEEN_LOOKS + SETTLE_S
+    assert clock.time <= SECONDS_BETWEEN_CHECKS + SETTLE_S
 
 
 def test_who_holds_the_lock_of_the_dead_driver_need_not_wait(storage: str, capsys: pytest.CaptureFixture[str]) -> None:

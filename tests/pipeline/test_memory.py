@@ -15,7 +15,7 @@ import torch
 from pipeline.cluster.worker import Worker
 from pipeline.fit import memory
 from pipeline.fit.config import InputFiles, WorkerConfig
-from pipeline.fit.loop import load_splits, tell_memory
+from pipeline.fit.loop import load_splits, report_memory
 from pipeline.fit.memory import available_memory, picture_budget, processes_here
 from pipeline.params import load_params
 from pipeline.params.runtime import RuntimeConfig, load_runtime
@@ -34,7 +34,7 @@ def worker_of(workers_here: int, events: list[dict[str, Any]] | None = None, ran
         rank=rank,
         num_workers=2,
         device=torch.device("cpu"),
-        tell=heard.append,
+        send_event=heard.append,
         report=lambda metrics, write: None,
         last_checkpoint=lambda: pytest.fail("no checkpoint is looked for"),
         workers_here=workers_here,
@@ -121,7 +121,7 @@ def test_what_is_kept_is_told_once_training_pictures_first(small_world: SmallWor
     assert (train.num_kept, val.num_kept) == (9, 1)
     events: list[dict[str, Any]] = []
     for rank in range(2):
-        tell_memory(worker_of(2, events, rank), 2_340_000_000, train, val)
-    tell_memory(worker_of(2, events), 0, train, val)
+        report_memory(worker_of(2, events, rank), 2_340_000_000, train, val)
+    report_memory(worker_of(2, events), 0, train, val)
     text = "keeping 10 of 18 decoded pictures in memory (2.3 GB budget for each worker)"
     assert events == [{"kind": "memory", "text": text}]

@@ -24,7 +24,7 @@ from bench.fragile import Nodes
 from pipeline.fit import fit
 from tests.nodes import RAY
 from tests.running import kill_tree
-from tests.training import Trained, train, train_here
+from tests.training import Trained, train, train_in_process
 
 pytestmark = [
     pytest.mark.slow,
@@ -86,7 +86,7 @@ class Stamped:
                 file.write(f"{log.state.schedule.last_epoch} {workers} {node}\n")
             time.sleep(self.rests[workers])
 
-        often = patch.object(worker_room, "STEPS_BETWEEN_LOOKS", 5)
+        often = patch.object(worker_room, "STEPS_BETWEEN_CHECKS", 5)
         with patch.object(StepLog, "check_recent_losses", stamp), often:
             fit(config)
 
@@ -105,7 +105,7 @@ class Stamped:
 
 def assert_same_curve(disturbed: Trained, storage: Path) -> None:
     """Up to rounding."""
-    expected = train_here(storage).history
+    expected = train_in_process(storage).history
     losses = [loss for row in expected for loss in row["step_losses"]]
     assert len(losses) == STEPS_OF_EPOCH * SECTIONS["train"]["epochs"]
     assert disturbed.step_losses == pytest.approx(losses, rel=1e-4)

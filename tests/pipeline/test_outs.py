@@ -13,18 +13,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.storage.outs import as_json, nest, read_json, write_json, write_whole
+from pipeline.storage.outs import as_json, nest, read_json, write_atomic, write_json
 
 REPOSITORY = Path(__file__).parents[2]
 
 KILLED_WHILE_WRITING = """
 import os, signal, sys
 from pathlib import Path
-from pipeline.storage.outs import write_whole
+from pipeline.storage.outs import write_atomic
 def write(path):
     path.write_text("half of the new")
     os.kill(os.getpid(), signal.SIGKILL)
-write_whole(Path(sys.argv[1]), write)
+write_atomic(Path(sys.argv[1]), write)
 """
 
 
@@ -40,7 +40,7 @@ def test_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
         raise OSError("disk is full")
 
     with pytest.raises(OSError, match="disk is full"):
-        write_whole(path, write_half)
+        write_atomic(path, write_half)
     assert path.read_bytes() == before
 
 
@@ -61,7 +61,7 @@ def test_first_write_makes_the_folder_and_leaves_one_file(tmp_path: Path) -> Non
 def test_writer_is_given_a_name_with_the_same_suffix(tmp_path: Path) -> None:
     """Matplotlib and PIL choose the format by it."""
     names: list[Path] = []
-    write_whole(tmp_path / "curve.png", lambda path: (names.append(path), path.touch()))
+    write_atomic(tmp_path / "curve.png", lambda path: (names.append(path), path.touch()))
     assert names[0].suffix == ".png"
     assert names[0].parent == tmp_path
 

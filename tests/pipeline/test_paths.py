@@ -20,7 +20,7 @@ from pipeline.export import run as export
 from pipeline.params import load_params, project_root
 from pipeline.params.paths import outer_root, picture_root, resolve, storage_location
 from pipeline.params.runtime import load_runtime
-from pipeline.replay.run import read_kept
+from pipeline.replay.run import load_step
 from pipeline.sweep.__main__ import main as sweep
 from pipeline.sweep.run import make_plan
 from pipeline.tracking.provenance import git
@@ -234,9 +234,9 @@ def test_train_sweep_and_export_take_the_storage_from_the_home(
 def test_replay_reads_a_file_in_the_home(home: Path) -> None:
     (home / "not_finite.pt").write_bytes(b"")
     with pytest.raises(ValueError, match=r"^~/not_finite\.pt cannot be read"):
-        read_kept("~/not_finite.pt")
+        load_step("~/not_finite.pt")
     with pytest.raises(ValueError, match=r"^~/other\.pt does not exist"):
-        read_kept("~/other.pt")
+        load_step("~/other.pt")
 
 
 @pytest.mark.parametrize("command", ["train", "sweep", "evaluate"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.runs.checksums import seal
+from pipeline.runs.checksums import write_checksums
 from pipeline.runs.identity import RunFolder
 from pipeline.runs.predecessor import CODE, begin_run, find_predecessor
 from pipeline.sweep.predecessor import choose_sweep, note_code
@@ -22,7 +22,7 @@ def add_checkpoint(storage: Path, name: str, *, time_ns: int, content: str = "we
     folder = storage / name / f"checkpoint_000000003_{time_ns}"
     folder.mkdir(parents=True)
     (folder / "state.pt").write_text(content)
-    seal(folder)
+    write_checksums(folder)
 
 
 def texts(folder: Path) -> dict[str, str]:
@@ -30,10 +30,10 @@ def texts(folder: Path) -> dict[str, str]:
 
 
 def test_changed_code_begins_at_zero_and_says_what_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    begin_run(str(tmp_path), FIRST, OLD, goes_on=False)
+    begin_run(str(tmp_path), FIRST, OLD, resume_earlier=False)
     add_checkpoint(tmp_path, FIRST, time_ns=5)
     assert capsys.readouterr().out == ""
-    assert begin_run(str(tmp_path), SECOND, NEW, goes_on=False) == {}
+    assert begin_run(str(tmp_path), SECOND, NEW, resume_earlier=False) == {}
     assert capsys.readouterr().out == (
         f"run {SECOND} begins at its first epoch: run {FIRST} has the same parameters and data, but its code differs "
         "(retinanet/anchors/boxes.py); to go on from it, stop this and set resume: always in conf/\n"
@@ -42,11 +42,11 @@ def test_changed_code_begins_at_zero_and_says_what_changed(tmp_path: Path, capsy
 
 
 def test_resume_always_goes_on_from_a_copy_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    begin_run(str(tmp_path), FIRST, OLD, goes_on=False)
+    begin_run(str(tmp_path), FIRST, OLD, resume_earlier=False)
     add_checkpoint(tmp_path, FIRST, time_ns=5)
-    begin_run(str(tmp_path), SECOND, NEW, goes_on=False)  # stopped, because of what it said
+    begin_run(str(tmp_path), SECOND, NEW, resume_earlier=False)  # stopped, because of what it said
     capsys.readouterr()
-    tags = begin_run(str(tmp_path), SECOND, NEW, goes_on=True)
+    tags = begin_run(str(tmp_path), SECOND, NEW, resume_earlier=True)
     assert tags == {"resumed_from": FIRST, "resumed_from.changes": "retinanet/anchors/boxes.py"}
     said = capsys.readouterr().out
     assert said.startswith(f"warning: run {SECOND} goes on from run {FIRST}, which other code began")
@@ -54,14 +54,14 @@ def test_resume_always_goes_on_from_a_copy_and_says_so(tmp_path: Path, capsys: p
     assert json.loads((tmp_path / FIRST / CODE).read_text())["code"] == OLD
     # Run again, also with another conf/, it is the run that it became, and copies nothing over its own work.
     add_checkpoint(tmp_path, FIRST, time_ns=9, content="later")
-    for goes_on in (True, False):
-        assert begin_run(str(tmp_path), SECOND, NEW, goes_on=goes_on) == tags
+    for resume_earlier in (True, False):
+        assert begin_run(str(tmp_path), SECOND, NEW, resume_earlier=resume_earlier) == tags
     assert len(list((tmp_path / SECOND).glob("checkpoint_*"))) == 1
     assert capsys.readouterr().out == ""
 
 
 def test_copy_that_was_cut_off_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    begin_run(str(tmp_path), FIRST, OLD, goes_on=False)
+    begin_run(str(tmp_path), FIRST, OLD, resume_earlier=False)
     add_checkpoint(tmp_path, FIRST, time_ns=5)
 
     def cut_off(origin: RunFolder, folder: RunFolder) -> None:
@@ -71,17 +71,17 @@ def test_copy_that_was_cut_off_is_made_again(tmp_path: Path, monkeypatch: pytest
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.runs.predecessor.copy_checkpoints", cut_off)
         with pytest.raises(KeyboardInterrupt):
-            begin_run(str(tmp_path), SECOND, NEW, goes_on=True)
-    begin_run(str(tmp_path), SECOND, NEW, goes_on=True)
+            begin_run(str(tmp_path), SECOND, NEW, resume_earlier=True)
+    begin_run(str(tmp_path), SECOND, NEW, resume_earlier=True)
     assert texts(tmp_path / SECOND) == texts(tmp_path / FIRST)
 
 
 def test_run_with_checkpoints_of_its_own_looks_for_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, code, time_ns in ((FIRST, OLD, 5), (SECOND, NEW, 4)):
-        begin_run(str(tmp_path), name, code, goes_on=False)
+        begin_run(str(tmp_path), name, code, resume_earlier=False)
         add_checkpoint(tmp_path, name, time_ns=time_ns)
     capsys.readouterr()
-    assert begin_run(str(tmp_path), SECOND, NEW, goes_on=True) == {}
+    assert begin_run(str(tmp_path), SECOND, NEW, resume_earlier=True) == {}
     assert capsys.readouterr().out == ""
 
 
@@ -112,11 +112,11 @@ def test_predecessor_is_the_one_with_the_newest_checkpoint(url: str, tmp_path: P
 def test_sweep_under_other_code_goes_on_only_when_asked_and_stays_marked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert choose_sweep(str(tmp_path), FIRST, OLD, goes_on=True) == FIRST
+    assert choose_sweep(str(tmp_path), FIRST, OLD, resume_earlier=True) == FIRST
     SweepFolder(f"{tmp_path}/{FIRST}").write_json("sweep.json", note_code({"begun": 1.0}, OLD))
-    assert choose_sweep(str(tmp_path), SECOND, NEW, goes_on=False) == SECOND
+    assert choose_sweep(str(tmp_path), SECOND, NEW, resume_earlier=False) == SECOND
     assert "its code differs (retinanet/anchors/boxes.py)" in capsys.readouterr().out
-    assert choose_sweep(str(tmp_path), SECOND, NEW, goes_on=True) == FIRST
+    assert choose_sweep(str(tmp_path), SECOND, NEW, resume_earlier=True) == FIRST
     mixed = note_code(SweepFolder(f"{tmp_path}/{FIRST}").read_json("sweep.json"), NEW)
     assert "are not all of one code; changed: retinanet/anchors/boxes.py" in capsys.readouterr().out
     note_code(mixed, OLD)  # the first code again: the trials of the other are still there

@@ -17,7 +17,7 @@ from pipeline.fit.loop import load_splits
 from pipeline.params import load_params
 from pipeline.params.runtime import load_runtime
 from pipeline.replay.__main__ import main
-from pipeline.replay.run import KEYS, read_kept, replay
+from pipeline.replay.run import KEYS, load_step, replay
 from pipeline.sweep.records import configure
 from pipeline.sweep.trial import TrialBase, trial_config
 from pipeline.train.run import worker_config
@@ -48,15 +48,15 @@ def test_sentence_names_step_losses_images_and_a_file(kept: tuple[str, Path]) ->
     sentence, path = kept
     assert sentence.startswith("loss is not finite at step 1: loss_cls 0.5, loss_box nan, images [")
     assert path.name == "not_finite_d1_epoch1_step2_worker0.pt"
-    assert len(read_kept(str(path))["batch"]["image_ids"]) == 8
+    assert len(load_step(str(path))["batch"]["image_ids"]) == 8
 
 
 def test_kept_step_shows_which_image_and_what_was_broken_before(
     kept: tuple[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, path = kept
-    rows = replay(read_kept(str(path)))
-    assert [row["image"] for row in rows] == read_kept(str(path))["batch"]["image_ids"]
+    rows = replay(load_step(str(path)))
+    assert [row["image"] for row in rows] == load_step(str(path))["batch"]["image_ids"]
     assert all(math.isfinite(row["loss_cls"]) for row in rows)
     assert all(math.isnan(row["loss_box"]) == (row["boxes"] > 0) for row in rows)
     main([str(path)])
@@ -71,7 +71,7 @@ def test_trials_of_a_sweep_that_fail_at_the_same_step_keep_a_file_each(project: 
     base = TrialBase(params, worker, "runs/sweeps/s1", Resources.of(load_runtime()))
     configurations = [configure({"loss.gamma": gamma}, seed=1, number=0) for gamma in (1.0, 2.5)]
     sentences = [explain(trial_config(configuration, base)) for configuration in configurations]
-    kept = [read_kept(sentence.rpartition(" ")[2]) for sentence in sentences]
+    kept = [load_step(sentence.rpartition(" ")[2]) for sentence in sentences]
     assert [step["params"]["loss"]["gamma"] for step in kept] == [1.0, 2.5]
 
 
@@ -86,14 +86,14 @@ def test_storage_that_takes_no_file_does_not_hide_the_loss(project: Path) -> Non
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"missing\.pt does not exist; the message of train"):
-        read_kept(str(tmp_path / "missing.pt"))
+        load_step(str(tmp_path / "missing.pt"))
     (tmp_path / "broken.pt").write_bytes(b"PK")
     with pytest.raises(ValueError, match="cannot be read"):
-        read_kept(str(tmp_path / "broken.pt"))
+        load_step(str(tmp_path / "broken.pt"))
     torch.save({"training_state": {}}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match="is no step that train has kept"):
-        read_kept(str(tmp_path / "other.pt"))
+        load_step(str(tmp_path / "other.pt"))
     older = dict.fromkeys(KEYS) | {"batch": {"images": torch.zeros(1, 3, 8, 8), "boxes": [torch.zeros(0, 4)]}}
     torch.save(older, tmp_path / "older.pt")
     with pytest.raises(ValueError, match="was kept by another version of this code"):
-        read_kept(str(tmp_path / "older.pt"))
+        load_step(str(tmp_path / "older.pt"))

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.reports.sample_images import KEY, Watched, choose_watched
-from pipeline.tracking import NoRun
+from pipeline.reports.sample_images import KEY, SampleImages, choose_sample_images
+from pipeline.tracking import NoopRun
 from tests.small_world import SmallWorld
 
 
-class Told(NoRun):
+class Told(NoopRun):
     def __init__(self) -> None:
         self.pictures: list[tuple[str, bytes, int]] = []
 
@@ -24,22 +24,22 @@ class Told(NoRun):
 
 def test_watched_images_are_spread_over_the_split() -> None:
     content = {"images": [{"id": 10 * n} for n in range(100)]}
-    assert choose_watched(content, 4) == [0, 330, 660, 990]
-    assert choose_watched(content) == choose_watched(content)
+    assert choose_sample_images(content, 4) == [0, 330, 660, 990]
+    assert choose_sample_images(content) == choose_sample_images(content)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_small_split_is_watched_whole(count: int) -> None:
-    assert choose_watched({"images": [{"id": n} for n in range(count)]}) == list(range(count))
+    assert choose_sample_images({"images": [{"id": n} for n in range(count)]}) == list(range(count))
 
 
 def test_sheet_is_drawn_once_for_the_epoch_that_ends(small_world: SmallWorld) -> None:
-    watched, run = Watched(small_world.val, root=str(small_world.root), score_threshold=0.3), Told()
-    watched.log(run, epoch=1)  # not evaluated
-    ids = choose_watched(small_world.content(), 2)
-    watched.found = {ids[0]: [[[1.0, 2.0, 30.0, 40.0]], [0.9], [0]], ids[1]: [[], [], []]}
-    watched.log(run, epoch=2)
-    watched.log(run, epoch=3)  # not evaluated either
+    samples, run = SampleImages(small_world.val, root=str(small_world.root), score_threshold=0.3), Told()
+    samples.log(run, epoch=1)  # not evaluated
+    ids = choose_sample_images(small_world.content(), 2)
+    samples.found = {ids[0]: [[[1.0, 2.0, 30.0, 40.0]], [0.9], [0]], ids[1]: [[], [], []]}
+    samples.log(run, epoch=2)
+    samples.log(run, epoch=3)  # not evaluated either
     ((key, sheet, step),) = run.pictures
     assert (key, step) == (KEY, 2)
     assert Image.open(io.BytesIO(sheet)).format == "PNG"
@@ -48,8 +48,8 @@ def test_sheet_is_drawn_once_for_the_epoch_that_ends(small_world: SmallWorld) ->
 def test_pictures_that_only_the_workers_can_read_are_told(
     small_world: SmallWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    watched, run = Watched(small_world.val, root=str(tmp_path / "elsewhere"), score_threshold=0.3), Told()
-    watched.found = {choose_watched(small_world.content(), 1)[0]: [[], [], []]}
-    watched.log(run, epoch=1)
+    samples, run = SampleImages(small_world.val, root=str(tmp_path / "elsewhere"), score_threshold=0.3), Told()
+    samples.found = {choose_sample_images(small_world.content(), 1)[0]: [[], [], []]}
+    samples.log(run, epoch=1)
     assert run.pictures == []
     assert "the watched pictures of epoch 1 are not drawn: " in capsys.readouterr().out

@@ -67,9 +67,9 @@ def test_drawn_files_are_what_the_prepared_file_says(tmp_path: Path) -> None:
 def test_boxes_are_tight_around_the_visible_pixels(number: int) -> None:
     rng = np.random.default_rng(number)
     scene = draw_scene(rng, list(SHAPES.values()), 6, image_size=64, min_size=12, max_size=32)
-    for place in range(len(scene.labels)):
-        x, y, w, h = visible_box(scene, place)
-        mask = scene.owner == place
+    for index in range(len(scene.labels)):
+        x, y, w, h = visible_box(scene, index)
+        mask = scene.owner == index
         assert mask[y : y + h, x : x + w].sum() == mask.sum()
         edges = mask[y, :], mask[y + h - 1, :], mask[:, x], mask[:, x + w - 1]
         assert all(edge.any() for edge in edges)

@@ -14,15 +14,15 @@ import torch
 from pipeline import cluster
 from pipeline.cli.progress import Progress
 from pipeline.cluster import training
-from pipeline.cluster.archive import keep_finished
+from pipeline.cluster.archive import archive_run
 from pipeline.fit.config import WorkerConfig
 from pipeline.params import Params, load_params
 from pipeline.params.runtime import RuntimeConfig, load_runtime
-from pipeline.reports.sample_images import Watched
-from pipeline.runs.checksums import seal
+from pipeline.reports.sample_images import SampleImages
+from pipeline.runs.checksums import write_checksums
 from pipeline.runs.identity import BEST, ROWS, RUN_ID, RunFolder
 from pipeline.storage.outs import write_json
-from pipeline.tracking import NoRun
+from pipeline.tracking import NoopRun
 from pipeline.train import run as stage
 from pipeline.train.__main__ import main
 from pipeline.train.preflight import check_share, weights_file
@@ -241,11 +241,11 @@ def test_run_of_which_only_its_outputs_were_kept_gives_them_again_without_ray(
     row = {"step": 3, "loss": 1.0, "loss_cls": 0.5, "loss_box": 0.5, "lr": 0.1, "images_per_s": 1.0, "seconds": 1.0}
     rows = [row | {"epoch": epoch, "AP": 0.5, "AP50": 0.5} for epoch in range(1, params.train.epochs + 1)]
     write_json(checkpoint / ROWS, rows)
-    seal(checkpoint)
-    keep_finished(storage, digest)
+    write_checksums(checkpoint)
+    archive_run(storage, digest)
     shutil.rmtree(checkpoint)
     monkeypatch.setattr(cluster, "start_ray", lambda *arguments, **options: pytest.fail("Ray starts"))
-    monkeypatch.setattr(stage, "open_run", lambda **options: nullcontext(NoRun()))
+    monkeypatch.setattr(stage, "open_run", lambda **options: nullcontext(NoopRun()))
     stage.run(params, runtime)
     assert MODEL.read_bytes() == (project / "runs" / digest / "finished" / BEST).read_bytes()
     report = json.loads(Path("reports/train.json").read_text())
@@ -256,9 +256,9 @@ def test_run_of_which_only_its_outputs_were_kept_gives_them_again_without_ray(
 
 
 def test_run_of_the_tracker_is_kept_as_soon_as_it_is_known(tmp_path: Path) -> None:
-    run, folder = NoRun(), RunFolder(str(tmp_path), "d1")
-    watched = Watched(tmp_path / "val.json", root="", score_threshold=0.3)
-    listener = Listener(run, folder, Progress(1), watched)  # type: ignore[arg-type]  # the silent twin
+    run, folder = NoopRun(), RunFolder(str(tmp_path), "d1")
+    sample_images = SampleImages(tmp_path / "val.json", root="", score_threshold=0.3)
+    listener = Listener(run, folder, Progress(1), sample_images)  # type: ignore[arg-type]  # the silent twin
     listener.keep_run_id()
     assert folder.read(RUN_ID) is None  # the store has not answered yet
     run.run_id = "0123"

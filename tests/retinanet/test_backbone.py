@@ -17,8 +17,8 @@ from retinanet.network.backbone import (
     BACKBONES,
     NORMS,
     Backbone,
-    ThinBlock,
-    WideBlock,
+    FoldedBasicBlock,
+    FoldedBottleneck,
     build_backbone,
     convolve,
     group_norm,
@@ -82,9 +82,9 @@ def draw_statistics(module: nn.Module, generator: torch.Generator) -> None:
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("blocks", [(ThinBlock, BasicBlock), (WideBlock, Bottleneck)])
+@pytest.mark.parametrize("blocks", [(FoldedBasicBlock, BasicBlock), (FoldedBottleneck, Bottleneck)])
 def test_a_folded_block_is_torchvisions_in_maps_and_gradients(
-    generator: torch.Generator, blocks: tuple[type[ThinBlock | WideBlock], type[nn.Module]], stride: int
+    generator: torch.Generator, blocks: tuple[type[FoldedBasicBlock | FoldedBottleneck], type[nn.Module]], stride: int
 ) -> None:
     width = 4 * blocks[0].expansion
     projection = nn.Sequential(nn.Conv2d(width, width, 1, stride, bias=False), FrozenBatchNorm2d(width))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.clean.run import run
-from pipeline.cluster.archive import export_finished
+from pipeline.cluster.archive import export_archive
 from pipeline.runs.identity import BEST, ROWS, RunFolder
 from pipeline.storage.stores import ObjectStore
 from tests.buckets import BUCKET, keys_in, make_bucket, variables_of
@@ -75,7 +75,7 @@ def test_bucket_is_listed_and_cleaned_as_a_folder_is(
     others = [f"runs/inputs/{UNKNOWN}", "runs/notes/mine.txt"]
     left = files_in(client)
     assert left == sorted([*kept, f"runs/{RUNS[1]}/finished/sha256.json", *training, *others])
-    found = export_finished(RunFolder(STORAGE, RUNS[1]), lambda folder: (folder / BEST).stat().st_size)
+    found = export_archive(RunFolder(STORAGE, RUNS[1]), lambda folder: (folder / BEST).stat().st_size)
     assert found
 
     client.delete_object(Bucket=BUCKET, Key=f"runs/leases/{RUNS[3]}.json")

@@ -10,7 +10,7 @@ import pytest
 from pipeline.clean import listing, needs
 from pipeline.clean.__main__ import main
 from pipeline.clean.run import remove, run
-from pipeline.cluster.archive import ENDED, export_finished, keep_finished
+from pipeline.cluster.archive import ENDED, archive_run, export_archive
 from pipeline.runs.identity import BEST, ROWS, RUN_ID, RunFolder, digest_file, lock_run
 from pipeline.storage.outs import write_json
 from retinanet.inference.detector_file import save_detector
@@ -94,14 +94,14 @@ def test_finished_run_that_is_needed_keeps_what_its_outputs_are_made_of(here: Pa
     def export(found: Path) -> tuple[bytes, str]:
         return (found / BEST).read_bytes(), (found / ROWS).read_text()
 
-    found = export_finished(RunFolder(f"{here}/runs", RUNS[1]), export)
+    found = export_archive(RunFolder(f"{here}/runs", RUNS[1]), export)
     assert found is not None and found[0] == detector and json.loads(found[1]) == HISTORY
     before = contents(folder)
     clean(here)
     assert contents(folder) == before
     (folder / "finished" / BEST).write_bytes(b"half")
     with pytest.raises(ValueError, match=r"finished is damaged \(detector\.pt is not what was written\)"):
-        export_finished(RunFolder(f"{here}/runs", RUNS[1]), export)
+        export_archive(RunFolder(f"{here}/runs", RUNS[1]), export)
 
 
 def test_run_whose_detector_cannot_be_kept_is_left_as_it_is(here: Path) -> None:
@@ -194,4 +194,4 @@ def test_both_of_dry_run_and_delete_are_refused() -> None:
 
 def test_keeping_a_run_without_a_whole_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no whole checkpoint"):
-        keep_finished(str(tmp_path), RUNS[1])
+        archive_run(str(tmp_path), RUNS[1])

@@ -32,7 +32,7 @@ def add_lease(storage: str, name: str, *, silent_s: float = 0.0, lock: Path | No
 @pytest.fixture
 def quick_takeover(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "TTL_S", 0.2)
-    monkeypatch.setattr(lease, "SECONDS_BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr(lease, "SECONDS_BETWEEN_CHECKS", 0.05)
     monkeypatch.setattr(lease, "SETTLE_S", 0.0)
 
 

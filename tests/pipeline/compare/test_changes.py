@@ -10,42 +10,42 @@ from typing import Any
 import pytest
 
 from pipeline.compare.changes import check_split, describe_changes, differing, digest_split
-from pipeline.compare.runs import Judged, Origin
+from pipeline.compare.runs import EvaluatedSplit, Origin
 from tests.judged_world import random_truth
 
 
-def judged(truth: dict[str, Any]) -> Judged:
-    return Judged(copy.deepcopy(truth), [], None)
+def evaluated(truth: dict[str, Any]) -> EvaluatedSplit:
+    return EvaluatedSplit(copy.deepcopy(truth), [], None)
 
 
 def test_same_split_is_taken_wherever_its_pictures_lie() -> None:
-    one, other = judged(random_truth(1)), judged(random_truth(1))
+    one, other = evaluated(random_truth(1)), evaluated(random_truth(1))
     other.truth["info"]["root"] = "https://elsewhere/pictures"
     assert check_split(one, other) is None
     assert digest_split(one.truth) == digest_split(other.truth)
 
 
 def test_other_images_are_refused() -> None:
-    one, other = judged(random_truth(1)), judged(random_truth(1, num_images=37))
+    one, other = evaluated(random_truth(1)), evaluated(random_truth(1, num_images=37))
     with pytest.raises(ValueError, match=r"3 images are only in A's split and 0 only in B's: both runs must be judged"):
         check_split(one, other)
 
 
 def test_other_pictures_under_the_same_ids_are_refused() -> None:
-    one, other = judged(random_truth(1)), judged(random_truth(2))  # the ids of all made-up splits are the same
+    one, other = evaluated(random_truth(1)), evaluated(random_truth(2))  # the ids of all made-up splits are the same
     with pytest.raises(ValueError, match="image id 5 and 39 more are other pictures in A than in B"):
         check_split(one, other)
 
 
 def test_other_classes_are_refused() -> None:
-    one, other = judged(random_truth(1)), judged(random_truth(1))
+    one, other = evaluated(random_truth(1)), evaluated(random_truth(1))
     other.truth["categories"][0]["name"] = "stone"
     with pytest.raises(ValueError, match="the classes are brick, leaf, pond in A and stone, leaf, pond in B"):
         check_split(one, other)
 
 
 def test_other_truths_of_the_same_pictures_are_told() -> None:
-    one, other = judged(random_truth(1)), judged(random_truth(1))
+    one, other = evaluated(random_truth(1)), evaluated(random_truth(1))
     other.truth["annotations"].pop()
     assert check_split(one, other) == "the truths of A's split and of B's differ; both are judged here by B's"
     assert digest_split(one.truth) != digest_split(other.truth)

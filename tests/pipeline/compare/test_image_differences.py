@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.compare.image_differences import best_threshold, draw_apart, f1_of_images, furthest_apart
+from pipeline.compare.image_differences import best_threshold, draw_differences, f1_of_images, largest_differences
 from pipeline.reports.pictures import set_side_by_side
 from retinanet.data.splits import Split
 from retinanet.evaluation.class_matches import match_results
@@ -66,10 +66,10 @@ def test_perfect_run_has_f1_1_everywhere() -> None:
 
 def test_pictures_come_by_the_size_of_the_difference_and_none_without() -> None:
     images = [{"file_name": f"{i}.png"} for i in range(4)]
-    chosen = furthest_apart(images, np.array([0.5, 1.0, 0.2, 0.3]), np.array([0.6, 0.0, 0.2, 0.8]), count=9)
+    chosen = largest_differences(images, np.array([0.5, 1.0, 0.2, 0.3]), np.array([0.6, 0.0, 0.2, 0.8]), count=9)
     assert [one.file_name for one in chosen] == ["1.png", "3.png", "0.png"]
-    assert (chosen[0].place, chosen[0].f1_a, chosen[0].f1_b) == (1, 1.0, 0.0)
-    assert len(furthest_apart(images, np.zeros(4), np.ones(4), count=2)) == 2
+    assert (chosen[0].index, chosen[0].f1_a, chosen[0].f1_b) == (1, 1.0, 0.0)
+    assert len(largest_differences(images, np.zeros(4), np.ones(4), count=2)) == 2
 
 
 def test_sheets_of_a_and_b_stand_side_by_side(small_world: SmallWorld) -> None:
@@ -78,10 +78,10 @@ def test_sheets_of_a_and_b_stand_side_by_side(small_world: SmallWorld) -> None:
     matches = [match_results(truth, rows) for rows in results]
     thresholds = [best_threshold(each) for each in matches]
     f1 = [f1_of_images(each, score) for each, score in zip(matches, thresholds, strict=True)]
-    chosen = furthest_apart(truth["images"], *f1, count=4)
+    chosen = largest_differences(truth["images"], *f1, count=4)
     categories = [category["id"] for category in truth["categories"]]
     sheets = [
-        draw_apart(
+        draw_differences(
             Split(truth),
             categories,
             chosen,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.compare.bootstrap import Difference
-from pipeline.compare.report import changes_text, metrics_table, say_few_images, say_undefined, verdict
+from pipeline.compare.report import changes_text, metrics_table, note_few_images, note_undefined, verdict
 
 NONE = Difference(None, None, None, None, None, None, None, 0)
 
@@ -42,13 +42,13 @@ def test_table_has_a_line_for_each_metric() -> None:
 
 def test_resamples_without_a_class_are_counted() -> None:
     metrics = {"AP": difference(0, 1), "per_class.rare.AP": difference(0, 1, resamples=640), "per_class.none.AP": NONE}
-    (sentence,) = say_undefined(metrics, 1000)
+    (sentence,) = note_undefined(metrics, 1000)
     assert sentence.startswith("per_class.rare.AP: 360 of 1000 resamples hold no truth of it")
 
 
 def test_few_images_are_told() -> None:
-    assert say_few_images(50) == []
-    assert say_few_images(49)[0].startswith("49 images are few")
+    assert note_few_images(50) == []
+    assert note_few_images(49)[0].startswith("49 images are few")
 
 
 def test_changes_are_told_line_by_line() -> None:

@@ -58,7 +58,7 @@ class SilentRun:
     def finish(self, status: str = "FINISHED") -> None: ...
 
 
-class NoWatched:
+class NoSampleImages:
     found: ClassVar[dict[str, Any]] = {}
 
     def log(self, run: object, *, epoch: int) -> None: ...
@@ -81,7 +81,7 @@ def listener(folder: SweepFolder, *, trials: int = 2) -> Listener:
         trials=trials,
         epochs=1,
         open_run=lambda configuration, run_id: SilentRun(),  # type: ignore[arg-type,return-value]
-        watched=NoWatched(),  # type: ignore[arg-type]
+        sample_images=NoSampleImages(),  # type: ignore[arg-type]
     )
     heard.setup()
     return heard

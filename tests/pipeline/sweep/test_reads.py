@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from pipeline.params import load_params
-from pipeline.reports.sample_images import Watched
+from pipeline.reports.sample_images import SampleImages
 from pipeline.sweep import feasibility as room
-from pipeline.sweep.feasibility import Refusal
+from pipeline.sweep.feasibility import FeasibilityCheck
 from pipeline.sweep.listener import Listener
 from pipeline.sweep.records import SweepFolder, configure
-from pipeline.tracking import NoRun
+from pipeline.tracking import NoopRun
 from tests.small_world import SmallWorld
 
 PARAMS = load_params(Path(__file__).parents[3] / "params.yaml")
@@ -27,8 +27,10 @@ def test_training_split_is_read_once_for_all_settings(small_world: SmallWorld, m
     reads: list[Path] = []
     monkeypatch.setattr(room, "read_json", lambda path: (reads.append(path), json.loads(path.read_text()))[1])
     assert PARAMS.sweep is not None
-    refusal = Refusal(PARAMS, PARAMS.sweep, small_world.train)
-    shares = {refusal.covered(room.params_with(PARAMS, {"anchors.base_scale": scale})) for scale in (2.0, 4.0, 64.0)}
+    feasibility = FeasibilityCheck(PARAMS, PARAMS.sweep, small_world.train)
+    shares = {
+        feasibility.covered(room.params_with(PARAMS, {"anchors.base_scale": scale})) for scale in (2.0, 4.0, 64.0)
+    }
     assert len(shares) > 1
     assert reads == [small_world.train]
 
@@ -57,9 +59,11 @@ class Trial:
 
 
 def listener_of(folder: SweepFolder, tmp_path: Path, trials: int) -> Listener:
-    watched: Any = SimpleNamespace(found={}, log=lambda run, epoch: None)
-    assert Watched.log  # what it stands for
-    return Listener(folder, trials=trials, epochs=2, open_run=lambda configuration, run_id: NoRun(), watched=watched)  # type: ignore[arg-type, return-value]
+    sample_images: Any = SimpleNamespace(found={}, log=lambda run, epoch: None)
+    assert SampleImages.log  # what it stands for
+    return Listener(
+        folder, trials=trials, epochs=2, open_run=lambda configuration, run_id: NoopRun(), sample_images=sample_images
+    )  # type: ignore[arg-type, return-value]
 
 
 def run_trials(listener: Listener, trials: list[Trial]) -> None:
@@ -82,7 +86,7 @@ def test_each_record_is_read_at_most_once_and_the_records_are_whole(tmp_path: Pa
     folder.reads.clear()
 
     # A sweep that was killed goes on: Ray's snapshot of the listener is older than the records.
-    resumed = pickle.loads(pickle.dumps({**listener.__getstate__(), "open_run": None, "watched": None}))
+    resumed = pickle.loads(pickle.dumps({**listener.__getstate__(), "open_run": None, "sample_images": None}))
     assert not resumed["records"]
     again = listener_of(folder, tmp_path, trials=30)
     again.setup()

@@ -15,9 +15,9 @@ from pipeline.params import load_params
 from pipeline.params.runtime import load_runtime
 from pipeline.sweep import run as sweep_run
 from pipeline.sweep.records import EXHAUSTED, RESUME_STATE, SweepFolder, configure, newest_sweep
-from pipeline.sweep.report import apply_settings, can_tell_apart, rank_settings, report, status, verdict
+from pipeline.sweep.report import apply_settings, is_significant, rank_settings, report, status, verdict
 from pipeline.sweep.run import Plan, run_sweep
-from pipeline.tracking.interface import NoRun
+from pipeline.tracking.interface import NoopRun
 
 PARAMS = Path(__file__).parents[3] / "params.yaml"
 CONF = Path("conf/sweep.yaml")
@@ -114,7 +114,7 @@ def test_seeds_say_what_cannot_be_told_apart(folder: SweepFolder) -> None:
 
 
 def test_with_one_seed_nothing_can_be_told() -> None:
-    assert not can_tell_apart([0.5], [0.1])
+    assert not is_significant([0.5], [0.1])
 
 
 def test_status_says_how_far_each_trial_is(folder: SweepFolder) -> None:
@@ -161,7 +161,7 @@ def test_ended_sweep_that_is_asked_for_again_gives_the_same_report_without_what_
     params, runtime = load_params(PARAMS), load_runtime(PARAMS.parent / "conf/local.yaml")
     assert params.sweep is not None
     plan = Plan(params, params.sweep.model_copy(update={"trials": 5}), runtime, "abc", folder)
-    monkeypatch.setattr(sweep_run, "open_parent", lambda *arguments: nullcontext(NoRun()))
+    monkeypatch.setattr(sweep_run, "open_parent", lambda *arguments: nullcontext(NoopRun()))
     monkeypatch.setattr(sweep_run, "log_split", lambda *arguments: None)
     monkeypatch.setattr(sweep_run, "run_trials", lambda *arguments: pytest.fail("Ray starts"))
     said, tables = [], []

@@ -11,7 +11,7 @@ import ray
 
 from pipeline.cluster import Resources
 from pipeline.params.sweep import Sweep
-from pipeline.reports.sample_images import Watched
+from pipeline.reports.sample_images import SampleImages
 from pipeline.sweep.listener import Listener
 from pipeline.sweep.records import SweepFolder
 from pipeline.sweep.sampler import Sampler
@@ -89,7 +89,7 @@ def run_sweep(folder: Path, *, alphas: list[float], **changes: Any) -> dict[int,
             trials=len(alphas),
             epochs=EPOCHS,
             open_run=open_silently,  # type: ignore[arg-type]
-            watched=Watched(folder, root="", score_threshold=0.5),
+            sample_images=SampleImages(folder, root="", score_threshold=0.5),
         ),
         resources=Resources(1, 1, 0, "gloo", 0, 60.0),
         trials_at_once=2,

@@ -12,7 +12,7 @@ import yaml
 
 from pipeline.evaluate import run as stage
 from pipeline.evaluate.__main__ import main as evaluate
-from pipeline.tracking import Run, find_run, join_run, open_run, outbox
+from pipeline.tracking import Run, find_run, open_existing_run, open_run, outbox
 from pipeline.tracking import run as tracking_run
 
 # MLflow declares its tables with what SQLAlchemy deprecates.
@@ -40,7 +40,7 @@ def train(digest: str, **tags: str) -> Run:
 
 
 def join(digest: str, run_id: str | None = None) -> Run:
-    return join_run(run_id=run_id, digest=digest, name="evaluate", params={}, tags={"host": "here"})
+    return open_existing_run(run_id=run_id, digest=digest, name="evaluate", params={}, tags={"host": "here"})
 
 
 def runs_of(tracker: Any, digest: str) -> list[Any]:

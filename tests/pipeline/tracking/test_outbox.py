@@ -44,13 +44,13 @@ def test_store_that_never_answers_stops_nothing_and_is_told_once(
 def test_absent_store_is_left_alone_for_nine_times_what_a_try_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, tries = [100.0], []
 
-    def dial() -> tuple[MlflowClient, str]:
+    def connect() -> tuple[MlflowClient, str]:
         tries.append(clock[0])
         clock[0] += 2.0  # a try takes 2 s, so the next one may come 9 * 2 = 18 s after its end
         raise ConnectionError("no route")
 
     monkeypatch.setattr("pipeline.tracking.outbox.time.monotonic", lambda: clock[0])
-    box = outbox.Outbox(dial, address="there")
+    box = outbox.Outbox(connect, address="there")
     for _ in range(5):
         box.put("history", lambda client, run_id: None)
         clock[0] += 10.0

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.cli.stop import StoppedError
-from pipeline.tracking import NoRun, Run
+from pipeline.tracking import NoopRun, Run
 from pipeline.tracking.records import clean_name
 
 # MLflow declares its tables with what SQLAlchemy deprecates.
@@ -199,17 +199,17 @@ def test_dataset_is_an_input_once_and_its_source_can_be_read(tracker: Any, tmp_p
 
 
 def test_silent_run_knows_every_verb_and_does_nothing(tracker: Any, tmp_path: Path) -> None:
-    run = NoRun()
+    run = NoopRun()
     run.log_history(tracker.history(2))
     run.log_metrics({"AP": 1.0})
     run.log_artifact(tmp_path)
     run.log_picture("a", tmp_path, 1)
     run.log_text("a", "b")
-    run.sample_machine()
+    run.log_system_metrics()
     run.log_dataset(name="a", digest="b", source="c", context="d", profile={})
     run.set_tags({"a": "b"})
     run.finish()
     assert run.log_model(tmp_path, class_names=["a"]) is None
     assert run.run_id is None
     verbs = {name for name in vars(Run) if not name.startswith("_")} - {"open", "try_to_open", "log_params"}
-    assert verbs <= set(vars(NoRun))
+    assert verbs <= set(vars(NoopRun))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.tracking.store import find_store
-from pipeline.tracking.system_metrics import SWITCH, Sampler
+from pipeline.tracking.system_metrics import SWITCH, SystemMetrics
 
 # MLflow declares its tables with what SQLAlchemy deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -16,28 +16,28 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_run_without_id_is_sampled_later(tracker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(SWITCH, raising=False)
     run = tracker.begin()
-    sampler = Sampler(find_store().uri)
-    sampler.keep(None)
-    assert not sampler.is_alive
-    sampler.keep(run.run_id)
-    assert sampler.is_alive
-    sampler.finish()
-    assert not sampler.is_alive
+    metrics = SystemMetrics(find_store().uri)
+    metrics.keep(None)
+    assert not metrics.is_alive
+    metrics.keep(run.run_id)
+    assert metrics.is_alive
+    metrics.finish()
+    assert not metrics.is_alive
 
 
 @pytest.mark.parametrize("value", ["false", "False", "0"])
 def test_sampling_can_be_switched_off(tracker: Any, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv(SWITCH, value)
-    sampler = Sampler(find_store().uri)
-    sampler.keep(tracker.begin().run_id)
-    assert not sampler.is_alive
+    metrics = SystemMetrics(find_store().uri)
+    metrics.keep(tracker.begin().run_id)
+    assert not metrics.is_alive
 
 
 def test_end_of_a_run_ends_its_samples(tracker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(SWITCH, raising=False)
     run = tracker.begin()
-    run.sample_machine()
-    run.sample_machine()  # once is enough
+    run.log_system_metrics()
+    run.log_system_metrics()  # once is enough
     assert run._sampler.is_alive
     run.finish()
     assert not run._sampler.is_alive
@@ -48,7 +48,7 @@ def test_sampler_that_cannot_begin_or_stops_troubles_nobody(
 ) -> None:
     monkeypatch.delenv(SWITCH, raising=False)
     for uri in ("http://127.0.0.1:9", "nonsense://"):
-        sampler = Sampler(uri)
-        sampler.keep(tracker.begin().run_id)
-        sampler.finish()
+        metrics = SystemMetrics(uri)
+        metrics.keep(tracker.begin().run_id)
+        metrics.finish()
     assert capsys.readouterr().err == ""

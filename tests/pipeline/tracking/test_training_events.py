@@ -11,8 +11,8 @@ import pytest
 from ray.util.queue import Empty
 
 from pipeline.cli.progress import Progress
-from pipeline.cluster.training import listening
-from pipeline.reports.sample_images import Watched
+from pipeline.cluster.training import receive_events
+from pipeline.reports.sample_images import SampleImages
 from pipeline.runs.identity import RUN_ID, RunFolder
 from pipeline.storage import stores
 from pipeline.train.run import Listener
@@ -48,7 +48,7 @@ def reports(epochs: int = EPOCHS) -> list[dict[str, Any]]:
 
 
 def hear(on_event: Any, events: list[dict[str, Any]]) -> None:
-    with listening(Events(events), on_event) as heard:
+    with receive_events(Events(events), on_event) as heard:
         heard.wait_for(events[-1])
 
 
@@ -73,7 +73,7 @@ def test_event_that_fails_is_told_once_and_later_ones_are_heard(
 
 def listener_of(run: Any, folder: RunFolder, tmp_path: Path, **options: Any) -> Listener:
     return Listener(
-        run, folder, Progress(EPOCHS), Watched(tmp_path / "val.json", root="", score_threshold=0.3), **options
+        run, folder, Progress(EPOCHS), SampleImages(tmp_path / "val.json", root="", score_threshold=0.3), **options
     )
 
 
