@@ -38,9 +38,9 @@ def test_end_of_a_run_ends_its_samples(tracker: Any, monkeypatch: pytest.MonkeyP
     run = tracker.begin()
     run.log_system_metrics()
     run.log_system_metrics()  # once is enough
-    assert run._sampler.is_alive
+    assert run._system_metrics.is_alive
     run.finish()
-    assert not run._sampler.is_alive
+    assert not run._system_metrics.is_alive
 
 
 def test_sampler_that_cannot_begin_or_stops_troubles_nobody(
