@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torchvision.ops import FrozenBatchNorm2d
 
 from bench.peer import build_torchvision, our_name, torchvision_maps
@@ -23,7 +24,7 @@ from retinanet.losses.criterion import Criterion
 from retinanet.network.model import RetinaNet, build_model, memory_format, normalise_images
 from retinanet.network.precision import autocast
 from retinanet.training.engine import train_one_epoch
-from retinanet.training.optim import construct_optimizer, construct_schedule
+from retinanet.training.optim import construct_optimizer, lr_factor
 from retinanet.training.progress import TrainingProgress
 from retinanet.training.state import TrainingState
 
@@ -125,7 +126,7 @@ def build_state(network: RetinaNet, precision: str, device: torch.device = CPU) 
     """All that a step needs, with the paper's values and a rate so small that a network without training lives."""
     optimizer = construct_optimizer(network, lr=1e-6)
     criterion = Criterion(build_grid(), NUM_CLASSES)
-    schedule = construct_schedule(optimizer, 10**6)
+    schedule = LambdaLR(optimizer, partial(lr_factor, total_steps=10**6))
     return TrainingState(network, criterion, optimizer, schedule, MEAN, STD, device, precision)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LambdaLR
 
 from retinanet.anchors.grid import Grid, build_grid
 from retinanet.data.dataset import Batch, TrainingBatches
@@ -20,7 +22,7 @@ from retinanet.losses.criterion import Criterion
 from retinanet.network.backbone import group_norm
 from retinanet.network.model import FeaturePyramid, Head, RetinaNet
 from retinanet.training.engine import train_epochs, train_one_epoch
-from retinanet.training.optim import construct_ema, construct_optimizer, construct_schedule
+from retinanet.training.optim import construct_ema, construct_optimizer, lr_factor
 from retinanet.training.progress import EpochReport, TrainingProgress
 from retinanet.training.state import TrainingState
 
@@ -93,7 +95,7 @@ def build_state(
         model=network,
         criterion=RecordingCriterion(GRID, 3, **(loss or {})),
         optimizer=optimizer,
-        schedule=construct_schedule(optimizer, total_steps, **(ramp or {"schedule": "constant"})),
+        schedule=LambdaLR(optimizer, partial(lr_factor, total_steps=total_steps, **(ramp or {"schedule": "constant"}))),
         mean=MEAN,
         std=STD,
         device=CPU,

@@ -7,12 +7,13 @@ checks its type against the section's, and a test that no key of a section is fo
 from __future__ import annotations
 
 import random
+from functools import partial
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from pipeline.cluster.worker import Worker
 from pipeline.fit.config import WorkerConfig
@@ -25,7 +26,7 @@ from retinanet.data.transforms import Transforms
 from retinanet.losses.criterion import Criterion
 from retinanet.network.model import RetinaNet, build_model, recompute_activations
 from retinanet.network.pretrained import load_backbone_weights
-from retinanet.training.optim import construct_ema, construct_optimizer, construct_schedule, scale_lr
+from retinanet.training.optim import construct_ema, construct_optimizer, lr_factor, scale_lr
 from retinanet.training.state import TrainingState
 
 
@@ -101,15 +102,16 @@ def build_optimizer(network: nn.Module, optim: Optim, train: Train) -> torch.opt
 
 def build_schedule(optimizer: torch.optim.Optimizer, optim: Optim, total_steps: int) -> LRScheduler:
     """Build the learning rate schedule of section optim."""
-    return construct_schedule(
-        optimizer,
-        total_steps,
+    factor = partial(
+        lr_factor,
+        total_steps=total_steps,
         schedule=optim.schedule,
         warmup_fraction=optim.warmup_fraction,
         warmup_start=optim.warmup_start,
         steps=optim.steps,
         step_factor=optim.step_factor,
     )
+    return LambdaLR(optimizer, factor)
 
 
 def build_criterion(params: Params, grid: Grid, num_classes: int) -> Criterion:

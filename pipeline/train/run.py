@@ -66,9 +66,11 @@ def run(params: Params, runtime: RuntimeConfig) -> None:
         check_folder(config.data.root)
     locks = outer_root(project_root()) / "runs" / "locks"
     with lock_run(locks, digest) as lock, hold_lease(storage, digest, lock=lock):
-        threading.Thread(target=import_ahead, daemon=True).start()
+        imports = threading.Thread(target=import_ahead, daemon=True)
+        imports.start()
         ended = runtime.resume != "never" and is_archived(RunFolder(storage, digest))
         with nullcontext() if ended else cluster.start_ray(runtime.address, cluster.Resources.of(runtime)):
+            imports.join()
             train(params, runtime, config, digest=digest, storage=storage)
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 SCHEDULES = ("steps", "cosine", "one_cycle", "constant")
@@ -86,29 +84,6 @@ def lr_factor(
         return 1.0
     progress = (step - warmup_steps) / max(1.0, total_steps - warmup_steps)
     return (1 + math.cos(math.pi * progress)) / 2
-
-
-def construct_schedule(
-    optimizer: torch.optim.Optimizer,
-    total_steps: int,
-    *,
-    schedule: str = "steps",
-    warmup_fraction: float = 0.0,
-    warmup_start: float = 0.001,
-    steps: Sequence[float] = (2 / 3, 8 / 9),
-    step_factor: float = 0.1,
-) -> LambdaLR:
-    """Build the learning rate schedule, stepped once per batch; parameters as of lr_factor."""
-    factor = partial(
-        lr_factor,
-        total_steps=total_steps,
-        schedule=schedule,
-        warmup_fraction=warmup_fraction,
-        warmup_start=warmup_start,
-        steps=steps,
-        step_factor=step_factor,
-    )
-    return LambdaLR(optimizer, factor)
 
 
 def construct_ema(model: nn.Module, decay: float | None) -> AveragedModel | None:
