@@ -23,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export UV_SYSTEM_CERTS ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro sweep ui docs test test-fast bench check format schema lock clean
+.PHONY: help setup repro sweep ui docs test test-fast coverage bench check format schema lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -48,6 +48,9 @@ test: test-fast  ## all tests: the fast ones, then those that start Ray, MLflow 
 
 test-fast: $(STAMP)  ## the fast tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 8 --durations=10
+
+coverage: $(STAMP)  ## the fast tests, with a report of the branches that they leave out
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n logical --maxprocesses 8 --cov
 
 bench: $(STAMP)  ## the detector's parts beside torchvision and pycocotools, into bench/RESULTS.md (an hour; BENCHES="losses loader": only these)
 	@for name in $(BENCHES); do echo "bench.$$name"; $(BIN)/python -m bench.$$name --write || exit 1; done
