@@ -24,8 +24,8 @@ MANIFEST = Path("data/manifest.json")
 DIGESTS = Path("data/digests.json")
 
 DESCRIPTION = """\
-Look whether the files under data.root have changed, without reading those that have not: annotation files and folders
-of pictures, by their digests where they are local, else by the size and the time or tag that their server gives.
+Check whether the annotation files and image folders under data.root have changed, without reading unchanged files:
+local files by their digests, others by the size and the time or tag that their server reports.
 
 reads    params.yaml (data) and the files under data.root
 writes   data/manifest.json, on which prepare depends
@@ -38,7 +38,7 @@ def work(options: Namespace) -> None:
     data = load_params().data
     if data.format == "shapes":
         write_json(MANIFEST, {"root": None, "sources": {}})
-        return print("shapes are drawn; there are no files to look at")
+        return print("shapes are drawn; there are no files to check")
     before = json.loads(MANIFEST.read_text(encoding="utf-8")) if MANIFEST.exists() else {}
     content = build_manifest(data, before)
     if content != before:
@@ -76,8 +76,8 @@ def keep_previous(data: Data, before: dict[str, Any], files: dict[str, SplitFile
     asked = {source.path for source in annotations} | {f"{source.path.rstrip('/')}/" for source in folders}
     if before.get("root") != data.root or set(before.get("sources", {})) != asked:
         raise ValueError(
-            f"data.root: there is no folder {data.root} here; write the folder or URL of the data set, or fetch what "
-            f"DVC keeps with `dvc pull {data.root}`"
+            f"data.root: there is no folder {data.root} here; set it to the folder or URL of the data set, or fetch "
+            f"the data with `dvc pull {data.root}`"
         )
     return before
 
@@ -86,15 +86,15 @@ def summary(url: str, content: dict[str, Any], before: dict[str, Any]) -> str:
     """Format one line on changes, and one on files that are not checked."""
     root, sources, old = Root(url), content["sources"], before.get("sources", {})
     if root.is_local and not root.exists():
-        return f"{url} is not on this machine; {MANIFEST} stands as it was"
+        return f"{url} is not on this machine; {MANIFEST} was not changed"
     changed = sorted(path for path in sources if sources[path] != old.get(path))
     files = sum(entry.get("files", 1) for entry in sources.values())
     line = f"{url}: {files} files, " + (f"changed: {', '.join(changed)}" if changed else "none has changed")
     if is_listed(root):
         return line
     return (
-        f"{line}; {root.protocol} lists no folders, so only annotation files are looked at: where a picture has "
-        "changed under its name, run `dvc repro -f prepare`"
+        f"{line}; {root.protocol} cannot list folders, so only annotation files are checked: if an image has "
+        "changed under the same name, run `dvc repro -f prepare`"
     )
 
 

@@ -18,7 +18,7 @@ REPORT = Path("reports/prepare.json")
 SHOWN = 20
 
 DESCRIPTION = """\
-Read the data set of params.yaml, check every picture and every box, and write one COCO file per split.
+Read the data set of params.yaml, check every image and every box, and write one COCO file per split.
 
 reads    params.yaml (data, seed) and the files under data.root
 writes   data/prepared/{train,val,test}.json, and data/prepared/images/ where format is shapes

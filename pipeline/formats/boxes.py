@@ -27,10 +27,10 @@ def find_fault(box: Box, size: tuple[int, int]) -> str | None:
     if _is_empty(x, x + w) or _is_empty(y, y + h):
         return "zero area"
     if x >= size[0] or y >= size[1] or x + w <= 0 or y + h <= 0:
-        return "wholly outside the picture"
+        return "completely outside the image"
     x, y, w, h = clip(box, size)
     if _is_empty(x, x + w) or _is_empty(y, y + h):
-        return "zero area after clipping to the picture"
+        return "zero area after clipping to the image"
     return None
 
 

@@ -49,7 +49,7 @@ def check_split(root: Root, raw: RawSplit, categories: list[CocoCategory], *, sp
             *(image.lost(split, boxes_of[key]) for key, image in images.items() if not image.is_there),
             *(_finding(split, box, images[box.image_id], reason) for box in seen if (reason := faults[box.id])),
         ],
-        clipped=[_finding(split, box, images[box.image_id], "cut at the picture's edge") for box in cut],
+        clipped=[_finding(split, box, images[box.image_id], "clipped to the image") for box in cut],
         resized=[image.resized(split) for image in images.values() if image.is_there and image.claims_another_size],
         not_chosen=Counter(box.category for box in raw.boxes if box.category and box.category not in ids),
         notes=[*raw.notes, *notes_on_pictures(pictures)],
@@ -86,16 +86,16 @@ class _Image:
         }
 
     def lost(self, split: str, num_boxes: int) -> Finding:
-        return self._finding(split, f"{self.picture.fault}; its {num_boxes} boxes go with it")
+        return self._finding(split, f"{self.picture.fault}; its {num_boxes} boxes are dropped too")
 
     def resized(self, split: str) -> Finding:
         claimed, true = self.raw.size or (0, 0), self.size
-        reason = f"annotation says {claimed[0]}x{claimed[1]} px, the picture has {true[0]}x{true[1]} px"
-        swapped = "; its boxes seem to ignore the picture's EXIF orientation" if claimed == true[::-1] else ""
+        reason = f"annotation says {claimed[0]}x{claimed[1]} px, the image has {true[0]}x{true[1]} px"
+        swapped = "; its boxes seem to ignore the image's EXIF orientation" if claimed == true[::-1] else ""
         return self._finding(split, reason + swapped)
 
     def _finding(self, split: str, reason: str) -> Finding:
-        return Finding(split, self.raw.file, self.raw.path, record="picture", category="", box="", reason=reason)
+        return Finding(split, self.raw.file, self.raw.path, record="image", category="", box="", reason=reason)
 
 
 def _fault(box: RawBox, image: _Image) -> str | None:

@@ -31,7 +31,7 @@ def choose_classes(
     for name in names:
         if name not in united:
             raise ValueError(
-                f"data.classes names {name!r}, which occurs nowhere; the nearest class is {_nearest(name, united)!r}"
+                f"data.classes names {name!r}, which does not occur; the nearest class is {_nearest(name, united)!r}"
             )
     return _number(united, names), notes + more
 
@@ -58,7 +58,7 @@ def _leave_out_data_set_names(
     others = dict.fromkeys((entry.id, entry.name) for entry in entries if (entry.id, entry.name) not in classes)
     return kept, [
         f"category {name!r} (id {number}) has no box and is the supercategory of all others: it names the data set and "
-        "is no class; list it in data.classes to make it one"
+        "is not a class; list it in data.classes to make it one"
         for number, name in others
     ]
 
@@ -86,8 +86,8 @@ def _check_agrees(ids: Mapping[str, int | None], category: Category, *, split: s
     name, number = names.get(category.id, category.name), ids.get(category.name, category.id)
     if name != category.name or number != category.id:
         raise ValueError(
-            f"data.{split}.annotations: class {category.name!r} has the id {category.id}, but an earlier split says "
-            f"{name!r} has {number}; give the splits the same categories"
+            f"data.{split}.annotations: class {category.name!r} has id {category.id}, but in an earlier split "
+            f"{name!r} has id {number}; give all splits the same categories"
         )
 
 

@@ -61,7 +61,7 @@ def _load(root: Root, path: str, *, file: str, split: str) -> Record:
         if not isinstance(content, dict) or not isinstance(content.get(name), list):
             raise ValueError(f"{key}: {file} has no list {name!r}; a COCO file has images, annotations and categories")
         if not all(isinstance(record, dict) for record in content[name]):
-            raise ValueError(f"{key}: {file} has an entry in {name!r} that is no object with keys and values")
+            raise ValueError(f"{key}: {file} has an entry in {name!r} that is not a JSON object")
     return content
 
 
@@ -72,11 +72,11 @@ def _read_categories(records: list[Record], annotations: list[Record], *, file: 
     for index, record in enumerate(records):
         number, name = _integer(record, "id", where=f"{file}: categories[{index}]"), record.get("name")
         if not isinstance(name, str) or not name:
-            raise ValueError(f"{file}: categories[{index}] (id {number}) has the name {name!r}; expected a text")
+            raise ValueError(f"{file}: categories[{index}] (id {number}) has the name {name!r}; expected a string")
         category = Category(number, name, number not in used and _heads_all_others(record, records))
         namesakes = [other for other in categories.values() if name == other.name]
         if number in categories or any(other.names_data_set == category.names_data_set for other in namesakes):
-            raise ValueError(f"{file}: category id {number} or name {name!r} stands twice; give each class one id")
+            raise ValueError(f"{file}: category id {number} or name {name!r} occurs twice; give each class one id")
         categories[number] = category
     return list(categories.values())
 
@@ -102,9 +102,9 @@ def _read_images(
         image = RawImage(id=number, path=join(folder, name), size=_size(record), file=file)
         first = images.setdefault(number, image)
         if first.path != image.path:
-            raise ValueError(f"{file}: image id {number} is given to {first.path} and to {image.path}; ids are unique")
+            raise ValueError(f"{file}: image id {number} is used for {first.path} and {image.path}; ids must be unique")
         if first is not image:
-            dropped.append(Finding(split, file, image.path, f"image {number}", "", "", "image record stands twice"))
+            dropped.append(Finding(split, file, image.path, f"image {number}", "", "", "repeated image record"))
     return images, dropped
 
 
@@ -144,7 +144,7 @@ def _read_boxes(
 
 def _reason(is_repeated: bool, image: RawImage | None, name: str | None, record: Record) -> str | None:
     if is_repeated:
-        return "annotation stands twice; the first is kept"
+        return "repeated annotation; the first is kept"
     if image is None:
         return f"no image record with id {record.get('image_id')}"
     if name is None:
@@ -163,7 +163,7 @@ def _changed_ids(given: list[int], numbers: list[int]) -> list[str]:
         return []
     old, new = changed[0]
     return [
-        f"{len(changed)} of {len(given)} annotation ids were changed, because they are below 1 or given twice; the "
+        f"{len(changed)} of {len(given)} annotation ids were changed, because they were below 1 or not unique; the "
         f"first from {old} to {new}"
     ]
 
@@ -171,9 +171,9 @@ def _changed_ids(given: list[int], numbers: list[int]) -> list[str]:
 def _integer(record: Record, key: str, *, where: str) -> int:
     value = record.get(key)
     if type(value) is not int:  # True is an int to isinstance
-        raise ValueError(f"{where} has the {key} {value!r}; expected a whole number")
+        raise ValueError(f"{where} has the {key} {value!r}; expected an integer")
     if not SMALLEST_ID <= value <= LARGEST_ID:
-        raise ValueError(f"{where} has the {key} {value}; expected a whole number of at most 64 bits")
+        raise ValueError(f"{where} has the {key} {value}; expected an integer of at most 64 bits")
     return value
 
 

@@ -42,11 +42,11 @@ def inspect_pictures(root: Root, images: list[RawImage], *, split: str) -> list[
     """
     with ThreadPoolExecutor(THREADS) as pool:
         answers = pool.map(partial(_inspect, root), images)
-        pictures = list(tqdm(answers, desc=f"pictures of {split}", total=len(images), unit="img", disable=None))
+        pictures = list(tqdm(answers, desc=f"images of {split}", total=len(images), unit="img", disable=None))
     refused = [(image, picture) for image, picture in zip(images, pictures, strict=True) if picture.refusal is not None]
     if refused:
         image, picture = refused[0]
-        others = f"; the same holds for {len(refused) - 1} more of {split}" if len(refused) > 1 else ""
+        others = f"; the same applies to {len(refused) - 1} more of {split}" if len(refused) > 1 else ""
         raise ValueError(f"{root.shown(image.path)} cannot be read: {picture.refusal}{others}")
     return pictures
 
@@ -57,8 +57,8 @@ def notes_on_pictures(pictures: list[Picture]) -> list[str]:
     if not brightest or max(brightest) >= DARK:
         return []
     return [
-        f"its {len(brightest)} pictures of 16 bits have no value above {max(brightest)} of 65535 and come out almost "
-        "black; where they hold 12 bits or fewer, scale them to the whole range first"
+        f"its {len(brightest)} 16-bit images have no value above {max(brightest)} of 65535 and come out almost "
+        "black; if they hold 12 bits or fewer, scale them to the full range first"
     ]
 
 
@@ -66,11 +66,11 @@ def _inspect(root: Root, image: RawImage) -> Picture:
     try:
         data = root.read(image.path, named_by=image.file)
     except MISSING:
-        return Picture((0, 0), "", "picture is missing")
+        return Picture((0, 0), "", "image is missing")
     try:
         size, brightest = measure(data)
     except PixelFormatError as error:
         return Picture((0, 0), "", refusal=str(error))
     except Exception as error:  # noqa: BLE001 - the parser of each format raises errors of its own
-        return Picture((0, 0), "", f"picture cannot be read ({error or type(error).__name__})")
+        return Picture((0, 0), "", f"image cannot be read ({error or type(error).__name__})")
     return Picture(size, hashlib.sha256(data).hexdigest(), brightest=brightest)

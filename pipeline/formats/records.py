@@ -36,7 +36,7 @@ class Finding(NamedTuple):
     """the annotation file, list or XML that contains the record"""
     image: str
     record: str
-    """"object 3", "annotation 455475", or "picture" where it concerns the whole image"""
+    """"object 3", "annotation 455475", or "image" where it concerns the whole image"""
     category: str
     box: str
     reason: str

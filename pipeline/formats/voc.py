@@ -62,7 +62,7 @@ def _read_list(root: Root, path: str, *, split: str) -> list[str]:
     except MISSING:
         raise ValueError(f"{key}: there is no file {root.shown(path)}; check data.root and {key}") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{key}: {root.shown(path)} is no list of image names ({error})") from None
+        raise ValueError(f"{key}: {root.shown(path)} is not a list of image names ({error})") from None
     stems = [line.strip() for line in lines if line.strip()]
     for stem in stems:
         check_stays_inside(stem, named_by=root.shown(path))
@@ -71,7 +71,7 @@ def _read_list(root: Root, path: str, *, split: str) -> list[str]:
 
 def _repeated(listed: list[str], *, file: str, split: str) -> list[Finding]:
     repeats = [stem for stem, count in Counter(listed).items() for _ in range(count - 1)]
-    return [Finding(split, file, stem, "picture", "", "", "stands twice in the list") for stem in repeats]
+    return [Finding(split, file, stem, "image", "", "", "listed twice") for stem in repeats]
 
 
 def annotations_folder(list_path: str) -> str:
@@ -87,7 +87,7 @@ def _read_page(root: Root, folder: str, pictures: str, stem: str, *, list_file: 
     try:
         data = root.read(path, named_by=root.shown(list_file))
     except MISSING:
-        raise ValueError(f"there is no file {file}, though {root.shown(list_file)} lists {stem!r}") from None
+        raise ValueError(f"there is no file {file}, but {root.shown(list_file)} lists {stem!r}") from None
     page = _parse(data, file=file)
     objects = [_read_object(element) for element in page.findall("object")]
     return _Page(file, _find_picture(root, pictures, stem, page, file=file), _read_size(page), objects)

@@ -41,8 +41,8 @@ def credentials_complaint(location: str, *, name: str) -> str | None:
     scheme = min(schemes)
     where = WHERE.get({"s3a": "s3", "gcs": "gs"}.get(scheme, scheme), ELSEWHERE)
     return (
-        f"{name} is a {scheme}:// URL with credentials in it, which every run would keep and show; "
-        f"take them out, and give them by {where}"
+        f"{name} is a {scheme}:// URL with credentials in it, which every run would store and show; "
+        f"remove them, and provide them by {where}"
     )
 
 

@@ -41,7 +41,9 @@ class Anchors(Section):
             ]
         lengths = {len(level) for level in self.sizes}
         return (
-            [] if len(lengths) == 1 and 0 not in lengths else ["sizes needs as many sides on each level, at least one"]
+            []
+            if len(lengths) == 1 and 0 not in lengths
+            else ["sizes must have equally many sides on each level, at least one"]
         )
 
 
@@ -68,7 +70,7 @@ class Loss(Section):
     gamma: NotNegative
     box_loss: Literal["smooth_l1", "l1", "giou", "ciou"]
     beta: Positive
-    "In units of the box code: where smooth_l1 turns linear."
+    "Where smooth_l1 becomes linear, in units of the box code."
     box_weight: NotNegative
     normaliser: Literal["batch", "image", "batch_of_images"]
 
@@ -83,8 +85,8 @@ class Loss(Section):
         expected = num_classes + (self.class_loss == "softmax_focal")
         if not isinstance(self.alpha, list) or len(self.alpha) == expected:
             return []
-        background = " and first the background" if self.class_loss == "softmax_focal" else ""
-        return [f"loss.alpha has {len(self.alpha)} entries, {expected} are needed for {whose}{background}"]
+        background = ", first the background" if self.class_loss == "softmax_focal" else ""
+        return [f"loss.alpha has {len(self.alpha)} entries, expected {expected} for {whose}{background}"]
 
 
 class Model(Section):
@@ -134,4 +136,4 @@ class Postprocess(Section):
     nms_iou: Fraction
     max_detections: Count | None
     min_size: NotNegative | None
-    "Px: boxes whose clipped width or height is not larger are dropped."
+    "Px: boxes whose clipped width or height is not above this are dropped."

@@ -17,7 +17,7 @@ class Split(Section):
     annotations: str | None
     "Relative to data.root. coco: the JSON file; voc: the list, e.g. ImageSets/Main/train.txt."
     images: str | None
-    "Folder of the pictures, relative to data.root."
+    "Folder of the images, relative to data.root."
 
 
 class Shapes(Section):
@@ -55,7 +55,7 @@ class Data(Section):
     format: Literal["shapes", "coco", "voc"]
     "shapes draws its own images and needs no download."
     root: str
-    "Folder or URL of pictures and annotation files; shapes ignores it."
+    "Folder or URL of images and annotation files; shapes ignores it."
     train: Split
     val: Split
     test: Split | None
@@ -118,13 +118,13 @@ class Optim(Section):
     lr: Positive
     "For lr_batch_size images; scaled linearly with train.batch_size."
     lr_batch_size: Count
-    "Images of a batch for which lr holds."
+    "Batch size for which lr is given."
     momentum: Annotated[float, Field(ge=0, lt=1)]
-    "Of sgd."
+    "Momentum of sgd."
     weight_decay: NotNegative
-    "Of weights; not of biases and norms."
+    "Applied to weights; not to biases and norms."
     schedule: Literal["steps", "cosine", "one_cycle", "constant"]
-    "Of the learning rate after the warm-up."
+    "Learning rate schedule after the warm-up."
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)]
     "Fraction of all steps, linear."
     warmup_start: Annotated[float, Field(gt=0, le=1)]
@@ -132,7 +132,7 @@ class Optim(Section):
     steps: list[Annotated[float, Field(gt=0, lt=1)]]
     "Fractions of all steps at which lr is multiplied by step_factor; schedule: steps."
     step_factor: Annotated[float, Field(gt=0, le=1)]
-    "Factor on lr at each of steps."
+    "Factor on lr at each entry of steps."
     clip_grad_norm: Positive | None
     "Largest norm of the gradient; null: no clipping."
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
@@ -143,13 +143,13 @@ class Train(Section):
     """Length of the training, and batch size."""
 
     batch_size: Count
-    "Global: split over the workers."
+    "Global batch size, split over the workers."
     epochs: Count
-    "Of the whole training."
+    "Epochs of the whole training."
     evaluate_every: Count
     "Epochs between evaluations; the last epoch is always evaluated."
     on_nan: Literal["stop"] | Count
-    "At a loss that is not finite; a number: so many such steps of the whole training are left out."
+    "What to do at a loss that is not finite; a number: skip up to this many such steps in the whole training."
 
 
 class Evaluate(Section):
@@ -160,4 +160,4 @@ class Evaluate(Section):
     pictures: CountOrZero
     "Images on the sheet plots/detections.png."
     picture_score: Fraction
-    "Lowest score of a detection that is drawn on it."
+    "Minimum score of a detection that is drawn on it."

@@ -63,7 +63,7 @@ def resolve(location: str, base: Path, *, name: str) -> str:
     scheme = FILE_SCHEME.match(location)
     path = unquote(location[scheme.end() :]) if scheme else location
     if scheme and not path.startswith("/"):
-        raise ValueError(f"{name} is {location}, expected an absolute path behind file://, e.g. file:///data/mine")
+        raise ValueError(f"{name} is {location}, expected an absolute path after file://, e.g. file:///data/mine")
     if is_url(path):
         return path
     expanded = os.path.expanduser(path)
@@ -110,6 +110,6 @@ def check_folder(root: str) -> None:
     """
     if not is_url(root) and not Path(root).is_dir():
         raise ValueError(
-            f"the pictures' folder {root} does not exist; set data_root in conf/ to where they are on this machine, or "
+            f"the image folder {root} does not exist; set data_root in conf/ to where it is on this machine, or "
             "data.root in params.yaml and run prepare again"
         )

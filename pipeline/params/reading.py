@@ -51,7 +51,7 @@ def explain_yaml(error: Exception, text: str, *, source: str) -> str:
         reason = ", ".join(part for part in (error.context, error.problem) if part)
     if isinstance(error, DuplicateKeyError):  # its own message repeats both values
         key = str(error.problem).partition(" with value ")[0].removeprefix("found duplicate key ")
-        reason = f"the key {key} stands there a second time; keep one of the two"
+        reason = f"the key {key} occurs twice; keep one of the two"
     if isinstance(error, ReaderError):
         before = text[: error.position]
         where = f" at line {before.count(chr(10)) + 1}, column {len(before) - before.rfind(chr(10))}"
@@ -116,7 +116,7 @@ def describe(section: type[BaseModel], details: Any) -> str:
         outer = ".".join(keys[:-1])
         return f"{dotted} is not a parameter{nearest(keys[-1], known_keys(section, keys[:-1]), outer=outer)}"
     if details["type"] == "missing":
-        return f"{dotted} is missing; every key of the shipped params.yaml must be there"
+        return f"{dotted} is missing; every key of the shipped params.yaml must be present"
     hint = ""
     if details["type"] == "literal_error" and isinstance(value, str):
         hint = nearest(str(value), [str(choice) for choice in literal_choices(section, keys)])

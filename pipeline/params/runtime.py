@@ -23,12 +23,12 @@ class RuntimeConfig(Section):
     "Also the number of threads of a worker."
     gpus_per_worker: NotNegative
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"]
-    "Of the convolutions in training; evaluation is always fp32. auto: bf16 where it is native, else fp32."
+    "Precision of the convolutions in training; evaluation is always fp32. auto: bf16 where it is native, else fp32."
     images_per_step: Count | None
     "Micro-batch of a worker (gradient accumulation); null: its whole share of a batch."
     loader_processes: CountOrZero
     cache_images: bool
-    "Keep decoded pictures in the workers' memory, as many as fit into half of the node's free memory."
+    "Keep decoded images in the workers' memory, as many as fit into half of the node's free memory."
     channels_last: bool
     recompute: bool
     "Activation checkpointing: recompute activations in the backward pass instead of storing them."
@@ -40,7 +40,7 @@ class RuntimeConfig(Section):
     checkpoint_every: Count | None
     "Optimiser steps between checkpoints; null: one checkpoint at the end of every epoch."
     resume: Literal["auto", "always", "never"]
-    "auto: from the last checkpoint of the same run; always: also if older code began it; never: from the start."
+    "auto: from the last checkpoint of the same run; always: also if older code started it; never: from the start."
     max_failures: Annotated[int, Field(ge=0)]
     start_timeout_s: Positive
     hang_timeout_s: Positive
@@ -88,5 +88,5 @@ def load_runtime(path: Path | None = None) -> RuntimeConfig:
     path = runtime_path() if path is None else path
     if not path.exists():
         known = ", ".join(str(file) for file in sorted(Path("conf").glob("*.yaml")))
-        raise ValueError(f"PIPELINE_CONF is {path}, which does not exist; there are {known}")
+        raise ValueError(f"PIPELINE_CONF is {path}, which does not exist; available: {known}")
     return validate(RuntimeConfig, read_yaml(path), path)

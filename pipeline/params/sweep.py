@@ -19,8 +19,8 @@ CONSTRAINT = re.compile(r"^\s*(\S+)\s*(<=|>=|<|>)\s*(\S+)\s*$")
 # Sections whose change needs another stage, or none at all.
 ELSEWHERE = {
     "data": "is read by prepare, which a sweep does not run; vary it with `dvc exp run --queue -S`",
-    "evaluate": "changes no training",
-    "postprocess": "costs no training: put it in sweep.postprocess, which searches it on the predictions of each trial",
+    "evaluate": "does not affect training",
+    "postprocess": "needs no training: put it in sweep.postprocess, which searches it on the predictions of each trial",
     "sweep": "is the sweep itself",
     "seed": "is varied by sweep.seeds",
 }
@@ -32,7 +32,7 @@ class Thresholds(Section):
     nms_iou: Annotated[list[Fraction], Field(min_length=1)]
     "IoU thresholds of non-maximum suppression."
     score_threshold: Annotated[list[Fraction], Field(min_length=1)]
-    "Lowest scores of a detection."
+    "Minimum scores of a detection."
 
 
 class Sweep(Section):
@@ -41,23 +41,23 @@ class Sweep(Section):
     space: dict[str, dict[str, list[Value]]]
     "Parameter -> {choice: [..]}, {grid: [..]}, {uniform: [a, b]}, {loguniform: [a, b]} or {quniform: [a, b, step]}."
     constraints: list[str]
-    "As `matcher.background_iou <= matcher.foreground_iou`; a setting that breaks one is not tried."
+    "E.g. `matcher.background_iou <= matcher.foreground_iou`; a setting that violates one is not tried."
     fixed: dict[str, Value]
     "Parameters that all trials share and that differ from params.yaml: the budget of a trial."
     points: list[dict[str, Value]]
-    "Settings that are tried first; {} is params.yaml as it stands."
+    "Settings that are tried first; {} is params.yaml unchanged."
     search: Literal["grid", "random", "tpe"]
     "tpe: Optuna's tree-structured Parzen estimator."
     scheduler: Literal["none", "asha", "hyperband", "median", "pbt"]
     "Which trials stop early; none: no trial does."
     trials: Count
-    "Settings in all, points included; a grid ends where it is complete."
+    "Total number of settings, points included; a grid ends when it is complete."
     seeds: Count
     "Trainings of each setting, with seed, seed + 1, ..."
     reduction: Annotated[int, Field(ge=2)]
-    "ASHA and HyperBand keep one trial of so many at each rung."
+    "ASHA and HyperBand keep one of this many trials at each rung."
     min_covered: Fraction
-    "Settings under which fewer of the truths have a foreground anchor cost no trial."
+    "Settings for which a smaller fraction of the ground-truth boxes has a foreground anchor are not tried."
     postprocess: Thresholds
 
     def check(self) -> list[str]:
@@ -74,7 +74,7 @@ class Sweep(Section):
             complaints.append("search is grid, but the space has a continuous entry; use grid, choice or quniform")
         if self.scheduler == "pbt" and any(key.partition(".")[0] not in ("loss", "matcher") for key in self.space):
             complaints.append(
-                "scheduler is pbt, which changes parameters while a network learns: only loss and matcher"
+                "scheduler is pbt, which changes parameters during training: the space may vary only loss and matcher"
             )
         return complaints
 
@@ -123,7 +123,7 @@ def check_sweep(sweep: Sweep, params: type[BaseModel], content: Mapping[str, Any
         for value in values:
             reason = refused(params, replaced(content, {key: value}), key)
             if reason:
-                yield f"sweep.{where}.{key}: {value!r} is no value for it: {reason}"
+                yield f"sweep.{where}.{key}: {value!r} is not a valid value: {reason}"
     for text in sweep.constraints:
         names = [name for name in constrained(text) if not is_number(name)]
         yield from (

@@ -31,7 +31,7 @@ def read_picture(location: str, *, cache_folder: str | None = None, sha256: str 
     except Exception as error:  # every format of Pillow and every store of fsspec raises its own
         reason = str(error) or type(error).__name__
         raise ValueError(
-            f"{location} cannot be read as a picture ({reason}); run prepare again, which checks every file"
+            f"{location} cannot be read as an image ({reason}); run prepare again, which checks every file"
         ) from error
 
 

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 ORIENTATION_TAG = 0x0112
 TRANSPOSED = (5, 6, 7, 8)
 
-REFUSED = {"F": "floats of 32 bits", "I": "whole numbers of 32 bits"}
+REFUSED = {"F": "32-bit floats", "I": "32-bit integers"}
 """Modes of Pillow without a defined range; Pillow itself would clip them at 255."""
 
 
@@ -72,7 +72,7 @@ def open_picture(content: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(content))
     except UnidentifiedImageError:
-        raise UnidentifiedImageError(f"none of Pillow's picture formats, {len(content)} bytes") from None
+        raise UnidentifiedImageError(f"none of Pillow's image formats, {len(content)} bytes") from None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

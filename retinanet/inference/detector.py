@@ -127,7 +127,7 @@ def read_array(image: npt.NDArray[np.uint8]) -> Tensor:
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
         raise ValueError(
-            f"the picture is an array {list(array.shape)} of {array.dtype}, expected [H, W, 3] of uint8 RGB; convert it"
+            f"the image is an array {list(array.shape)} of {array.dtype}, expected [H, W, 3] of uint8 RGB; convert it"
         )
     return torch.from_numpy(np.array(array.transpose(2, 0, 1), order="C"))
 

@@ -237,7 +237,7 @@ def class_weighting(alpha: float | Sequence[float] | None, num_classes: int, cla
         return torch.tensor([1.0 - alpha] * softmax + [float(alpha)] * num_classes), 1.0
     if len(alpha) != num_classes + softmax:
         raise ValueError(
-            f"loss.alpha has {len(alpha)} entries, {num_classes + softmax} are needed: "
-            f"one for each of {num_classes} classes{' and first the background' if softmax else ''}"
+            f"loss.alpha has {len(alpha)} entries, expected {num_classes + softmax}: "
+            f"{'first the background, then ' if softmax else ''}one for each of {num_classes} classes"
         )
     return torch.tensor([float(value) for value in alpha]), 1.0

@@ -41,8 +41,8 @@ def load_backbone_weights(backbone: Backbone, name: str, weights: str) -> None:
     shapes = [key for key, value in kept.items() if key in own and value.shape != own[key].shape]
     if surplus or missing or shapes:
         raise ValueError(
-            f"model.weights {weights!r} does not fit {name}: entries missing {len(missing)} (first: {missing[:1]}), "
-            f"unknown {len(surplus)} (first: {surplus[:1]}), of another shape {len(shapes)} (first: {shapes[:1]}); "
+            f"model.weights {weights!r} does not fit {name}: {len(missing)} entries missing (first: {missing[:1]}), "
+            f"{len(surplus)} unexpected (first: {surplus[:1]}), {len(shapes)} of another shape (first: {shapes[:1]}); "
             "is it another backbone, or another model.norm?"
         )
     backbone.load_state_dict({key: value for key, value in kept.items() if key in own}, strict=False)
@@ -68,7 +68,5 @@ def read_backbone_weights(path: str) -> Mapping[str, Tensor]:
         )
     state = load_plain(path)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(
-            f"model.weights {path!r} holds no state dictionary; expected names with tensors, as of a ResNet"
-        )
+        raise ValueError(f"model.weights {path!r} holds no state dict; expected names with tensors, as of a ResNet")
     return state

@@ -20,6 +20,6 @@ def load_plain(path: Path | str) -> object:
         reason = (str(error.__context__ or error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"{path} cannot be read as weights ({reason}); "
-            "expected a file of torch.save that holds tensors and plain values only"
+            "expected a file written by torch.save with only tensors and plain values"
         ) from error
     return content

@@ -68,12 +68,12 @@ def test_16_bits_are_the_same_pixels_in_the_served_model(tmp_path: Path) -> None
     np.testing.assert_array_equal(read_image((tmp_path / "a.png").read_bytes()), expected)
 
 
-@pytest.mark.parametrize(("mode", "kind"), [("F", "floats"), ("I", "whole numbers")])
+@pytest.mark.parametrize(("mode", "kind"), [("F", "floats"), ("I", "integers")])
 def test_pixels_of_32_bits_stop_prepare_with_one_sentence(tmp_path: Path, mode: str, kind: str) -> None:
     deep = Image.new(mode, (20, 10), 200)
-    begin = rf"{tmp_path}/b\.tif cannot be read: its pixels are {kind} of 32 bits \(mode {mode}\), "
+    begin = rf"{tmp_path}/b\.tif cannot be read: its pixels are 32-bit {kind} \(mode {mode}\), "
     advice = "which define no black and white; scale them to 8 or 16 bits"
-    sentence = begin + advice + "; the same holds for 1 more of train$"
+    sentence = begin + advice + "; the same applies to 1 more of train$"
     with pytest.raises(ValueError, match=sentence):
         read_pictures(tmp_path, {"a.png": Image.new("L", (20, 10)), "b.tif": deep, "c.tif": deep})
 
@@ -83,8 +83,8 @@ def test_12_bits_in_16_are_noted(tmp_path: Path, brightest: int, is_noted: bool)
     dark = Image.fromarray(np.full((10, 20), brightest, dtype=np.uint16))
     split, notes = read_pictures(tmp_path, {"a.png": dark, "b.png": Image.new("L", (20, 10), 255)})
     sentence = (
-        "train: its 1 pictures of 16 bits have no value above 4095 of 65535 and come out almost black; where they hold "
-        "12 bits or fewer, scale them to the whole range first"
+        "train: its 1 16-bit images have no value above 4095 of 65535 and come out almost black; if they hold "
+        "12 bits or fewer, scale them to the full range first"
     )
     assert notes == ([sentence] if is_noted else [])
     assert (sentence in format_report(summarise({"train": split}, notes), shown=0, path="")) == is_noted

@@ -67,5 +67,5 @@ def test_picture_that_cannot_be_read_ends_the_training_with_its_name(project: Pa
     with pytest.raises(RuntimeError) as caught:
         train(project / "runs", workers=1, train_function=fit_and_count)
     assert len(list(tries.iterdir())) == 2  # a disk or a network may recover, so it is tried once more
-    assert str(caught.value).startswith(f"training failed: {victim} cannot be read as a picture (")
+    assert str(caught.value).startswith(f"training failed: {victim} cannot be read as an image (")
     assert "\n" not in str(caught.value)

@@ -185,7 +185,7 @@ def test_links_that_lead_in_a_circle_or_nowhere_end(project: Path) -> None:
 def test_shapes_have_no_files(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_params(project, format="shapes", root="nowhere")
     assert manifest_of(project) == {"root": None, "sources": {}}
-    assert "there are no files to look at" in capsys.readouterr().out
+    assert "there are no files to check" in capsys.readouterr().out
 
 
 def test_it_says_what_has_changed(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,7 +203,7 @@ def test_manifest_stands_where_the_data_are_not(project: Path, capsys: pytest.Ca
     first = manifest_of(project)
     shutil.rmtree("data/raw/mine")
     assert manifest_of(project) == first
-    assert "data/raw/mine is not on this machine; data/manifest.json stands as it was" in capsys.readouterr().out
+    assert "data/raw/mine is not on this machine; data/manifest.json was not changed" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_web_server_is_asked_for_annotation_files_only(
 
     assert changed_by(project, change) == {"train.json"}
     assert sorted(manifest_of(project)["sources"]) == ["train.json", "val.json"]
-    assert "http lists no folders, so only annotation files are looked at" in capsys.readouterr().out
+    assert "http cannot list folders, so only annotation files are checked" in capsys.readouterr().out
     assert changed_by(project, lambda: os.utime("data/raw/mine/val.json", (1, 1))) == {"val.json"}
 
 

@@ -84,7 +84,7 @@ def test_misspelt_key_is_told_with_the_right_one(dotted: str, tmp_path: Path) ->
     mapping[f"{key}x"] = mapping.pop(key)
     told = complaint_about(content, tmp_path).splitlines()
     assert told[0] == f"{dotted}x is not a parameter; did you mean {dotted}?"
-    assert told[1].strip() == f"{dotted} is missing; every key of the shipped params.yaml must be there"
+    assert told[1].strip() == f"{dotted} is missing; every key of the shipped params.yaml must be present"
 
 
 @pytest.mark.parametrize("section", ["seed", *SECTIONS])
@@ -93,7 +93,7 @@ def test_missing_section_is_told(section: str, tmp_path: Path) -> None:
     del content[section]
     assert (
         complaint_about(content, tmp_path)
-        == f"{section} is missing; every key of the shipped params.yaml must be there"
+        == f"{section} is missing; every key of the shipped params.yaml must be present"
     )
 
 
@@ -199,16 +199,16 @@ TOGETHER: list[tuple[dict[str, object], str]] = [
     ({"data.test": None}, "evaluate.split is test, but data.test is null"),
     ({"anchors.scales_per_octave": None}, "anchors.sizes and anchors.scales_per_octave are both null"),
     ({"anchors.sizes": [[8.0]]}, "anchors.sizes has 1 entries, but the pyramid has 5 levels"),
-    ({"anchors.sizes": [[8.0]] * 4 + [[8.0, 9.0]]}, "anchors.sizes needs as many sides on each level"),
+    ({"anchors.sizes": [[8.0]] * 4 + [[8.0, 9.0]]}, "anchors.sizes must have equally many sides on each level"),
     (
         {"matcher.background_iou": 0.6, "matcher.foreground_iou": 0.5},
         "matcher.background_iou is 0.6, above foreground_iou 0.5",
     ),
     ({"matcher.background_iou": 0, "matcher.foreground_iou": 0}, "matcher.foreground_iou is 0"),
-    ({"loss.alpha": [0.2, 0.3], "data.classes": ["a", "b", "c"]}, "loss.alpha has 2 entries, 3 are needed"),
+    ({"loss.alpha": [0.2, 0.3], "data.classes": ["a", "b", "c"]}, "loss.alpha has 2 entries, expected 3"),
     (
         {"loss.alpha": [0.2] * 3, "data.classes": ["a", "b", "c"], "loss.class_loss": "softmax_focal"},
-        "loss.alpha has 3 entries, 4 are needed for data.classes and first the background",
+        "loss.alpha has 3 entries, expected 4 for data.classes, first the background",
     ),
     ({"model.norm": "frozen_batch"}, "model.norm is frozen_batch, but weights is null"),
     ({"loss.alpha": [0.5, 1.5], "loss.class_loss": "sigmoid_focal"}, "loss.alpha is [0.5, 1.5], with sigmoid_focal no"),

@@ -86,8 +86,8 @@ def test_a_folder_is_the_same_however_it_is_written(parts: list[str]) -> None:
             "~nobody.of.that.name/runs",
             r"storage is ~nobody\.of.*no user nobody\.of\.that\.name; write an absolute path",
         ),
-        ("file://runs", r"storage is file://runs, expected an absolute path behind file://"),
-        ("file:runs", r"storage is file:runs, expected an absolute path behind file://"),
+        ("file://runs", r"storage is file://runs, expected an absolute path after file://"),
+        ("file:runs", r"storage is file:runs, expected an absolute path after file://"),
     ],
 )
 def test_location_that_means_no_folder_is_told(location: str, sentence: str) -> None:
@@ -226,7 +226,9 @@ def test_train_sweep_and_export_take_the_storage_from_the_home(
         sweep(["status"])
     monkeypatch.setattr(export, "load_detector", lambda path: (None, {"run": {"digest": "d1"}}))
     monkeypatch.setattr(export, "find_run", lambda tag, value: None)
-    with pytest.raises(ValueError, match=rf"comes from run d1, but neither {home}/runs/d1 nor MLflow names a run"):
+    with pytest.raises(
+        ValueError, match=rf"comes from run d1, but neither {home}/runs/d1 nor MLflow names its MLflow run"
+    ):
         export.model_of_file()
     assert not (project / "~").exists()
 
@@ -246,7 +248,7 @@ def test_pictures_that_are_nowhere_are_told_before_anything_starts(
     prepare.main([])
     own_data.rename(own_data.with_name("moved"))
     begins_nothing(monkeypatch)
-    with pytest.raises(ValueError, match=rf"the pictures' folder {own_data} does not exist; set data_root in conf/"):
+    with pytest.raises(ValueError, match=rf"the image folder {own_data} does not exist; set data_root in conf/"):
         run_command(command, monkeypatch)
 
 

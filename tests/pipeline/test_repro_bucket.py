@@ -60,7 +60,7 @@ def test_changed_bucket_prepares_again_and_an_unchanged_one_does_not(served: tup
     ran, printed = reproduce(experiment)
     assert ran
     assert "changed: train/" in printed
-    assert "dropped: train/3.png picture" in printed
+    assert "dropped: train/3.png image" in printed
     assert len(json.loads((experiment.root / "data/prepared/train.json").read_text())["images"]) == 11, printed
 
 

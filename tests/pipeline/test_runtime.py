@@ -24,7 +24,7 @@ def test_conf_that_does_not_exist_is_told_with_those_that_do(monkeypatch: pytest
     monkeypatch.setenv("PIPELINE_CONF", "conf/gpus.yaml")
     with pytest.raises(
         ValueError,
-        match=r"conf/gpus\.yaml, which does not exist; there are conf/cluster\.yaml, conf/gpu\.yaml, conf/local",
+        match=r"conf/gpus\.yaml, which does not exist; available: conf/cluster\.yaml, conf/gpu\.yaml, conf/local",
     ):
         load_runtime()
 

@@ -86,7 +86,10 @@ def test_missing_key_is_underlined() -> None:
 
 def test_string_below_a_field_is_its_description() -> None:
     schema = build_schema(Params)
-    assert schema["$defs"]["Train"]["properties"]["batch_size"]["description"] == "Global: split over the workers."
+    assert (
+        schema["$defs"]["Train"]["properties"]["batch_size"]["description"]
+        == "Global batch size, split over the workers."
+    )
     assert "title" not in schema["$defs"]["Train"]["properties"]["batch_size"]
 
 

@@ -104,10 +104,10 @@ def test_weights_of_the_classes(alpha: Any, class_loss: str, weights: list[float
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"alpha": [0.5, 0.5]}, r"loss\.alpha has 2 entries, 3 are needed: one for each of 3 classes$"),
+        ({"alpha": [0.5, 0.5]}, r"loss\.alpha has 2 entries, expected 3: one for each of 3 classes$"),
         (
             {"alpha": [0.5] * 3, "class_loss": "softmax_focal"},
-            r"loss\.alpha has 3 entries, 4 are needed: .* background",
+            r"loss\.alpha has 3 entries, expected 4: first the background, then one",
         ),
         ({"normaliser": "anchors"}, r"loss\.normaliser is 'anchors', expected one of batch, image, batch_of_images"),
         ({"box_loss": "l2"}, r"loss\.box_loss is 'l2', expected one of smooth_l1, l1, giou, ciou"),

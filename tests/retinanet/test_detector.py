@@ -171,7 +171,7 @@ def test_the_softmax_form_has_a_logit_for_the_background(pictures: list[np.ndarr
     ],
 )
 def test_what_is_no_picture_is_refused(detector: Detector, array: np.ndarray) -> None:
-    with pytest.raises(ValueError, match=r"the picture is an array \[.*\] of .*, expected \[H, W, 3\] of uint8 RGB"):
+    with pytest.raises(ValueError, match=r"the image is an array \[.*\] of .*, expected \[H, W, 3\] of uint8 RGB"):
         detector([array])
 
 

@@ -72,7 +72,7 @@ def test_colours_of_a_pixel_lie_side_by_side() -> None:
 def test_a_jpeg_cut_short_is_refused_in_the_words_of_pillow(tmp_path: Path, kept: float) -> None:
     content = encode(noise(240, 320))
     (tmp_path / "a.jpg").write_bytes(content[: int(kept * len(content))])
-    with pytest.raises(ValueError, match=r"a\.jpg cannot be read as a picture \(image file is truncated.*\); run prep"):
+    with pytest.raises(ValueError, match=r"a\.jpg cannot be read as an image \(image file is truncated.*\); run prep"):
         read_picture(str(tmp_path / "a.jpg"))
 
 

@@ -85,12 +85,12 @@ def test_16_bits_are_turned_as_8_bits_are(orientation: int, big_endian: bool) ->
     assert measure(content).size == ((128, 512) if orientation >= 5 else (512, 128))
 
 
-@pytest.mark.parametrize(("mode", "kind"), [("F", "floats"), ("I", "whole numbers")])
+@pytest.mark.parametrize(("mode", "kind"), [("F", "floats"), ("I", "integers")])
 def test_pixels_of_32_bits_are_refused(mode: str, kind: str) -> None:
     content = encode(Image.new(mode, (6, 4), 200), "TIFF")
     for read in (decode_rgb, measure):
         with pytest.raises(
-            PixelFormatError, match=rf"its pixels are {kind} of 32 bits \(mode {mode}\), .* to 8 or 16 bits"
+            PixelFormatError, match=rf"its pixels are 32-bit {kind} \(mode {mode}\), .* to 8 or 16 bits"
         ):
             read(content)
 

@@ -90,7 +90,7 @@ def test_a_picture_that_cannot_be_read_is_named(
         path.unlink()
     if damage == "bomb":
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    with pytest.raises(ValueError, match=r"pictures/2\.png cannot be read as a picture \(.+\); run prepare again"):
+    with pytest.raises(ValueError, match=r"pictures/2\.png cannot be read as an image \(.+\); run prepare again"):
         load_split(small_world.train).picture(2)
 
 

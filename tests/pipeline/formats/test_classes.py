@@ -22,7 +22,7 @@ def test_chosen_classes_order_the_labels_and_others_are_counted(source: Any) -> 
 
 
 def test_class_that_occurs_nowhere_names_the_nearest(source: Any) -> None:
-    with pytest.raises(ValueError, match=r"data\.classes names 'viruss', which occurs nowhere; the nearest .* 'virus'"):
+    with pytest.raises(ValueError, match=r"data\.classes names 'viruss', which does not occur; the nearest .* 'virus'"):
         source.read_coco(source.coco([source.image(1)], [], ("cell", "virus")), classes=["viruss"])
 
 
@@ -48,5 +48,5 @@ def test_splits_that_disagree_on_an_id_are_an_error(source: Any) -> None:
     source.write("train.json", source.coco([], [], ("cell", "virus")))
     source.write("val.json", source.coco([], [], ("virus",)))
     files = source.COCO_FILES | {"val": SplitFiles("val.json", "images")}
-    with pytest.raises(ValueError, match=r"data.val.annotations: class 'virus' has the id 7"):
+    with pytest.raises(ValueError, match=r"data.val.annotations: class 'virus' has id 7"):
         read_splits("coco", str(source.root), files)

@@ -52,9 +52,9 @@ def test_coco_keeps_ids_numbers_crowds_and_segment_areas(source: Any) -> None:
         ({"bbox": [1, 1, 3]}, "not four finite numbers"),
         ({"bbox": ["1", True, 3, 3]}, "not four finite numbers"),
         ({"bbox": None}, "not four finite numbers"),
-        ({"bbox": [20, 1, 3, 3]}, "wholly outside the picture"),
-        ({"bbox": [-3, 1, 3, 3]}, "wholly outside the picture"),
-        ({"bbox": [1, 10, 3, 3]}, "wholly outside the picture"),
+        ({"bbox": [20, 1, 3, 3]}, "completely outside the image"),
+        ({"bbox": [-3, 1, 3, 3]}, "completely outside the image"),
+        ({"bbox": [1, 10, 3, 3]}, "completely outside the image"),
         ({"category_id": 8}, "no category with id 8"),
         ({"category_id": [7]}, "no category with id [7]"),
         ({"image_id": 2}, "no image record with id 2"),
@@ -84,19 +84,19 @@ def test_finding_shows_image_class_and_box_as_the_file_has_them(source: Any) -> 
 
 def test_annotation_that_stands_twice_counts_once(source: Any) -> None:
     split = source.read_coco(source.coco([source.image(1)], [source.box(4), source.box(4), source.box(5)]))
-    assert reasons(split) == ["annotation stands twice; the first is kept"]
+    assert reasons(split) == ["repeated annotation; the first is kept"]
     assert [kept["id"] for kept in split.coco["annotations"]] == [4, 5]
 
 
 @pytest.mark.parametrize("number", [2**63, -(2**63) - 1])
 def test_id_that_no_int64_holds_is_an_error(source: Any, number: int) -> None:
-    with pytest.raises(ValueError, match=rf"images\[0\] has the id {number}; expected a whole number of at most 64"):
+    with pytest.raises(ValueError, match=rf"images\[0\] has the id {number}; expected an integer of at most 64"):
         source.read_coco(source.coco([source.image(number)], []))
 
 
 def test_image_record_that_stands_twice_counts_once(source: Any) -> None:
     split = source.read_coco(source.coco([source.image(1), source.image(1)], [source.box(1)]))
-    assert reasons(split) == ["image record stands twice"]
+    assert reasons(split) == ["repeated image record"]
     assert (len(split.coco["images"]), len(split.coco["annotations"])) == (1, 1)
 
 
@@ -130,8 +130,8 @@ def test_picture_that_does_not_decode_drops_its_image_and_boxes(source: Any, kin
     assert [kept["id"] for kept in split.coco["annotations"]] == [1]
     (finding,) = split.dropped
     assert finding.image == "images/b.png"
-    assert finding.reason.startswith("picture cannot be read")
-    assert finding.reason.endswith("its 1 boxes go with it")
+    assert finding.reason.startswith("image cannot be read")
+    assert finding.reason.endswith("its 1 boxes are dropped too")
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n", b"GIF89a"])
@@ -161,7 +161,7 @@ def test_missing_picture_drops_its_image_and_boxes(source: Any) -> None:
             [source.image(1), source.image(2, "gone.png")], [source.box(1, image_id=2), source.box(2, image_id=2)]
         )
     )
-    assert reasons(split) == ["picture is missing; its 2 boxes go with it"]
+    assert reasons(split) == ["image is missing; its 2 boxes are dropped too"]
     numbers = summarise({"train": split})["splits"]["train"]
     assert (numbers["images_dropped"], numbers["boxes_dropped"]) == (1, 2)
 
@@ -169,7 +169,7 @@ def test_missing_picture_drops_its_image_and_boxes(source: Any) -> None:
 def test_true_size_of_the_picture_wins_over_the_annotation(source: Any) -> None:
     split = source.read_coco(source.coco([source.image(1, width=40)], [source.box(1, [15, 1, 10, 2])]))
     assert (split.coco["images"][0]["width"], split.coco["images"][0]["height"]) == (20, 10)
-    assert [finding.reason for finding in split.resized] == ["annotation says 40x10 px, the picture has 20x10 px"]
+    assert [finding.reason for finding in split.resized] == ["annotation says 40x10 px, the image has 20x10 px"]
     assert split.coco["annotations"][0]["bbox"] == [15.0, 1.0, 5.0, 2.0]
 
 
@@ -185,14 +185,14 @@ def test_annotation_without_a_size_is_no_contradiction(source: Any) -> None:
         ("{", "cannot be read as COCO JSON"),
         ("[]", "has no list 'images'"),
         ({"categories": None}, "has no list 'categories'"),
-        ({"images": [1]}, "an entry in 'images' that is no object"),
-        ({"annotations": [{"id": True}]}, r"annotations\[0\] has the id True; expected a whole number"),
+        ({"images": [1]}, "an entry in 'images' that is not a JSON object"),
+        ({"annotations": [{"id": True}]}, r"annotations\[0\] has the id True; expected an integer"),
         ({"images": [{"id": 1}]}, r"images\[0\] \(id 1\) has the file_name None"),
         (
             {"images": [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}]},
-            "id 1 is given to images/a and to images/b",
+            "id 1 is used for images/a and images/b",
         ),
-        ({"categories": [{"id": 1, "name": "cell"}, {"id": 2, "name": "cell"}]}, "name 'cell' stands twice"),
+        ({"categories": [{"id": 1, "name": "cell"}, {"id": 2, "name": "cell"}]}, "name 'cell' occurs twice"),
         ({"categories": []}, "no class occurs"),
     ],
 )
@@ -225,4 +225,4 @@ def test_picture_lying_by_its_exif_has_the_size_as_it_is_seen(source: Any) -> No
     split = source.read_coco(source.coco(images, []))
     assert [(kept["width"], kept["height"]) for kept in split.coco["images"]] == [(10, 20)] * 2
     (finding,) = split.resized
-    assert finding.reason.endswith("its boxes seem to ignore the picture's EXIF orientation")
+    assert finding.reason.endswith("its boxes seem to ignore the image's EXIF orientation")

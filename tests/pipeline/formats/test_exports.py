@@ -107,8 +107,8 @@ def test_entry_that_names_the_data_set_is_no_class_and_the_report_says_so(projec
     splits, report = prepare()
     assert [category["name"] for category in splits["train"]["categories"]] == list(CELLS)
     expected = (
-        "category 'cells' (id 0) has no box and is the supercategory of all others: it names the data set and is no "
-        "class; list it in data.classes to make it one"
+        "category 'cells' (id 0) has no box and is the supercategory of all others: it names the data set and is "
+        "not a class; list it in data.classes to make it one"
     )
     assert report["notes"].count(expected) == 1
 

@@ -120,7 +120,7 @@ def test_annotations_that_share_an_id_are_both_kept_and_reported(folder: Path) -
     split, notes = read_content(folder, content)
     assert [kept["id"] for kept in split.coco["annotations"]] == [4, 1]
     expected = (
-        "train: 1 of 2 annotation ids were changed, because they are below 1 or given twice; the first from 4 to 1"
+        "train: 1 of 2 annotation ids were changed, because they were below 1 or not unique; the first from 4 to 1"
     )
     assert notes == [expected]
 

@@ -53,7 +53,7 @@ def test_voc_picture_is_found_by_filename_else_by_the_name_in_the_list(source: A
     )
     split = source.read_voc()
     assert [kept["file_name"] for kept in split.coco["images"]] == ["JPEGImages/other.png", "JPEGImages/b.jpeg"]
-    assert [finding.reason for finding in split.dropped] == ["picture is missing; its 0 boxes go with it"]
+    assert [finding.reason for finding in split.dropped] == ["image is missing; its 0 boxes are dropped too"]
 
 
 def test_voc_image_listed_twice_counts_once(source: Any) -> None:
@@ -62,7 +62,7 @@ def test_voc_image_listed_twice_counts_once(source: Any) -> None:
     source.write("ImageSets/Main/train.txt", "a\n\na\r\n")
     split = source.read_voc()
     assert (len(split.coco["images"]), split.num_images) == (1, 2)
-    assert [finding.reason for finding in split.dropped] == ["stands twice in the list"]
+    assert [finding.reason for finding in split.dropped] == ["listed twice"]
 
 
 @pytest.mark.parametrize(
@@ -82,5 +82,5 @@ def test_broken_or_hostile_xml_is_named(source: Any, xml: str, sentence: str) ->
 
 def test_missing_xml_names_the_list(source: Any) -> None:
     source.write("ImageSets/Main/train.txt", "a")
-    with pytest.raises(ValueError, match=r"no file .*Annotations/a.xml, though .*Main/train.txt lists 'a'"):
+    with pytest.raises(ValueError, match=r"no file .*Annotations/a.xml, but .*Main/train.txt lists 'a'"):
         source.read_voc()
