@@ -8,7 +8,7 @@ from pipeline.cli.command import Command
 from pipeline.params import load_params
 
 DESCRIPTION = """\
-Match the anchors of params.yaml against every truth of the training split, resized as training does.
+Match the anchors of params.yaml to every ground-truth box of the training split, on images resized as in training.
 
 reads    params.yaml (anchors, matcher, transforms), data/prepared/train.json
 writes   anchors.json (what train reads), reports/anchor_stats.json

@@ -140,7 +140,7 @@ def rounded(value: Tensor) -> float:
 
 def summary(report: dict[str, Any]) -> str:
     """The figures as a table for the screen."""
-    lines = [f"{'truths':>24} {'recall':>8} {'best IoU':>9} {'anchors each':>13} {'without':>8}"]
+    lines = [f"{'boxes':>24} {'recall':>8} {'best IoU':>9} {'anchors/box':>13} {'no anchor':>10}"]
     rows = {"all": report["all"], **report["by_size"], **report["by_class"]}
     for name, row in rows.items():
         if row["truths"] == 0:
@@ -148,6 +148,6 @@ def summary(report: dict[str, Any]) -> str:
             continue
         lines.append(
             f"{name:<16}{row['truths']:>8} {row['recall_foreground']:>8.3f} {row['best_iou_mean']:>9.3f}"
-            f" {row['foreground_anchors_mean']:>13.1f} {row['without_foreground']:>8}"
+            f" {row['foreground_anchors_mean']:>13.1f} {row['without_foreground']:>10}"
         )
     return "\n".join(lines)

@@ -9,10 +9,10 @@ from pipeline.params.paths import storage_location
 from pipeline.params.runtime import load_runtime
 
 DESCRIPTION = """\
-List what runs have left in the storage of conf/, with size, age and who needs it, and say what would be removed.
+List what runs left in the storage of conf/, with size, age and what needs it, and what --delete would remove.
 Nothing is removed without --delete.
 
-needed   a run that is being trained; the run of models/model.pt; the run in reports/train.json of the working tree, and
+needed   a run in training; the run of models/model.pt; the run in reports/train.json of the working tree, and
          of each branch, tag, stash and DVC experiment; a run whose MLflow run is not deleted
 removed  finished runs and sweeps that nobody needs; of those that somebody needs, what only resuming would need (the
          best detectors, histories and records stay, so `dvc repro` and the sweep give their results again); inputs of
@@ -23,7 +23,7 @@ kept     unfinished runs, unless --unfinished; all that is not known
 
 def add_options(parser: ArgumentParser) -> None:
     """What is removed."""
-    parser.add_argument("--delete", action="store_true", help="remove what the list marks")
+    parser.add_argument("--delete", action="store_true", help="remove the marked entries")
     parser.add_argument("--dry-run", action="store_true", help="only list (the default)")
     parser.add_argument("--unfinished", action="store_true", help="also unfinished runs and sweeps that nobody needs")
 

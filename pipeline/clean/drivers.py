@@ -74,7 +74,7 @@ def without_driver(storage: str, name: str) -> Iterator[None]:
         except Timeout:
             driver = Driver(lives=True)
         if driver.lives:
-            raise ValueError(f"{name} is in training now; it is left as it is")
+            raise ValueError(f"{name} is in training now; it was not removed")
         if driver.lease_left:
             stack.enter_context(hold_lease(storage, name, lock=path))
         yield

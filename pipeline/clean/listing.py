@@ -69,7 +69,7 @@ def list_entries(storage: str, needs: Needs, *, unfinished: bool) -> list[Entry]
         elif entry.kind == "rest":
             entry.action, entry.frees = REMOVE, entry.size
         else:
-            entry.why = ["not known"]
+            entry.why = ["unknown"]
     return entries
 
 

@@ -34,7 +34,7 @@ def find_needs() -> Needs:
             add(needs, description["run"]["digest"], MODEL if folder == root else f"{folder / MODEL}")
     names = revisions(root)
     if names is None:
-        print("there is no git repository here: only the files of this folder say which runs are needed", flush=True)
+        print("no git repository here: only the files of this folder show which runs are needed", flush=True)
     for name in names or ():
         note(needs, git(root, "show", f"{name}:./{REPORT}"), shorten(name))
     return needs

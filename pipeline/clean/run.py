@@ -29,7 +29,10 @@ def run(storage: str, *, delete: bool, unfinished: bool) -> None:
         print(table(storage, entries), flush=True)
         marked = [entry for entry in entries if entry.action != KEEP]
         if not delete:
-            print("nothing was removed; --delete does it" if marked else "there is nothing to remove", flush=True)
+            print(
+                "nothing was removed; --delete removes the marked entries" if marked else "nothing to remove",
+                flush=True,
+            )
             return
         freed = sum(carry_out(storage, entry) for entry in marked)
     except OSError as error:
@@ -79,7 +82,7 @@ def remove(storage: str, name: str) -> None:
     last = name.rpartition("/")[2]
     pattern = INPUT if name.startswith("inputs/") else RUN
     if name not in (last, f"sweeps/{last}", f"inputs/{last}") or not pattern.fullmatch(last.removesuffix(REMOVING)):
-        raise ValueError(f"{storage}/{name} is not the name of a run, a sweep or an input; it is left as it is")
+        raise ValueError(f"{storage}/{name} is not the name of a run, a sweep or an input; it was not removed")
     system, path = fsspec.url_to_fs(f"{storage}/{name}")
     if "file" in system.protocol and not last.endswith(REMOVING):
         system.mv(path, f"{path}{REMOVING}", recursive=True)

@@ -25,11 +25,11 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("run_a", metavar="RUN_A", help="the run to compare with")
     parser.add_argument("run_b", metavar="RUN_B", help="the run that may be better")
     parser.add_argument("--split", help="val or test; needed only if both runs were evaluated on both")
-    parser.add_argument("--resamples", type=int, default=1000, help="of the images (default: 1000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the resamples (default: 0)")
-    parser.add_argument("--pictures", type=int, default=6, help="on the sheet, at most (default: 6)")
-    parser.add_argument("--data-root", help="folder or URL of the pictures, if conf/ and the split do not say it right")
-    parser.add_argument("--output", type=Path, default=SHEET, help=f"the sheet (default: {SHEET})")
+    parser.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples of the images (default: 1000)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the resamples (default: 0)")
+    parser.add_argument("--pictures", type=int, default=6, help="maximum number of images on the sheet (default: 6)")
+    parser.add_argument("--data-root", help="folder or URL of the images, if that of conf/ or the split is wrong")
+    parser.add_argument("--output", type=Path, default=SHEET, help=f"file for the sheet (default: {SHEET})")
 
 
 def work(options: Namespace) -> None:
@@ -39,7 +39,7 @@ def work(options: Namespace) -> None:
         ValueError: for a number out of range.
     """
     if options.resamples < 1:
-        raise ValueError(f"--resamples is {options.resamples}; give at least 1, and 1000 for an interval to rely on")
+        raise ValueError(f"--resamples is {options.resamples}; give at least 1, or 1000 for a reliable interval")
     if options.pictures < 0 or options.seed < 0:
         raise ValueError(f"--pictures is {options.pictures} and --seed {options.seed}; neither may be below 0")
     from pipeline.compare.run import run  # imports torch and MLflow, which the options do not need

@@ -24,7 +24,7 @@ def check_split(a: EvaluatedSplit, b: EvaluatedSplit) -> str | None:
     Raises:
         ValueError: stating how the splits differ.
     """
-    demand = "both runs must be judged on the same split; evaluate one of them on the other's data"
+    demand = "both runs must be evaluated on the same split; evaluate one of them on the other's data"
     pictures = [
         {image["id"]: image.get("sha256") or image["file_name"] for image in run.truth["images"]} for run in (a, b)
     ]
@@ -33,12 +33,12 @@ def check_split(a: EvaluatedSplit, b: EvaluatedSplit) -> str | None:
         raise ValueError(f"{only[0]} images are only in A's split and {only[1]} only in B's: {demand}")
     other = [image_id for image_id, picture in pictures[0].items() if pictures[1][image_id] != picture]
     if other:
-        raise ValueError(f"image id {other[0]} and {len(other) - 1} more are other pictures in A than in B: {demand}")
+        raise ValueError(f"image id {other[0]} and {len(other) - 1} more are different images in A and in B: {demand}")
     if a.truth["categories"] != b.truth["categories"]:
         names = [", ".join(category["name"] for category in run.truth["categories"]) for run in (a, b)]
         raise ValueError(f"the classes are {names[0]} in A and {names[1]} in B: {demand}")
     if a.truth["annotations"] != b.truth["annotations"]:
-        return "the truths of A's split and of B's differ; both are judged here by B's"
+        return "the ground truth of A's split differs from that of B's; both runs are evaluated here on B's"
     return None
 
 
@@ -69,7 +69,7 @@ def describe_changes(a: Origin, b: Origin) -> dict[str, Any]:
 def compare_data(a: str | None, b: str | None) -> str:
     """State whether both runs were trained on the same prepared split."""
     if a is None or b is None:
-        return "not known: no digest of the train split"
+        return "unknown: no digest of the train split"
     return f"the same train split ({a[:12]})" if a == b else f"train split {a[:12]} -> {b[:12]}"
 
 
@@ -78,19 +78,19 @@ def compare_code(a: Origin, b: Origin) -> str:
     sentences = [compare_commits(a.commit, b.commit)]
     for name, origin in (("A", a), ("B", b)):
         if origin.changes:
-            sentences.append(f"{name} had changes that no commit holds:\n{origin.changes}")
+            sentences.append(f"{name} had uncommitted changes:\n{origin.changes}")
     return "\n".join(sentences)
 
 
 def compare_commits(a: str | None, b: str | None) -> str:
     """Differences in code between two commits."""
     if a is None or b is None:
-        return "not known: a run without a commit"
+        return "unknown: a run without a commit"
     if a == b:
         return f"the same commit ({a[:8]})"
     step = f"{a[:8]} -> {b[:8]}"
     missing = [commit[:8] for commit in (a, b) if git("cat-file", "-e", f"{commit}^{{commit}}") is None]
     if missing:
-        return f"{step}; this repository does not hold {' and '.join(missing)} (git fetch)"
+        return f"{step}; this repository does not have {' and '.join(missing)} (git fetch)"
     stat = git("diff", "--stat", a, b, "--", *(f":/{path}" for path in CODE))
-    return f"{step}\n{stat}" if stat else f"{step}, which differ in no file of {', '.join(CODE)}"
+    return f"{step}\n{stat}" if stat else f"{step}, with no difference in {', '.join(CODE)}"

@@ -60,10 +60,10 @@ def fetch(name: str, commit: str, path: Path) -> Path:
         "get", root, (git("rev-parse", "--show-prefix") or "") + name, "--rev", commit, "--out", str(path), "--quiet"
     )
     if got.returncode != 0:
-        said = (got.stderr.strip().splitlines() or ["no word"])[-1]
+        said = (got.stderr.strip().splitlines() or ["no message"])[-1]
         raise ValueError(
-            f"revision {commit[:8]} has no {name} that git or DVC could read here ({said}); if it was run elsewhere, "
-            f"`dvc fetch` it; if its pipeline did not write it yet, run `dvc repro evaluate` there"
+            f"revision {commit[:8]} has no {name} that git or DVC can read here ({said}); if it ran elsewhere, "
+            f"`dvc fetch` it; if its pipeline has not written it yet, run `dvc repro evaluate` there"
         )
     return path
 

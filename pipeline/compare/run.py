@@ -97,7 +97,7 @@ def common_split(a: Run, b: Run, *, wanted: str | None) -> str:
     for run, own in zip((a, b), splits, strict=True):
         if not own:
             raise ValueError(
-                f"{run.label} keeps no detections; run the stage evaluate on it again (`dvc repro evaluate`)"
+                f"{run.label} has no stored detections; run the evaluate stage for it again (`dvc repro evaluate`)"
             )
     common = [split for split in ("test", "val") if split in splits[0] and split in splits[1]]
     if wanted is not None:
@@ -105,7 +105,7 @@ def common_split(a: Run, b: Run, *, wanted: str | None) -> str:
     if not common:
         has = f"A on {' and '.join(splits[0])}, B on {' and '.join(splits[1])}"
         what = f"--split {wanted}" if wanted else "evaluate.split"
-        raise ValueError(f"the runs were not judged on the same split ({has}); evaluate one of them again, see {what}")
+        raise ValueError(f"the runs were not evaluated on the same split ({has}); evaluate one again, see {what}")
     return common[0]
 
 
@@ -121,8 +121,8 @@ def check_recorded(
     for run, one, ap in list(zip(runs, evaluated, found, strict=True))[0 if same_truths else 1 :]:
         if one.recorded_ap is not None and ap is not None and abs(one.recorded_ap - ap) > 1e-6:
             raise ValueError(
-                f"the detections kept by {run.label} have AP {ap:.4f}, but it reported {one.recorded_ap:.4f}: they are "
-                "not of one evaluation; run the stage evaluate on it again (`dvc repro evaluate`)"
+                f"the detections stored with {run.label} have AP {ap:.4f}, but it reported {one.recorded_ap:.4f}: they "
+                "come from different evaluations; run the evaluate stage for it again (`dvc repro evaluate`)"
             )
 
 
@@ -148,6 +148,6 @@ def draw(
             titles=[f"{name}: {run.label}" for name, run in zip("AB", runs, strict=True)],
         )
     except (OSError, ValueError) as error:
-        return f"no sheet is drawn, the pictures cannot be read here: {error}"
+        return f"no sheet was drawn, because the images cannot be read here: {error}"
     write_atomic(options.output, sheet.save)
-    return f"drawn in {options.output}"
+    return f"sheet written to {options.output}"

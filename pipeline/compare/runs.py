@@ -194,9 +194,9 @@ def find_run(word: str) -> Run:
     stored = [] if kind == "git" else reader.find(name)
     commit = None if kind == "mlflow" else revisions.resolve(name)
     if stored and commit:
-        raise ValueError(f"{name} is an MLflow run and a revision of git or DVC; write mlflow:{name} or git:{name}")
+        raise ValueError(f"{name} is both an MLflow run and a git or DVC revision; write mlflow:{name} or git:{name}")
     if len(stored) > 1:
-        raise ValueError(f"{len(stored)} MLflow runs are called {name}: {listing(stored)}; give one of these ids")
+        raise ValueError(f"{len(stored)} MLflow runs are named {name}: {listing(stored)}; give one of these ids")
     if stored:
         return TrackedRun(reader, stored[0])
     if commit:
@@ -219,4 +219,4 @@ def unknown(word: str, reader: RunReader) -> str:
     expected = (
         "an MLflow run (id, its first 6 characters or more, or name), a DVC experiment, a git revision or workspace"
     )
-    return f"{word} is not known; expected {expected}" + (f"; {hint}" if hint else f"; {reader.address} holds no run")
+    return f"{word} is not a known run; expected {expected}; {hint or f'{reader.address} has no runs'}"

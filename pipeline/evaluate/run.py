@@ -67,7 +67,7 @@ def open_training(digest: str, params: Params, runtime: RuntimeConfig) -> Run:
     try:
         run_id = RunFolder(storage_location(runtime), digest).read(RUN_ID)
     except ValueError as error:
-        print(f"warning: {error}; MLflow is asked for the run {digest}", flush=True)
+        print(f"warning: {error}; searching MLflow for run {digest}", flush=True)
     flat = flatten(params.model_dump())
     tags = provenance_tags(params=flat, run_digest=digest) | {"kind": "evaluate"}
     return open_existing_run(run_id=run_id, digest=digest, name=f"evaluate {digest[:8]}", params=flat, tags=tags)

@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.cli.command import Command
 
 DESCRIPTION = """\
-Give the trained detector to those who use it: a name in MLflow's registry, a folder, or both.
+Export the trained detector: register it in MLflow, write it to a folder, or both.
 
 reads    models/model.pt and its run in MLflow, or the run of --run
 writes   a version of --register with the alias and its AP; --output/pyfunc (what MLflow loads and serves) and
@@ -19,9 +19,9 @@ writes   a version of --register with the alias and its AP; --output/pyfunc (wha
 def add_options(parser: ArgumentParser) -> None:
     """Which model, and where it goes."""
     parser.add_argument("--register", metavar="NAME", help="register the model under this name")
-    parser.add_argument("--alias", default="champion", help="of the registered version (default: %(default)s)")
-    parser.add_argument("--run", metavar="RUN_ID", help="MLflow run whose model is meant (default: models/model.pt)")
-    parser.add_argument("--output", metavar="FOLDER", type=Path, help="a new folder for the model's files")
+    parser.add_argument("--alias", default="champion", help="alias of the registered version (default: %(default)s)")
+    parser.add_argument("--run", metavar="RUN_ID", help="MLflow run whose model is exported (default: models/model.pt)")
+    parser.add_argument("--output", metavar="FOLDER", type=Path, help="new folder for the model's files")
 
 
 def work(options: Namespace) -> None:

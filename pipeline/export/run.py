@@ -35,7 +35,7 @@ def run(*, register: str | None, alias: str, run_id: str | None, output: Path | 
     if register is not None:
         check_name(register, alias)
     if output is not None and output.exists():
-        raise ValueError(f"--output {output} exists; name a new folder, or remove it")
+        raise ValueError(f"--output {output} exists; give a new folder, or remove it")
 
     model = find_model(run_id) if run_id else None
     if register is not None:
@@ -57,8 +57,8 @@ def model_of_file() -> RunModel:
     run_id = RunFolder(storage, digest).read(RUN_ID) or find_run("run_digest", digest)
     if run_id is None:
         raise ValueError(
-            f"{MODEL} comes from run {digest}, but neither {storage}/{digest} nor MLflow names a run of it; name one "
-            "with --run, or run the train stage again with an MLflow that answers"
+            f"{MODEL} comes from run {digest}, but neither {storage}/{digest} nor MLflow names its MLflow run; give "
+            "one with --run, or run the train stage again while MLflow answers"
         )
     return find_model(run_id, digest=digest_file(MODEL))
 
@@ -75,7 +75,7 @@ def register_model(model: RunModel, *, name: str, alias: str) -> Registered:
         name=name,
         alias=alias,
         tags={**{key: f"{value:.4f}" for key, value in figures.items()}, "split": split, **known},
-        description="\n\n".join([f"**{sentence}**, of MLflow run {model.run_id}", *made_by(model.tags)]),
+        description="\n\n".join([f"**{sentence}**, from MLflow run {model.run_id}", *made_by(model.tags)]),
     )
 
 
@@ -90,7 +90,7 @@ def figures_of(metrics: Mapping[str, float]) -> tuple[str, dict[str, float]]:
 
 def made_by(tags: Mapping[str, str]) -> list[str]:
     """Return the command that reproduces the model, if the run has it."""
-    return [f"Make it again: `{tags['reproduce']}`"] if "reproduce" in tags else []
+    return [f"Reproduce with: `{tags['reproduce']}`"] if "reproduce" in tags else []
 
 
 def print_registered(entry: Registered) -> None:
@@ -98,7 +98,7 @@ def print_registered(entry: Registered) -> None:
     if entry.is_new:
         print(f"registered {entry.name} version {entry.version}")
     else:
-        print(f"{entry.name} version {entry.version} is this model already; no new version is made")
+        print(f"{entry.name} version {entry.version} is already this model; no new version was created")
     moved = f" (was version {entry.before})" if entry.before not in (None, entry.version) else ""
     print(f"alias {entry.alias} -> version {entry.version}{moved}: {entry.uri}")
     print(f'load    mlflow.pyfunc.load_model("{entry.uri}").predict(pandas.DataFrame({{"image": ["a.jpg"]}}))')

@@ -7,15 +7,15 @@ from argparse import ArgumentParser, Namespace
 from pipeline.cli.command import Command
 
 DESCRIPTION = """\
-Compute the losses of a kept step again, each image alone: once as training did, once in float32.
+Recompute the losses of a saved training step, each image alone: once as in training, once in float32.
 
-reads    the file that the message of `train` names
+reads    the file named in the error message of `train`
 """
 
 
 def add_options(parser: ArgumentParser) -> None:
     """The file."""
-    parser.add_argument("file", help="path or URL of a not_finite_*.pt")
+    parser.add_argument("file", help="path or URL of a file not_finite_*.pt")
 
 
 def work(options: Namespace) -> None:

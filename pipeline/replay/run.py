@@ -31,7 +31,7 @@ def run(url: str) -> None:
     print(step["error"])
     broken = [name for name, weight in step["weights"].items() if not bool(weight.isfinite().all())]
     if broken:
-        print(f"{len(broken)} weights were not finite before it: {', '.join(broken[:5])}")
+        print(f"{len(broken)} weights were not finite before the step: {', '.join(broken[:5])}")
     for row in replay(step):
         print("image {image}  boxes {boxes}  {precision}: class {loss_cls:.6g}, box {loss_box:.6g}".format(**row))
 
@@ -42,7 +42,7 @@ def load_step(url: str) -> dict[str, Any]:
     Raises:
         ValueError: when there is no such file, or it is another.
     """
-    sentence = "the message of train names the file"
+    sentence = "the error message of train names the file"
     location = resolve(url, Path.cwd(), name="the file")
     try:
         with fsspec.open(location, "rb") as file:
@@ -52,9 +52,9 @@ def load_step(url: str) -> dict[str, Any]:
     except Exception as error:  # a damaged pickle may raise any error
         raise ValueError(f"{url} cannot be read; {sentence}") from error
     if not isinstance(content, dict) or not content.keys() >= KEYS:
-        raise ValueError(f"{url} is no step that train has kept; {sentence}")
+        raise ValueError(f"{url} is not a step saved by train; {sentence}")
     if set(content["batch"]) != set(Batch._fields):
-        raise ValueError(f"{url} was kept by another version of this code; check out the commit that trained")
+        raise ValueError(f"{url} was saved by another version of this code; check out the commit that trained")
     return content
 
 

@@ -198,10 +198,10 @@ def _draw_legend(
     truths = Counter(mark.label for marks in judged for mark in marks if mark.kind in ("found", "missed"))
     box = (0.0, 0.0, 24.0, 12.0)
     entries = [
-        (None, f"pictures: {len(pictures)}, detections: score {score_threshold:g} and above"),
+        (None, f"images: {len(pictures)}, detections: score {score_threshold:g} and above"),
         (Mark(box, 0, "wrong", ""), f"{kinds['wrong']} wrong"),
         (Mark(box, 0, "missed", ""), f"{kinds['missed']} missed"),
-        (Mark(box, 0, "found", ""), "truth found"),
+        (Mark(box, 0, "found", ""), "ground truth found"),
         (None, f"{kinds['right']} right:"),
         *((Mark(box, k, "right", ""), f"{names[k]} {right[k]} of {truths[k]}") for k in sorted(right | truths)),
     ]

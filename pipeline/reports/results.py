@@ -38,7 +38,7 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     try:
         results: list[dict[str, Any]] = json.loads(gzip.decompress(path.read_bytes()))
     except FileNotFoundError:
-        raise ValueError(f"{path} does not exist; run the stage evaluate (`dvc repro` does)") from None
+        raise ValueError(f"{path} does not exist; run the evaluate stage (`dvc repro` does)") from None
     except (EOFError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is no gzipped COCO results file ({error}); run the stage evaluate again") from None
+        raise ValueError(f"{path} is not a gzipped COCO results file ({error}); run the evaluate stage again") from None
     return results

@@ -54,7 +54,7 @@ class SampleImages:
             self._split = self._split or load_split(self.path, root=self.root)
             sheet = draw_sample_images(self._split, found, score_threshold=self.score_threshold)
         except (ValueError, OSError) as error:
-            print(f"the watched pictures of epoch {epoch} are not drawn: {error}", flush=True)
+            print(f"the watched images of epoch {epoch} were not drawn: {error}", flush=True)
             return
         run.log_picture(KEY, sheet, step=epoch)
 

@@ -153,5 +153,5 @@ def test_same_input_gives_the_same_bytes() -> None:
 @pytest.mark.usefixtures("folder")
 def test_missing_split_is_told() -> None:
     write_params()
-    with pytest.raises(ValueError, match=r"data/prepared/train\.json does not exist; run the stage before"):
+    with pytest.raises(ValueError, match=r"data/prepared/train\.json does not exist; run the preceding stage"):
         main([])

@@ -105,17 +105,17 @@ def test_storage_that_does_not_answer_costs_a_warning(
     monkeypatch.setattr(RunFolder, "read", refuse)
     main([])
     assert (told.opened["run_id"], told.opened["digest"]) == (None, "d1")
-    assert "d1 cannot be used (Access Denied); MLflow is asked for the run d1" in capsys.readouterr().out
+    assert "d1 cannot be used (Access Denied); searching MLflow for run d1" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("untrained")
 def test_mlflow_that_refuses_is_told_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(**opening: object) -> None:
-        raise ValueError("MLflow opens no run")
+        raise ValueError("MLflow cannot open a run")
 
     monkeypatch.setattr(stage, "open_existing_run", refuse)
     monkeypatch.setattr(stage, "detect", lambda *arguments: pytest.fail("detects"))
-    with pytest.raises(ValueError, match="MLflow opens no run"):
+    with pytest.raises(ValueError, match="MLflow cannot open a run"):
         main([])
 
 
@@ -174,7 +174,7 @@ def test_missing_model_is_told_with_what_to_do() -> None:
 @pytest.mark.usefixtures("untrained", "told")
 def test_missing_split_is_told_with_what_to_do() -> None:
     Path("data/prepared/test.json").unlink()
-    with pytest.raises(ValueError, match=r"data/prepared/test\.json does not exist; run the stage before"):
+    with pytest.raises(ValueError, match=r"data/prepared/test\.json does not exist; run the preceding stage"):
         main([])
 
 

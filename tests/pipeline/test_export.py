@@ -68,10 +68,10 @@ def assert_same(rows: list[dict[str, Any]], expected: list[dict[str, Any]]) -> N
     ("arguments", "sentence"),
     [
         ([], "nothing to do; give --register NAME, --output FOLDER or both"),
-        (["--register", "a/b"], "--register 'a/b' is no name of a model"),
+        (["--register", "a/b"], "--register 'a/b' is not a model name"),
         (["--register", "x", "--alias", "latest"], "--alias 'latest'"),
         (["--register", "x", "--alias", "v1"], "--alias 'v1'"),
-        (["--output", "."], "--output . exists; name a new folder"),
+        (["--output", "."], "--output . exists; give a new folder"),
         (["--output", "new"], "models/model.pt does not exist"),
         (["--register", "x"], "models/model.pt does not exist"),
     ],
@@ -86,7 +86,7 @@ def test_mistake_is_one_sentence_before_any_work(arguments: list[str], sentence:
 @slow
 @pytest.mark.usefixtures("project")
 def test_run_that_is_not_there_is_told() -> None:
-    with pytest.raises(ValueError, match="gives no run 0123"):
+    with pytest.raises(ValueError, match="cannot return run 0123"):
         main(["--register", "x", "--run", "0123"])
 
 
@@ -105,7 +105,7 @@ def test_model_is_registered_once_with_alias_and_ap(at_tracked: Path, capsys: py
     assert "registered once version 1" in capsys.readouterr().out
     main(["--register", "once", "--alias", "newest"])
     said = capsys.readouterr().out
-    assert "once version 1 is this model already; no new version is made" in said
+    assert "once version 1 is already this model; no new version was created" in said
     assert "models:/once@newest" in said
 
     client = connect(find_store())
@@ -122,7 +122,7 @@ def test_model_is_registered_once_with_alias_and_ap(at_tracked: Path, capsys: py
 @slow
 def test_file_that_its_run_does_not_hold_is_told(at_tracked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.export.run.digest_file", lambda path: "0" * 64)
-    with pytest.raises(ValueError, match="holds no model of this file; run the train stage again"):
+    with pytest.raises(ValueError, match="holds no model with these weights; run the train stage again"):
         main(["--register", "other"])
 
 

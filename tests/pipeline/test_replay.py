@@ -61,7 +61,7 @@ def test_kept_step_shows_which_image_and_what_was_broken_before(
     assert all(math.isnan(row["loss_box"]) == (row["boxes"] > 0) for row in rows)
     main([str(path)])
     told = capsys.readouterr().out
-    assert "1 weights were not finite before it: box_head.output.bias" in told
+    assert "1 weights were not finite before the step: box_head.output.bias" in told
 
 
 def test_trials_of_a_sweep_that_fail_at_the_same_step_keep_a_file_each(project: Path) -> None:
@@ -85,15 +85,15 @@ def test_storage_that_takes_no_file_does_not_hide_the_loss(project: Path) -> Non
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"missing\.pt does not exist; the message of train"):
+    with pytest.raises(ValueError, match=r"missing\.pt does not exist; the error message of train"):
         load_step(str(tmp_path / "missing.pt"))
     (tmp_path / "broken.pt").write_bytes(b"PK")
     with pytest.raises(ValueError, match="cannot be read"):
         load_step(str(tmp_path / "broken.pt"))
     torch.save({"training_state": {}}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match="is no step that train has kept"):
+    with pytest.raises(ValueError, match="is not a step saved by train"):
         load_step(str(tmp_path / "other.pt"))
     older = dict.fromkeys(KEYS) | {"batch": {"images": torch.zeros(1, 3, 8, 8), "boxes": [torch.zeros(0, 4)]}}
     torch.save(older, tmp_path / "older.pt")
-    with pytest.raises(ValueError, match="was kept by another version of this code"):
+    with pytest.raises(ValueError, match="was saved by another version of this code"):
         load_step(str(tmp_path / "older.pt"))

@@ -35,10 +35,10 @@ def test_no_detections_are_an_empty_list(tmp_path: Path) -> None:
 
 
 def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"none\.json\.gz does not exist; run the stage evaluate"):
+    with pytest.raises(ValueError, match=r"none\.json\.gz does not exist; run the evaluate stage"):
         read_results(tmp_path / "none.json.gz")
     whole = gzip.compress(b"[1, 2, 3]")
     for content in (b"no gzip", whole[:-4], gzip.compress(b"[1,")):
         (tmp_path / "broken.json.gz").write_bytes(content)
-        with pytest.raises(ValueError, match=r"broken\.json\.gz is no gzipped COCO results file"):
+        with pytest.raises(ValueError, match=r"broken\.json\.gz is not a gzipped COCO results file"):
             read_results(tmp_path / "broken.json.gz")

@@ -52,4 +52,4 @@ def test_pictures_that_only_the_workers_can_read_are_told(
     samples.found = {choose_sample_images(small_world.content(), 1)[0]: [[], [], []]}
     samples.log(run, epoch=1)
     assert run.pictures == []
-    assert "the watched pictures of epoch 1 are not drawn: " in capsys.readouterr().out
+    assert "the watched images of epoch 1 were not drawn: " in capsys.readouterr().out

@@ -24,8 +24,8 @@ def test_without_delete_the_list_is_all_and_nothing_changes(here: Path, capsys: 
     run(f"{here}/runs", delete=False, unfinished=True)
     said = capsys.readouterr().out
     assert contents(here / "runs") == before
-    assert "nothing was removed; --delete does it" in said
-    assert [word in said for word in (RUNS[1], "remove", "nobody", "notes.txt", "not known")] == [True] * 5
+    assert "nothing was removed; --delete removes the marked entries" in said
+    assert [word in said for word in (RUNS[1], "remove", "nobody", "notes.txt", "unknown")] == [True] * 5
 
 
 def test_run_of_every_revision_and_experiment_stays_and_the_others_go(here: Path) -> None:
@@ -54,7 +54,7 @@ def test_without_git_the_working_tree_decides_and_it_is_said(
     for name in RUNS[:3]:
         add_run(here / "runs", name)
     assert clean(here) == {RUNS[1]}
-    assert "there is no git repository here" in capsys.readouterr().out
+    assert "no git repository here" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("answer", "left"), [({"aaa"}, RUNS[:1]), (None, RUNS[:2]), (set(), [])])
@@ -100,7 +100,7 @@ def test_finished_run_that_is_needed_keeps_what_its_outputs_are_made_of(here: Pa
     clean(here)
     assert contents(folder) == before
     (folder / "finished" / BEST).write_bytes(b"half")
-    with pytest.raises(ValueError, match=r"finished is damaged \(detector\.pt is not what was written\)"):
+    with pytest.raises(ValueError, match=r"finished is damaged \(detector\.pt does not match its checksum\)"):
         export_archive(RunFolder(f"{here}/runs", RUNS[1]), export)
 
 
@@ -193,5 +193,5 @@ def test_both_of_dry_run_and_delete_are_refused() -> None:
 
 
 def test_keeping_a_run_without_a_whole_checkpoint_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="has no whole checkpoint"):
+    with pytest.raises(ValueError, match="has no complete checkpoint"):
         archive_run(str(tmp_path), RUNS[1])

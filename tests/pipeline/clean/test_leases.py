@@ -54,7 +54,7 @@ def test_run_that_begins_after_it_was_listed_is_left_as_it_is(
     monkeypatch.setattr("pipeline.clean.run.list_entries", lambda *arguments, **options: entries)
     with lock_run(here / "runs/locks", RUNS[1]):
         assert clean(here) == {RUNS[1]}
-    assert f"warning: {RUNS[1]} is in training now; it is left as it is" in capsys.readouterr().out
+    assert f"warning: {RUNS[1]} is in training now; it was not removed" in capsys.readouterr().out
     assert clean(here) == set()
 
 

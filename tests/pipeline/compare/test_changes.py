@@ -27,13 +27,15 @@ def test_same_split_is_taken_wherever_its_pictures_lie() -> None:
 
 def test_other_images_are_refused() -> None:
     one, other = evaluated(random_truth(1)), evaluated(random_truth(1, num_images=37))
-    with pytest.raises(ValueError, match=r"3 images are only in A's split and 0 only in B's: both runs must be judged"):
+    with pytest.raises(
+        ValueError, match=r"3 images are only in A's split and 0 only in B's: both runs must be evaluated"
+    ):
         check_split(one, other)
 
 
 def test_other_pictures_under_the_same_ids_are_refused() -> None:
     one, other = evaluated(random_truth(1)), evaluated(random_truth(2))  # the ids of all made-up splits are the same
-    with pytest.raises(ValueError, match="image id 5 and 39 more are other pictures in A than in B"):
+    with pytest.raises(ValueError, match="image id 5 and 39 more are different images in A and in B"):
         check_split(one, other)
 
 
@@ -47,7 +49,10 @@ def test_other_classes_are_refused() -> None:
 def test_other_truths_of_the_same_pictures_are_told() -> None:
     one, other = evaluated(random_truth(1)), evaluated(random_truth(1))
     other.truth["annotations"].pop()
-    assert check_split(one, other) == "the truths of A's split and of B's differ; both are judged here by B's"
+    assert (
+        check_split(one, other)
+        == "the ground truth of A's split differs from that of B's; both runs are evaluated here on B's"
+    )
     assert digest_split(one.truth) != digest_split(other.truth)
 
 
@@ -58,8 +63,8 @@ def test_only_what_differs_is_named() -> None:
 def test_what_is_not_known_is_said() -> None:
     changes = describe_changes(Origin({"seed": "1"}), Origin({"seed": "1"}, environment={"host": "here"}))
     assert changes["params"] == {}
-    assert changes["data"].startswith("not known")
-    assert changes["code"].startswith("not known")
+    assert changes["data"].startswith("unknown")
+    assert changes["code"].startswith("unknown")
     assert changes["environment"] is None
 
 
@@ -94,11 +99,11 @@ def test_code_is_compared_by_git(commits: list[str]) -> None:
     first, second, third = (Origin({}, commit=commit) for commit in commits)
     assert describe_changes(first, first)["code"] == f"the same commit ({commits[0][:8]})"
     assert "retinanet/losses.py | 2 +-" in describe_changes(first, second)["code"]
-    assert "differ in no file of retinanet" in describe_changes(second, third)["code"]
+    assert "with no difference in retinanet" in describe_changes(second, third)["code"]
 
 
 def test_commit_that_is_not_here_and_changes_that_none_holds_are_told(commits: list[str]) -> None:
     here, away = Origin({}, commit=commits[0], changes="M pipeline/fit.py"), Origin({}, commit="f" * 40)
     code = describe_changes(here, away)["code"]
-    assert "this repository does not hold ffffffff (git fetch)" in code
-    assert code.endswith("A had changes that no commit holds:\nM pipeline/fit.py")
+    assert "this repository does not have ffffffff (git fetch)" in code
+    assert code.endswith("A had uncommitted changes:\nM pipeline/fit.py")

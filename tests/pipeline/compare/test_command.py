@@ -73,8 +73,8 @@ def test_same_comparison_writes_the_same_bytes() -> None:
 @pytest.mark.usefixtures("revision")
 def test_run_against_itself_has_no_sheet(report: Report, capsys: pytest.CaptureFixture[str]) -> None:
     main(["main", "HEAD", *FEW])
-    assert report()["verdict"] == "no difference can be told (AP +0.000, 95 % +0.000 to +0.000)"
-    assert "no picture differs" in capsys.readouterr().out
+    assert report()["verdict"] == "no significant difference (AP +0.000, 95 % +0.000 to +0.000)"
+    assert "no image differs" in capsys.readouterr().out
     assert not SHEET.exists()
 
 
@@ -83,7 +83,7 @@ def test_pictures_that_are_away_are_told_and_the_rest_is_said(
     report: Report, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(["main", "workspace", *FEW, "--data-root", "nowhere"])
-    assert "no sheet is drawn, the pictures cannot be read here: " in capsys.readouterr().out
+    assert "no sheet was drawn, because the images cannot be read here: " in capsys.readouterr().out
     assert report()["pictures"]
     assert not SHEET.exists()
 
@@ -93,14 +93,14 @@ def test_detections_of_another_evaluation_are_refused(leave: Leave, poor: list[R
     leave(poor, ap=0.9)
     commit(repository, "poor")
     with pytest.raises(
-        ValueError, match=r"revision main .* have AP 0\.\d+, but it reported 0\.9000: they are not of one"
+        ValueError, match=r"revision main .* have AP 0\.\d+, but it reported 0\.9000: they come from different"
     ):
         main(["main", "main", *FEW])
 
 
 @pytest.mark.usefixtures("revision")
 def test_split_that_no_run_has_is_told() -> None:
-    with pytest.raises(ValueError, match=r"not judged on the same split \(A on test, B on test\).* --split val"):
+    with pytest.raises(ValueError, match=r"not evaluated on the same split \(A on test, B on test\).* --split val"):
         main(["main", "workspace", "--split", "val"])
 
 
@@ -129,12 +129,10 @@ def test_experiments_of_dvc_are_compared_and_near_names_are_told(
     assert report()["verdict"].startswith("B is better")
     assert report()["changes"]["params"] == {"loss.gamma": ["2.0", "1.5"]}
     assert report()["changes"]["data"].startswith("the same train split")
-    with pytest.raises(ValueError, match=r"gentel is not known; expected .*; the nearest are gentle"):
+    with pytest.raises(ValueError, match=r"gentel is not a known run; expected .*; the nearest are gentle"):
         find_run("gentel")
     (Path(".dvc/cache")).rename(Path("elsewhere"))
-    with pytest.raises(
-        ValueError, match=r"has no data/prepared/test\.json that git or DVC could read here .*dvc fetch"
-    ):
+    with pytest.raises(ValueError, match=r"has no data/prepared/test\.json that git or DVC can read here .*dvc fetch"):
         main([base, "gentle", *FEW])
 
 
@@ -168,13 +166,13 @@ def test_runs_of_mlflow_need_nothing_but_the_store(
     assert report()["changes"]["params"] == {"loss.gamma": ["2.0", "1.5"]}
     assert report()["changes"]["environment"] == {}
     assert not Path("plots/compare.png").exists()  # no pictures here, and no conf/ to say where they are
-    with pytest.raises(ValueError, match="keeps no detections; run the stage evaluate on it again"):
+    with pytest.raises(ValueError, match="has no stored detections; run the evaluate stage for it again"):
         main([first, "old", *FEW])
-    with pytest.raises(ValueError, match=r"gentel is not known; .* the nearest are gentle"):
+    with pytest.raises(ValueError, match=r"gentel is not a known run; .* the nearest are gentle"):
         main([first, "gentel", *FEW])
 
     track("", name="gentle", gamma=1.0)
-    with pytest.raises(ValueError, match=r"2 MLflow runs are called gentle: \w{8}, \w{8}; give one of these ids"):
+    with pytest.raises(ValueError, match=r"2 MLflow runs are named gentle: \w{8}, \w{8}; give one of these ids"):
         main([first, "gentle", *FEW])
 
 
@@ -183,7 +181,9 @@ def test_runs_of_mlflow_need_nothing_but_the_store(
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_name_of_a_run_and_a_revision_must_say_which(repository: Say) -> None:
     run_id = track("good", name="main", gamma=1.0)
-    with pytest.raises(ValueError, match=r"main is an MLflow run and a revision .* write mlflow:main or git:main"):
+    with pytest.raises(
+        ValueError, match=r"main is both an MLflow run and a git or DVC revision .* write mlflow:main or git:main"
+    ):
         find_run("main")
     assert find_run("mlflow:main").label == f"MLflow run {run_id[:8]} (main)"
     assert find_run("git:main").label.startswith("revision main")
