@@ -74,7 +74,7 @@ def node(prepared: Path, folder: Path) -> Cost:
 
 
 def node_back(prepared: Path, folder: Path) -> Cost:
-    """A node goes, and comes back while the training goes on without it."""
+    """A node goes, and comes back while training continues without it."""
     with (
         clustered(prepared, folder, nodes=2, rest=1.5, runtime={"workers": [1, 2], "start_timeout_s": 20}) as (
             project,

@@ -143,7 +143,7 @@ def explain(name: str, error: Exception) -> str:
     log = write_log(name, error)
     if is_users(origin_of(error)):
         return f"{summarise(error)}; the traceback is in {log}"
-    return f"this is a bug of the pipeline: {summarise(error)}; please report it with the traceback, which is in {log}"
+    return f"this is a bug in the pipeline: {summarise(error)}; please report it with the traceback, which is in {log}"
 
 
 def is_users(error: BaseException) -> bool:

@@ -47,7 +47,7 @@ def watch(name: str, ancestors: list[int]) -> None:
     while are_alive(ancestors):
         time.sleep(SECONDS_BETWEEN_CHECKS)
     with suppress(OSError):  # who read it may have gone too
-        print(f"{name}: the dvc that runs this stage has ended; stopping", file=sys.stderr, flush=True)
+        print(f"{name}: the dvc process that runs this stage has ended; stopping", file=sys.stderr, flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
 
 

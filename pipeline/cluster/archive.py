@@ -35,7 +35,7 @@ def archive_run(storage: str, name: str) -> None:
     checkpoints = Checkpoints.of(storage, name)
     newest = checkpoints.newest(lambda text: print(f"warning: run {name}: {text}", flush=True))
     if newest is None:
-        raise ValueError(f"run {name} has no whole checkpoint to keep its detector of; its folder is left as it is")
+        raise ValueError(f"run {name} has no complete checkpoint to take its detector from; its folder was not changed")
     with checkpoints.opened(newest) as folder, tempfile.TemporaryDirectory() as temporary:
         for file in (BEST, ROWS):
             (Path(temporary) / file).write_bytes((folder / file).read_bytes())
@@ -45,7 +45,7 @@ def archive_run(storage: str, name: str) -> None:
         for file in (BEST, ROWS, CHECKSUMS):  # the checksums last: without them the others do not count
             system.put_file(f"{temporary}/{file}", f"{target}/{file}")
     if export_archive(RunFolder(storage, name), lambda path: True) is None:
-        raise ValueError(f"run {name} could not be kept in {ARCHIVE}/; its folder is left as it is")
+        raise ValueError(f"the detector of run {name} could not be stored in {ARCHIVE}/; nothing was removed")
 
 
 def is_archived(folder: RunFolder) -> bool:

@@ -172,7 +172,7 @@ def check_resources(resources: Resources) -> None:
     """Raise ValueError for a request that Ray would wait for forever."""
     for kind, each, there in missing(resources):
         raise ValueError(
-            f"{resources.fewest} workers of {each:g} {kind} need {resources.fewest * each:g}, "
+            f"{resources.fewest} workers with {each:g} {kind} each need {resources.fewest * each:g}, but "
             f"the cluster has {there:g}; lower workers in conf/ or add nodes"
         )
 

@@ -76,7 +76,7 @@ class Checkpoints:
                 with self.opened(name):
                     return name
             except COMPLAINTS as error:
-                complain(f"{name} is damaged ({error}); taking the one before")
+                complain(f"{name} is damaged ({error}); using the one before it")
         return None
 
     def write(self, fill: WriteCheckpoint, *, step: int) -> ray.train.Checkpoint:
@@ -146,7 +146,7 @@ class Checkpoints:
         flaw = find_snapshot_fault(content, self.names())
         if flaw is not None:
             self.filesystem.move(path, f"{path}.aside")
-            complain(f"{SNAPSHOT} {flaw}; it is put aside, the checkpoints are read without it")
+            complain(f"{SNAPSHOT} {flaw}; it was moved aside, the checkpoints are read without it")
 
 
 def find_snapshot_fault(content: bytes, names: Sequence[str]) -> str | None:
@@ -163,9 +163,9 @@ def find_snapshot_fault(content: bytes, names: Sequence[str]) -> str | None:
     except (ValueError, TypeError, KeyError):
         return "is damaged"
     if version != ray.__version__:
-        return f"was written by Ray {version}, and this is Ray {ray.__version__}"
+        return f"was written by Ray {version}, but this is Ray {ray.__version__}"
     gone = [name for name in kept if name not in names]
-    return f"names {', '.join(gone)}, which is not there any more" if gone else None
+    return f"names missing checkpoints ({', '.join(gone)})" if gone else None
 
 
 def name_of(step: int) -> str:

@@ -116,7 +116,7 @@ def train_on_ray(
         newest = checkpoints.newest(warn)
         if stop_requested.is_set():
             kept = "with a checkpoint" if newest else "before the first checkpoint"
-            raise StoppedError(f"stopped {kept}; run again to go on")
+            raise StoppedError(f"stopped {kept}; run again to resume")
         if newest is None:
             raise RuntimeError(f"no checkpoint could be written to {storage}; see the warnings above")
         # Downloads the files if the storage is remote.
@@ -243,7 +243,8 @@ def receive_events(events: Queue, on_event: Callable[[dict[str, Any]], None]) ->
         except Exception as error:  # noqa: BLE001  # a failing storage or tracker costs one event, not the rest
             reason = f"{type(error).__name__}: {error}"
             if reason not in reasons:
-                print(f"warning: an event of kind {event['kind']} is lost ({reason}); later ones are heard", flush=True)
+                lost = f"an event of kind {event['kind']} was lost ({reason})"
+                print(f"warning: {lost}; later events are still processed", flush=True)
                 if not isinstance(error, OSError | ValueError):  # a bug, not an error of the storage
                     traceback.print_exception(error)
             reasons.add(reason)

@@ -90,7 +90,7 @@ def report(
     try:
         checkpoint = checkpoints.write(write, step=metrics["step"])
     except OSError as error:
-        text = f"no checkpoint at step {metrics['step']}: {error}; the training goes on, older checkpoints are kept"
+        text = f"no checkpoint at step {metrics['step']}: {error}; training continues, older checkpoints are kept"
         send_event({"kind": "warning", "text": text})
         ray.train.report(metrics)
         return

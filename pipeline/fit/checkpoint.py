@@ -84,8 +84,8 @@ def resume(state: TrainingState, worker: Worker) -> CheckpointContent:
         best = load_detector(folder / BEST) if worker.rank == 0 and (folder / BEST).exists() else None
     if not content.keys() >= KEYS:
         raise ValueError(
-            f"the checkpoint has the keys {', '.join(content)}, expected {', '.join(sorted(KEYS))}: it is of another "
-            "version; check out the commit that wrote it, or set resume: never in conf/ to start from the beginning"
+            f"the checkpoint has the keys {', '.join(content)}, expected {', '.join(sorted(KEYS))}; it is from another "
+            "version: check out the commit that wrote it, or set resume: never in conf/ to start from the beginning"
         )
     state.load_state_dict(content["training_state"])
     progress = TrainingProgress(**content["progress"] | {"stop": False})

@@ -33,8 +33,8 @@ def report_memory(worker: Worker, keep_bytes: int, *splits: Split) -> None:
     if worker.rank != 0 or keep_bytes == 0:
         return
     kept, pictures = sum(split.num_kept for split in splits), sum(len(split.records) for split in splits)
-    budget = f"{keep_bytes / 1e9:.1f} GB budget for each worker"
-    worker.send_event({"kind": "memory", "text": f"keeping {kept} of {pictures} decoded pictures in memory ({budget})"})
+    budget = f"{keep_bytes / 1e9:.1f} GB budget per worker"
+    worker.send_event({"kind": "memory", "text": f"caching {kept} of {pictures} decoded images in memory ({budget})"})
 
 
 def train_worker(config: WorkerConfig, worker: Worker, train_split: Split, val_split: Split) -> None:

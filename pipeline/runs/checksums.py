@@ -23,9 +23,9 @@ def verify_checksums(folder: Path) -> None:
         ValueError: saying which file is missing or changed.
     """
     if not (folder / CHECKSUMS).exists():
-        raise ValueError(f"it has no {CHECKSUMS}, so it was not written to its end")
+        raise ValueError(f"it has no {CHECKSUMS}, so it was not written completely")
     for name, expected in json.loads((folder / CHECKSUMS).read_text()).items():
         if not (folder / name).exists():
             raise ValueError(f"{name} is missing")
         if digest_file(folder / name) != expected:
-            raise ValueError(f"{name} is not what was written")
+            raise ValueError(f"{name} does not match its checksum")

@@ -45,7 +45,7 @@ def digest_source(path: Path) -> str:
     try:
         tree = ast.parse(path.read_bytes(), filename=str(path))
     except SyntaxError as error:
-        raise ValueError(f"{path}:{error.lineno} is not Python ({error.msg}); correct it, then run again") from None
+        raise ValueError(f"{path}:{error.lineno} is not valid Python ({error.msg}); fix it, then run again") from None
     for node in ast.walk(tree):
         for field, statements in ast.iter_fields(node):
             if isinstance(statements, list):

@@ -44,7 +44,7 @@ def digest_file(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
-        raise ValueError(f"{path} does not exist; run the stage before (`dvc repro` does)") from None
+        raise ValueError(f"{path} does not exist; run the preceding stage (`dvc repro` does)") from None
 
 
 class RunFolder:

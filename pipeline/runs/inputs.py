@@ -80,7 +80,7 @@ def download(location: str, path: Path, node: str) -> None:
     except OSError as error:
         raise ValueError(f"node {node}: {stores.complaint(location, error)}") from error
     if digest_file(path) != Path(location).stem:
-        raise ValueError(f"{location} is not what was put there; remove it, and run train again")
+        raise ValueError(f"{location} does not match its digest; remove it, and run train again")
 
 
 def check_pictures(root: str) -> None:
@@ -91,6 +91,6 @@ def check_pictures(root: str) -> None:
     """
     if "://" not in root and not Path(root).is_dir():
         raise ValueError(
-            f"the pictures' folder {root} does not exist on node {socket.gethostname()}; set data_root in conf/ to a "
+            f"the image folder {root} does not exist on node {socket.gethostname()}; set data_root in conf/ to a "
             "folder that every node sees, or to a URL, e.g. s3://bucket/pictures"
         )

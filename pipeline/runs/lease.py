@@ -173,8 +173,8 @@ class Lease:
         if owner.lock and owner.lock == self.me.lock:
             return  # it held the lock that this process holds now
         print(
-            f"run {self.name} was held by {owner} (its lease is {self.file.url}); waiting up to {TTL_S:.0f} s for a "
-            "sign of life of it",
+            f"run {self.name} was held by {owner} (its lease is {self.file.url}); waiting up to {TTL_S:.0f} s to "
+            "see whether the lease is renewed",
             flush=True,
         )
         deadline = self.now() + TTL_S
@@ -188,7 +188,7 @@ class Lease:
                     f"run {self.name} is held by {Owner.of(seen)}, which renews its lease {self.file.url}; stop it "
                     "there, or run again when it has ended"
                 )
-        print(f"no sign of life in {TTL_S:.0f} s: taking over the lease of {owner}", flush=True)
+        print(f"not renewed in {TTL_S:.0f} s: taking over the lease of {owner}", flush=True)
 
     def is_mine(self) -> bool:
         """Return whether the file names this process."""
@@ -214,8 +214,8 @@ class Lease:
     def sentence(self) -> str:
         """Return the error message for a lost lease."""
         return (
-            f"run {self.name} is no longer held by this process: its lease {self.file.url} is another's, since it was "
-            f"not renewed for {TTL_S:.0f} s; run again when that one has ended"
+            f"run {self.name} is no longer held by this process: another one took over its lease {self.file.url}, "
+            f"which was not renewed for {TTL_S:.0f} s; run again when that process has ended"
         )
 
 

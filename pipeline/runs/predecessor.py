@@ -68,14 +68,14 @@ def choose_origin(storage: str, name: str, code: Mapping[str, str], *, resume_ea
         return {}
     if resume_earlier:
         print(
-            f"warning: run {name} goes on from run {found.name}, which other code began (resume is always in conf/); "
-            f"changed since: {found.changes}",
+            f"warning: run {name} resumes from run {found.name}, which another version of the code started "
+            f"(resume: always in conf/); changed since: {found.changes}",
             flush=True,
         )
         return {"resumed_from": found.name, "changes": found.changes, "is_copied": False}
     print(
-        f"run {name} begins at its first epoch: run {found.name} has the same parameters and data, but its code "
-        f"differs ({found.changes}); to go on from it, stop this and set resume: always in conf/",
+        f"run {name} starts at its first epoch: run {found.name} has the same parameters and data, but its code "
+        f"differs ({found.changes}); to resume from it, stop this and set resume: always in conf/",
         flush=True,
     )
     return {}

@@ -36,7 +36,7 @@ def read_json(path: Path) -> Any:
 def demand_file(path: Path) -> None:
     """Raise ValueError if an output of an earlier stage is missing."""
     if not path.is_file():
-        raise ValueError(f"{path} does not exist; run the stage before (`dvc repro` does)")
+        raise ValueError(f"{path} does not exist; run the preceding stage (`dvc repro` does)")
 
 
 def nest(metrics: Mapping[str, Any]) -> dict[str, Any]:

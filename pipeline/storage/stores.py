@@ -121,12 +121,12 @@ def explained(url: str) -> Iterator[None]:
 def complaint(url: str, error: OSError | ImportError) -> str:
     """Return the error message for a folder or a store that cannot be used."""
     reason = (getattr(error, "strerror", None) or str(error).strip() or type(error).__name__).partition("\n")[0]
-    hint = "look at the address, and whether its server answers"
+    hint = "check the address, and whether its server answers"
     if "://" not in url:
-        hint = "it must be a folder with room left that this user may write"
+        hint = "it must be a folder with free space that this user may write to"
     elif url.startswith(tuple(f"{protocol}://" for protocol in PROTOCOLS)):
         where = "in the environment of every node"
-        hint = f"look at the name of the bucket, and at the credentials and AWS_ENDPOINT_URL {where}"
+        hint = f"check the name of the bucket, and the credentials and AWS_ENDPOINT_URL {where}"
     elif isinstance(error, ImportError):
         hint = "install the package on every node"
     return f"{url} cannot be used ({reason}); {hint}"

@@ -10,10 +10,10 @@ from pipeline.params.runtime import load_runtime
 from pipeline.train.preflight import check_inputs, check_share
 
 DESCRIPTION = """\
-Train on Ray with the workers of conf/ (PIPELINE_CONF names the file, conf/local.yaml by default). A training that was
-killed goes on from its last checkpoint when it is run again. SIGTERM and Ctrl-C stop it with a checkpoint.
+Train on Ray with the workers set in conf/ (PIPELINE_CONF names the file, conf/local.yaml by default). Running the
+command again resumes a killed training from its last checkpoint. SIGTERM and Ctrl-C stop it with a checkpoint.
 
-reads    params.yaml, data/prepared/{train,val}.json, anchors.json, the pictures
+reads    params.yaml, data/prepared/{train,val}.json, anchors.json, the images
 writes   models/model.pt (the best epoch by AP on val), reports/train.json, plots/training.{csv,png}
 keeps    checkpoints in <storage of conf/>/<digest>, one run in MLflow
 """

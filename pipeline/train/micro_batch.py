@@ -26,13 +26,13 @@ def halve_images(config: WorkerConfig, *, workers: int, error: BaseException) ->
         raise RuntimeError(f"out of memory ({reason}); use more workers, or a smaller train.batch_size") from error
     if held == 1:
         raise RuntimeError(
-            f"one image does not fit a worker's memory ({reason}); lower transforms.long_side, or set recompute: true "
-            "in conf/"
+            f"one image does not fit into a worker's memory ({reason}); lower transforms.long_side, or set recompute: "
+            "true in conf/"
         ) from error
     half = held // 2
     print(
-        f"{held} images do not fit a worker's memory ({reason}); continuing with {half} at once, which changes no "
-        "result",
+        f"{held} images do not fit into a worker's memory ({reason}); continuing with micro-batches of {half}, "
+        "which changes no result",
         flush=True,
     )
     return half

@@ -52,7 +52,8 @@ def check_share(params: Params, runtime: RuntimeConfig) -> None:
         raise ValueError(complaint)
     if params.model.norm == "batch" and (runtime.most > 1 or runtime.images_per_step is not None):
         print(
-            "model.norm is batch: a worker normalises over its own images, so the result depends on conf/", flush=True
+            "model.norm is batch: each worker normalises over its own images, so the result depends on conf/",
+            flush=True,
         )
 
 

@@ -152,7 +152,7 @@ def put_aside(folder: RunFolder) -> None:
     """Rename the folder of an earlier run of this name, so that training starts from the beginning."""
     aside = folder.put_aside()
     if aside is not None:
-        print(f"resume is never in conf/: the earlier checkpoints of this run are now in {aside}", flush=True)
+        print(f"resume: never in conf/ moved the earlier checkpoints of this run to {aside}", flush=True)
 
 
 def train_in_memory(
@@ -232,7 +232,7 @@ class Listener:
             self.progress.step(event)
         elif event["kind"] == "resume":
             step = f", step {event['step']} of the next" if event["step"] else ""
-            print(f"going on from epoch {event['epoch']}{step}", flush=True)
+            print(f"resuming from epoch {event['epoch']}{step}", flush=True)
         elif event["kind"] == "memory":
             print(event["text"], flush=True)
         elif event["kind"] == "warning":
@@ -264,7 +264,7 @@ class Listener:
             self.keep_run_id()
         except ValueError as error:
             if not self.has_warned:
-                print(f"warning: the id of the MLflow run is not kept: {error}", flush=True)
+                print(f"warning: the id of the MLflow run was not stored: {error}", flush=True)
             self.has_warned = True
 
 

@@ -165,8 +165,11 @@ def test_cluster_that_was_there_before_is_left_running() -> None:
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
-        (resources(5), "5 workers of 1 CPU need 5, the cluster has 4; lower workers in conf/ or add nodes"),
-        (resources(1, gpus_per_worker=8), "1 workers of 8 GPU need 8, the cluster has 0; lower workers in conf/"),
+        (resources(5), "5 workers with 1 CPU each need 5, but the cluster has 4; lower workers in conf/ or add nodes"),
+        (
+            resources(1, gpus_per_worker=8),
+            "1 workers with 8 GPU each need 8, but the cluster has 0; lower workers in conf/",
+        ),
     ],
 )
 def test_request_that_ray_would_wait_for_without_end_is_refused_at_once(asked: Resources, sentence: str) -> None:

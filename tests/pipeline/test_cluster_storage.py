@@ -162,12 +162,12 @@ def of_another_ray(notes: Path, newest: Path) -> str:
     content = json.loads(notes.read_text()) | {"ray_version": "2.40.0"}
     del content["current_report_index"]
     notes.write_text(json.dumps(content))
-    return f"was written by Ray 2.40.0, and this is Ray {ray.__version__}"
+    return f"was written by Ray 2.40.0, but this is Ray {ray.__version__}"
 
 
 def of_a_checkpoint_that_is_gone(notes: Path, newest: Path) -> str:
     shutil.rmtree(newest)
-    return f"names {newest.name}, which is not there any more"
+    return f"names missing checkpoints ({newest.name})"
 
 
 def cut_off(notes: Path, newest: Path) -> str:
@@ -193,7 +193,7 @@ def test_notes_with_which_ray_would_not_begin_are_told_and_put_aside(
     told: list[str] = []
     checkpoints = Checkpoints.of(str(run.parent), "d1")
     checkpoints.repair_snapshot(told.append)
-    assert told == [f"{SNAPSHOT} {flaw}; it is put aside, the checkpoints are read without it"]
+    assert told == [f"{SNAPSHOT} {flaw}; it was moved aside, the checkpoints are read without it"]
     assert not (run / SNAPSHOT).exists() and (run / f"{SNAPSHOT}.aside").exists()
     assert begin_with_notes(run)._checkpoint_results == []
     assert checkpoints.newest(pytest.fail) == (newer if newer.exists() else older).name

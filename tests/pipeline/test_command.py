@@ -121,7 +121,7 @@ def test_bug_is_called_one_and_leaves_its_traceback_in_a_log_of_the_project(
     status, told = ends("train", fails_with(error), capsys)
     (log,) = project.glob("runs/logs/train-*.log")
     assert (status, told.count("\n")) == (1, 1)
-    assert told.startswith("train: this is a bug of the pipeline: ") and told.rstrip().endswith(str(log))
+    assert told.startswith("train: this is a bug in the pipeline: ") and told.rstrip().endswith(str(log))
     assert "Traceback" not in told
     assert "in fail\n    raise error" in log.read_text()
 
@@ -130,7 +130,7 @@ def test_sentence_of_our_own_needs_no_log(project: Path, capsys: pytest.CaptureF
     from pipeline.storage.outs import demand_file
 
     status, told = ends("train", lambda: demand_file(Path("a.json")), capsys)
-    assert (status, told) == (1, "train: a.json does not exist; run the stage before (`dvc repro` does)\n")
+    assert (status, told) == (1, "train: a.json does not exist; run the preceding stage (`dvc repro` does)\n")
     assert not Path("runs").exists()
 
 
@@ -239,7 +239,7 @@ def test_ctrl_c_ends_a_command_without_a_traceback() -> None:
 @pytest.mark.parametrize(
     ("root", "named"),
     [
-        ("https://127.0.0.1:1/mine", "look at the address"),
+        ("https://127.0.0.1:1/mine", "check the address"),
         ("abfs://c@a/mine", "Install adlfs"),
         ("foo://a/mine", "Protocol not known: foo"),
         pytest.param("s3://mine/pictures", "AWS_ENDPOINT_URL", marks=pytest.mark.slow),  # pyarrow tries for 8 s

@@ -97,7 +97,7 @@ def test_digest_follows_the_values_and_no_comment(
 
 
 def test_file_that_is_not_python_is_named_with_its_line(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"loss\.py:2 is not Python \(.*\); correct it"):
+    with pytest.raises(ValueError, match=r"loss\.py:2 is not valid Python \(.*\); fix it"):
         digest("x = 1\ndef f(:\n", tmp_path)
 
 

@@ -93,8 +93,8 @@ def test_damage_in_the_storage_costs_the_newest_checkpoint_at_most(alone: Traine
     (storage / "d1/checkpoint_manager_snapshot.json").write_text('{"checkpoint_results": [')
     again = train(storage, workers=1, checkpoint_every=2)
     assert_same(again, alone)
-    assert any("is damaged; it is put aside" in text for text in again.warnings)
-    assert f"{names[-1]} is damaged (state.pt is not what was written); taking the one before" in again.warnings
+    assert any("is damaged; it was moved aside" in text for text in again.warnings)
+    assert f"{names[-1]} is damaged (state.pt does not match its checksum); using the one before it" in again.warnings
     assert again.resumed_at == [(2, 2)]
 
 
@@ -118,7 +118,7 @@ def test_full_disk_at_a_checkpoint_is_told_and_the_training_goes_on(alone: Train
     disturbed = train(project / "runs", workers=1, train_function=FullDisk(project / "pids"))
     assert_same(disturbed, alone)
     (warning,) = disturbed.warnings
-    assert warning.startswith("no checkpoint at step 6: [Errno 28] No space left on device; the training goes on")
+    assert warning.startswith("no checkpoint at step 6: [Errno 28] No space left on device; training continues")
     assert len(list((project / "runs/d1").glob("checkpoint_0*"))) == 2  # of steps 3 and 9
 
 

@@ -93,7 +93,7 @@ def test_digest_of_a_file_is_its_sha256(tmp_path: Path) -> None:
 
 
 def test_missing_file_is_told_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"anchors\.json does not exist; run the stage before"):
+    with pytest.raises(ValueError, match=r"anchors\.json does not exist; run the preceding stage"):
         digest_run(VALUES, [tmp_path / "anchors.json"])
 
 

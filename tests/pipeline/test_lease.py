@@ -107,7 +107,7 @@ def test_second_driver_is_refused_while_the_first_lives_whatever_their_clocks_sa
     assert first.is_mine()
     said = capsys.readouterr().out
     assert said.startswith("run d1 was held by process 7 on head since Monday (its lease is ")
-    assert said.endswith("waiting up to 120 s for a sign of life of it\n") and said.count("\n") == 1
+    assert said.endswith("waiting up to 120 s to see whether the lease is renewed\n") and said.count("\n") == 1
 
 
 def test_lease_of_a_dead_driver_is_taken_over_after_its_time_and_the_line_says_whose(
@@ -120,7 +120,7 @@ def test_lease_of_a_dead_driver_is_taken_over_after_its_time_and_the_line_says_w
     assert TTL_S <= clock.time <= TTL_S + SECONDS_BETWEEN_CHECKS + SETTLE_S
     assert second.is_mine()
     assert capsys.readouterr().out.splitlines()[1:] == [
-        "no sign of life in 120 s: taking over the lease of process 7 on head since Monday"
+        "not renewed in 120 s: taking over the lease of process 7 on head since Monday"
     ]
 
 
@@ -232,7 +232,10 @@ def test_lost_lease_ends_what_runs_with_a_sentence(tmp_path: Path, lock: Path, m
             finally:
                 ended.append("cleared up")
 
-    with pytest.raises(SystemExit, match=r"run d1 is no longer held by this process: its lease .*/leases/d1\.json"):
+    with pytest.raises(
+        SystemExit,
+        match=r"no longer held by this process: another one took over its lease .*/leases/d1\.json",
+    ):
         work()
     assert ended == ["cleared up"]
     assert other.is_mine()
@@ -315,5 +318,5 @@ def test_of_two_drivers_on_a_bucket_the_second_is_refused_and_takes_over_when_th
     assert err == ""
     waited, taken, held = out.splitlines()
     assert waited.startswith(f"run d1 was held by process {first.pid} on ")
-    assert taken.startswith(f"no sign of life in 4 s: taking over the lease of process {first.pid} on ")
+    assert taken.startswith(f"not renewed in 4 s: taking over the lease of process {first.pid} on ")
     assert held == "held"

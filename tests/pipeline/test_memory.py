@@ -123,5 +123,5 @@ def test_what_is_kept_is_told_once_training_pictures_first(small_world: SmallWor
     for rank in range(2):
         report_memory(worker_of(2, events, rank), 2_340_000_000, train, val)
     report_memory(worker_of(2, events), 0, train, val)
-    text = "keeping 10 of 18 decoded pictures in memory (2.3 GB budget for each worker)"
+    text = "caching 10 of 18 decoded images in memory (2.3 GB budget per worker)"
     assert events == [{"kind": "memory", "text": text}]

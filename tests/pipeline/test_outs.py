@@ -88,7 +88,7 @@ def test_any_content_is_read_back_but_for_what_is_not_finite(
 
 
 def test_missing_file_is_told_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"train\.json does not exist; run the stage before"):
+    with pytest.raises(ValueError, match=r"train\.json does not exist; run the preceding stage"):
         read_json(tmp_path / "train.json")
 
 

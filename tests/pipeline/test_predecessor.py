@@ -35,8 +35,8 @@ def test_changed_code_begins_at_zero_and_says_what_changed(tmp_path: Path, capsy
     assert capsys.readouterr().out == ""
     assert begin_run(str(tmp_path), SECOND, NEW, resume_earlier=False) == {}
     assert capsys.readouterr().out == (
-        f"run {SECOND} begins at its first epoch: run {FIRST} has the same parameters and data, but its code differs "
-        "(retinanet/anchors/boxes.py); to go on from it, stop this and set resume: always in conf/\n"
+        f"run {SECOND} starts at its first epoch: run {FIRST} has the same parameters and data, but its code differs "
+        "(retinanet/anchors/boxes.py); to resume from it, stop this and set resume: always in conf/\n"
     )
     assert texts(tmp_path / SECOND) == {}
 
@@ -49,7 +49,7 @@ def test_resume_always_goes_on_from_a_copy_and_says_so(tmp_path: Path, capsys: p
     tags = begin_run(str(tmp_path), SECOND, NEW, resume_earlier=True)
     assert tags == {"resumed_from": FIRST, "resumed_from.changes": "retinanet/anchors/boxes.py"}
     said = capsys.readouterr().out
-    assert said.startswith(f"warning: run {SECOND} goes on from run {FIRST}, which other code began")
+    assert said.startswith(f"warning: run {SECOND} resumes from run {FIRST}, which another version of the code started")
     assert texts(tmp_path / SECOND) == texts(tmp_path / FIRST) != {}
     assert json.loads((tmp_path / FIRST / CODE).read_text())["code"] == OLD
     # Run again, also with another conf/, it is the run that it became, and copies nothing over its own work.
@@ -118,6 +118,6 @@ def test_sweep_under_other_code_goes_on_only_when_asked_and_stays_marked(
     assert "its code differs (retinanet/anchors/boxes.py)" in capsys.readouterr().out
     assert choose_sweep(str(tmp_path), SECOND, NEW, resume_earlier=True) == FIRST
     mixed = note_code(SweepFolder(f"{tmp_path}/{FIRST}").read_json("sweep.json"), NEW)
-    assert "are not all of one code; changed: retinanet/anchors/boxes.py" in capsys.readouterr().out
+    assert "ran different versions of the code; changed: retinanet/anchors/boxes.py" in capsys.readouterr().out
     note_code(mixed, OLD)  # the first code again: the trials of the other are still there
-    assert "are not all of one code; changed: retinanet/anchors/boxes.py" in capsys.readouterr().out
+    assert "ran different versions of the code; changed: retinanet/anchors/boxes.py" in capsys.readouterr().out

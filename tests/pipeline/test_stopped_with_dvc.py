@@ -62,9 +62,9 @@ def test_training_stops_with_its_dvc_and_the_next_repro_goes_on(repository: Path
         first.wait()
     finally:
         first.end()
-    assert first.lines[-1] == "train: stopped with a checkpoint; run again to go on"
+    assert first.lines[-1] == "train: stopped with a checkpoint; run again to resume"
     FileLock(holder.with_suffix(".lock")).acquire(timeout=0).lock.release()
     reached = torch.load(max(repository.glob("runs/*/checkpoint_*/state.pt")), weights_only=True)["progress"]
     lines = ends_well(Repro(repository, environment))
-    assert any(line.startswith(f"going on from epoch {reached['epoch']}") for line in lines)
+    assert any(line.startswith(f"resuming from epoch {reached['epoch']}") for line in lines)
     assert (repository / "models/model.pt").exists()

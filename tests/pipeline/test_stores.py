@@ -88,5 +88,5 @@ class TestBucket:
         assert fsspec.url_to_fs(URL)[0].size(f"{BUCKET}/{key}") == 6_000_000
 
     def test_bucket_that_does_not_exist_is_one_sentence(self) -> None:
-        with pytest.raises(ValueError, match=r"s3://other/runs/d1 cannot be used \(there is no such bucket\); look at"):
+        with pytest.raises(ValueError, match=r"s3://other/runs/d1 cannot be used \(there is no such bucket\); check"):
             RunFolder("s3://other/runs", "d1").read(RUN_ID)

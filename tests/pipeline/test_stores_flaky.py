@@ -100,7 +100,7 @@ def test_texts_of_a_run_reach_a_store_that_fails_every_second_write() -> None:
 
 def test_store_that_takes_nothing_is_one_sentence() -> None:
     FlakyStore.reset(every=1)
-    with pytest.raises(ValueError, match=r"^flaky://runs/d1 cannot be used \(When creating.*; look at the address.*$"):
+    with pytest.raises(ValueError, match=r"^flaky://runs/d1 cannot be used \(When creating.*; check the address.*$"):
         RunFolder("flaky://runs", "d1").write(RUN_ID, "0")
     assert FlakyStore.writes == 1 + len(PAUSES_S)
     FlakyStore.reset(every=1, error=full_disk())

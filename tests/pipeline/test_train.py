@@ -70,7 +70,7 @@ def test_norm_that_sees_one_worker_only_is_told(capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize("name", ["anchors.json", "data/prepared/val.json"])
 def test_missing_input_is_told_with_what_to_do(name: str) -> None:
     Path(name).unlink()
-    with pytest.raises(ValueError, match=f"{name} does not exist; run the stage before"):
+    with pytest.raises(ValueError, match=f"{name} does not exist; run the preceding stage"):
         main([])
 
 
@@ -112,7 +112,10 @@ def test_images_that_do_not_fit_are_halved_until_they_do_and_it_is_remembered(
         config = worker_config(params, runtime, digest="d1", run="")
         assert train_in_memory(config, runtime, folder, **options) == "trained"  # type: ignore[arg-type, comparison-overlap]
         assert tried == expected
-    assert "8 images do not fit a worker's memory (CUDA out of memory); continuing with 4" in capsys.readouterr().out
+    assert (
+        "8 images do not fit into a worker's memory (CUDA out of memory); continuing with micro-batches of 4"
+        in capsys.readouterr().out
+    )
 
 
 # ---- which run it is -------------------------------------------------------------------------------------------------

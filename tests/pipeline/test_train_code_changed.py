@@ -52,7 +52,7 @@ def test_training_goes_on_across_a_comment_and_across_a_change_only_when_asked(
 
     edit(code / "retinanet/data/pictures.py", "from __future__", "# A comment.\nfrom __future__")
     lines = ends_well(Stage(project, variables))
-    assert any(line.startswith("going on from epoch ") for line in lines)
+    assert any(line.startswith("resuming from epoch ") for line in lines)
     assert not any(line.startswith("epoch 1/3") for line in lines)
     assert runs_of(project) == [first]
 
@@ -65,9 +65,9 @@ def test_training_goes_on_across_a_comment_and_across_a_change_only_when_asked(
     (project / "conf/local.yaml").write_text(yaml.safe_dump(runtime))
     lines = ends_well(Stage(project, variables))
     (second,) = set(runs_of(project)) - {first}
-    warning = f"warning: run {second} goes on from run {first}, which other code began (resume is always in conf/); "
-    assert f"{warning}changed since: retinanet/losses/boxes.py" in lines
-    assert "going on from epoch 3" in lines  # it had ended, so nothing is left to train
+    warning = f"warning: run {second} resumes from run {first}, which another version of the code started "
+    assert f"{warning}(resume: always in conf/); changed since: retinanet/losses/boxes.py" in lines
+    assert "resuming from epoch 3" in lines  # it had ended, so nothing is left to train
     assert json.loads((project / "reports/train.json").read_text())["run"] == second
     assert torch.load(project / "models/model.pt", weights_only=True)["description"]["run"]["digest"] == second
     connection = sqlite3.connect(project / "mlflow.db")

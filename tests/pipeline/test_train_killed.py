@@ -70,8 +70,8 @@ def test_killed_training_is_taken_over_by_the_process_that_waits(
         assert waiting.endswith(f"is being trained by process {first.process.pid}; waiting for it to end")
         first.wait_for(f"epoch 1/{LONG}")
         os.kill(first.process.pid, signal.SIGKILL)
-        resumed = second.wait_for("going on from epoch ")
-        assert resumed.removeprefix("going on from epoch ") in [str(epoch) for epoch in range(1, LONG)]
+        resumed = second.wait_for("resuming from epoch ")
+        assert resumed.removeprefix("resuming from epoch ") in [str(epoch) for epoch in range(1, LONG)]
         ends_well(second)
     finally:
         first.end()
@@ -102,12 +102,12 @@ def test_told_to_stop_it_keeps_a_checkpoint_and_goes_on_from_that_step(
             assert stopped.wait() == 1
         finally:
             stopped.end()
-        assert stopped.lines[-1] == "train: stopped with a checkpoint; run again to go on"
+        assert stopped.lines[-1] == "train: stopped with a checkpoint; run again to resume"
         assert not [line for line in stopped.lines if "Traceback" in line]
         assert not (project / "models/model.pt").exists()
         assert query(project, "select status from runs") == [("KILLED",)]
         reached = state_of(project)["progress"]
-        expected = f"going on from epoch {reached['epoch']}"
+        expected = f"resuming from epoch {reached['epoch']}"
         expected += f", step {len(reached['losses'])} of the next" if reached["losses"] else ""
     assert expected in ends_well(Stage(project, environment))
     assert curve_of(project) == curve_of(undisturbed)
@@ -122,7 +122,7 @@ def test_finished_training_gives_its_outs_again_and_is_put_aside_where_it_shall_
         copy = shutil.copytree if (undisturbed / name).is_dir() else shutil.copy
         copy(undisturbed / name, project / name)
     lines = ends_well(Stage(project, environment))
-    assert f"going on from epoch {LONG}" in lines
+    assert f"resuming from epoch {LONG}" in lines
     assert not [line for line in lines if line.startswith("epoch ")]
     compared = [name for name in OUTS if not name.endswith("png")]
     assert all((project / name).read_bytes() == (undisturbed / name).read_bytes() for name in compared)
@@ -133,9 +133,9 @@ def test_finished_training_gives_its_outs_again_and_is_put_aside_where_it_shall_
     runtime = yaml.safe_load(Path("conf/local.yaml").read_text()) | {"resume": "never"}
     Path("conf/local.yaml").write_text(yaml.safe_dump(runtime))
     lines = ends_well(Stage(project, environment))
-    (aside,) = (line.rpartition(" ")[2] for line in lines if line.startswith("resume is never in conf/"))
+    (aside,) = (line.rpartition(" ")[2] for line in lines if line.startswith("resume: never in conf/"))
     assert {path.parent.name: path.read_bytes() for path in Path(aside).glob("checkpoint_*/state.pt")} == before
-    assert not any(line.startswith("going on") for line in lines)
+    assert not any(line.startswith("resuming") for line in lines)
     assert any(line.startswith("epoch 1/") for line in lines)
     assert len(query(project, "select run_uuid from runs")) == 2
 
@@ -148,6 +148,6 @@ def test_request_that_the_cluster_cannot_meet_is_one_sentence(project: Path, env
         assert running.wait() == 1
     finally:
         running.end()
-    asked = "train: 5 workers of 1 CPU need 5, the cluster has 4; lower workers in conf/ or add nodes"
+    asked = "train: 5 workers with 1 CPU each need 5, but the cluster has 4; lower workers in conf/ or add nodes"
     assert running.lines[-1] == asked
     assert not [line for line in running.lines if "Traceback" in line]

@@ -40,7 +40,7 @@ def test_training_from_a_bucket_that_was_killed_goes_on_to_the_same_end(
         assert not any((project / name).exists() for name in OUTS)
         lines = ends_well(Stage(project, variables))
         keys = keys_in(client, "runs/")
-    (resumed,) = (line for line in lines if line.startswith("going on from epoch "))
+    (resumed,) = (line for line in lines if line.startswith("resuming from epoch "))
     assert 1 <= int(resumed.rpartition(" ")[2]) < LONG
     assert [key for key in keys if key.endswith("/detector.pt")]
     assert not list(project.glob("runs/*/checkpoint_*"))
