@@ -16,23 +16,23 @@ from pipeline.cli.command import Command, run_command
 
 NAME = "retinanet"
 DESCRIPTION = """\
-Train, evaluate, compare and export a RetinaNet. compare, export and replay run in any folder, the others in that of
-params.yaml. `dvc repro` runs manifest, prepare, anchors, train and evaluate as far as their inputs have changed.
+Train, evaluate, compare and export a RetinaNet. compare, export and replay run in any folder, the other commands in
+the folder of params.yaml. `dvc repro` runs manifest, prepare, anchors, train and evaluate where their inputs changed.
 """
 EPILOG = 'completion for bash (or zsh, tcsh):  eval "$(retinanet --print-completion bash)"'
 
 SUMMARIES = {
-    "manifest": "list the files of the data set, on which prepare depends",
+    "manifest": "list the files of the data set for prepare",
     "prepare": "check the data set and write one COCO file per split",
     "anchors": "match the anchors against the training split",
-    "train": "train on Ray, with the workers of conf/",
-    "evaluate": "COCO evaluation of models/model.pt",
-    "sweep": "vary parameters on Ray Tune (run, resume, status, report)",
-    "compare": "whether one run is better than another, with 95 %% intervals",
-    "export": "the trained detector into MLflow's registry, or into a folder",
-    "replay": "compute again the losses of a step that was not finite",
-    "clean": "list, and with --delete remove, what runs have left",
-    "ui": "show the runs in MLflow's pages",
+    "train": "train on Ray with the workers set in conf/",
+    "evaluate": "compute the COCO metrics of models/model.pt",
+    "sweep": "search parameters with Ray Tune (run, resume, status, report)",
+    "compare": "say whether one run is better than another, with 95 %% intervals",
+    "export": "export the trained detector to MLflow's registry or to a folder",
+    "replay": "recompute the losses of a step whose loss was not finite",
+    "clean": "list what runs left in the storage, and remove it with --delete",
+    "ui": "show the runs in the MLflow UI",
 }
 
 

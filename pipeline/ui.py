@@ -10,7 +10,7 @@ from pipeline.cli.command import Command
 from pipeline.params.paths import outer_root, project_root
 
 DESCRIPTION = """\
-Show the runs of this experiment in MLflow, at http://127.0.0.1:5000 and for this machine alone, until Ctrl-C.
+Show the runs of this experiment in the MLflow UI, at http://127.0.0.1:5000, for this machine only, until Ctrl-C.
 
 reads    mlflow.db and mlartifacts/ in the folder of params.yaml
 """
@@ -18,7 +18,7 @@ reads    mlflow.db and mlartifacts/ in the folder of params.yaml
 
 def add_options(parser: ArgumentParser) -> None:
     """The port."""
-    parser.add_argument("--port", type=int, default=5000, help="of 127.0.0.1 (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=5000, help="port on 127.0.0.1 (default: %(default)s)")
 
 
 def work(options: Namespace) -> None:

@@ -15,17 +15,17 @@ from pipeline.params.sweep import Sweep, check_sweep
 CONF = "conf/sweep.yaml"
 
 DESCRIPTION = """\
-Vary parameters as section `sweep` of params.yaml says, on Ray Tune, and say which setting is best. Trials take the
-workers of conf/ (PIPELINE_CONF names the file, conf/sweep.yaml by default).
+Search the space in section `sweep` of params.yaml with Ray Tune, and report which setting is best. Trials use the
+workers set in conf/ (PIPELINE_CONF names the file, conf/sweep.yaml by default).
 
-reads    params.yaml, data/prepared/{train,val}.json (`dvc repro anchor_stats` makes them), the pictures
+reads    params.yaml, data/prepared/{train,val}.json (`dvc repro anchor_stats` makes them), the images
 writes   reports/sweep.csv, plots/sweep_*.png; MLflow: a parent run with a run for each trial
 keeps    records, checkpoints and the best detector of each trial in <storage of conf/>/sweeps/<digest>
 
-run      begin, or go on where it was killed (also: no command)
-resume   go on; an error where there is nothing to go on with
-status   what the newest sweep has done
-report   table, plots and the winner of the newest sweep, again; --apply writes the winner into params.yaml
+run      start the sweep, or resume it after it was killed (the default)
+resume   resume the sweep; an error if it has not been started
+status   show the state of the newest sweep
+report   write table and plots of the newest sweep and show its winner; --apply writes the winner into params.yaml
 """
 
 
@@ -33,9 +33,9 @@ def add_options(parser: ArgumentParser) -> None:
     """What to do, and with which section sweep."""
     parser.add_argument("command", nargs="?", default="run", choices=("run", "resume", "status", "report"))
     parser.add_argument(
-        "--preset", type=Path, help="a file whose section sweep is taken instead, e.g. presets/sweeps/gamma.yaml"
+        "--preset", type=Path, help="file whose section sweep is used instead, e.g. presets/sweeps/gamma.yaml"
     )
-    parser.add_argument("--apply", action="store_true", help="write the winner into params.yaml; its comments stay")
+    parser.add_argument("--apply", action="store_true", help="write the winner into params.yaml; comments are kept")
 
 
 def work(options: Namespace) -> None:
@@ -54,7 +54,7 @@ def work(options: Namespace) -> None:
         if options.command == "resume" and plan.folder.read("sweep.json") is None:
             raise ValueError(
                 f"there is no sweep {plan.name} of this params.yaml, conf/ and code in {storage_location(runtime)} to "
-                "resume; `python -m pipeline.sweep run` begins it"
+                "resume; `python -m pipeline.sweep run` starts it"
             )
         run_sweep(plan, conf=conf, apply=options.apply)
         return
@@ -76,7 +76,7 @@ def chosen_sweep(params: Params, preset: Path | None) -> Sweep:
     """
     if preset is None:
         if params.sweep is None:
-            raise ValueError("params.yaml has no section sweep; add one, or take --preset presets/sweeps/gamma.yaml")
+            raise ValueError("params.yaml has no section sweep; add one, or use --preset presets/sweeps/gamma.yaml")
         return params.sweep
     content = read_yaml(preset)
     if set(content) != {"sweep"}:

@@ -48,7 +48,9 @@ class FeasibilityCheck:
         if share < self.sweep.min_covered:
             least = self.sweep.min_covered
             return print_rejection(
-                settings, f"only {share:.0%} of the truths have a foreground anchor, sweep.min_covered is {least:.0%}"
+                settings,
+                f"only {share:.0%} of the ground-truth boxes have a foreground anchor, "
+                f"sweep.min_covered is {least:.0%}",
             )
         return None
 

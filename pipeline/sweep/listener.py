@@ -65,7 +65,7 @@ class Listener(ray.tune.Callback):  # type: ignore[misc]  # ray has no types
         run = self.run_of(configuration, past.get("run_id"))
         self.keep(configuration, past | {"state": RUNNING, "run_id": run.run_id})
         if not past:
-            print(f"{title(configuration)} begins: {format_settings(settings_of(configuration))}", flush=True)
+            print(f"{title(configuration)} starts: {format_settings(settings_of(configuration))}", flush=True)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -107,7 +107,7 @@ class Listener(ray.tune.Callback):  # type: ignore[misc]  # ray has no types
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Handle a failure of a trial that is retried."""
-        print(f"{title(self.own(trial)[1])} died and is tried again: {error_of(trial)}", flush=True)
+        print(f"{title(self.own(trial)[1])} failed and is retried: {error_of(trial)}", flush=True)
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         """Handle the end of the sweep; unfinished trials keep their runs for a resume."""
@@ -148,7 +148,7 @@ class Listener(ray.tune.Callback):  # type: ignore[misc]  # ray has no types
         own = {name: configuration[name] for name in ("key", "number", "seed")}
         settings = settings_of(configuration)
         if record.get("settings", settings) != settings:
-            print(f"{title(configuration)} has taken over a better trial: {format_settings(settings)}", flush=True)
+            print(f"{title(configuration)} continues from a better trial: {format_settings(settings)}", flush=True)
         self.records[own["key"]] = {**record, **own, "settings": settings}
         self.unwritten.add(own["key"])
         self.write_records()
@@ -159,8 +159,8 @@ class Listener(ray.tune.Callback):  # type: ignore[misc]  # ray has no types
             try:
                 self.folder.write_json(f"trials/{key}.json", as_json(self.records[key]))
             except ValueError as error:
-                left = f"{len(self.unwritten)} record(s) of trials are written when it answers"
-                print(f"warning: {error}; the sweep goes on, {left}", flush=True)
+                left = f"{len(self.unwritten)} trial record(s) will be written when it answers"
+                print(f"warning: {error}; the sweep continues, {left}", flush=True)
                 return
             self.unwritten.remove(key)
 

@@ -28,11 +28,11 @@ def choose_sweep(sweeps: str, name: str, code: Mapping[str, str], *, resume_earl
     newest = max(begun, key=lambda other: begun[other]["begun"])
     changes = format_changes(begun[newest].get("code", {}), code)
     if resume_earlier:
-        print(f"sweep {newest} has the same parameters and data: it goes on (resume is always in conf/)", flush=True)
+        print(f"sweep {newest} has the same parameters and data: resuming it (resume: always in conf/)", flush=True)
         return newest
     print(
-        f"sweep {name} begins at its first trial: sweep {newest} has the same parameters and data, but its code "
-        f"differs ({changes}); to go on with it, stop this and set resume: always in conf/",
+        f"sweep {name} starts at its first trial: sweep {newest} has the same parameters and data, but its code "
+        f"differs ({changes}); to resume it, stop this and set resume: always in conf/",
         flush=True,
     )
     return name
@@ -45,6 +45,7 @@ def note_code(plan: Mapping[str, Any], code: Mapping[str, str]) -> dict[str, Any
     all_changes = sorted({*plan.get("other_code", []), *([changes] if changes else [])})
     if all_changes:
         print(
-            f"warning: the trials of this sweep are not all of one code; changed: {'; '.join(all_changes)}", flush=True
+            f"warning: the trials of this sweep ran different versions of the code; changed: {'; '.join(all_changes)}",
+            flush=True,
         )
     return {**plan, "code": first, "other_code": all_changes}

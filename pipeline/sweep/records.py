@@ -128,7 +128,7 @@ def newest_sweep(storage: str) -> SweepFolder:
     folders = [SweepFolder(url) for url in entries(f"{storage.rstrip('/')}/sweeps")]
     begun = {folder: plan["begun"] for folder in folders if (plan := folder.read_json("sweep.json")) is not None}
     if not begun:
-        raise ValueError(f"there is no sweep in {storage}; `python -m pipeline.sweep run` begins one")
+        raise ValueError(f"there is no sweep in {storage}; `python -m pipeline.sweep run` starts one")
     return max(begun, key=begun.__getitem__)
 
 

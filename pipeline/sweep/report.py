@@ -78,16 +78,16 @@ def report(folder: SweepFolder, *, conf: Path, apply: bool) -> Report | None:
         paths=[TABLE, *drawn],
     )
     print(f"{table(settings, base)}\n{shown.verdict}", flush=True)
-    print(f"all of it: {', '.join(str(path) for path in shown.paths)}", flush=True)
-    print(f"the winner again:\n  {shown.command}", flush=True)
+    print(f"full results: {', '.join(str(path) for path in shown.paths)}", flush=True)
+    print(f"reproduce the winner:\n  {shown.command}", flush=True)
     if apply:
         apply_settings(shown.winner.settings, Path("params.yaml"))
-        print("params.yaml holds the winner now, at its own budget (sweep.fixed was not written)", flush=True)
+        print("wrote the winner into params.yaml, which keeps its own budget (sweep.fixed was not written)", flush=True)
     elif shown.winner.settings:
         print("`python -m pipeline.sweep report --apply` writes it into params.yaml", flush=True)
     if not folder.has_ended():
         ended = sum(record["state"] in ENDED for record in folder.records())
-        print(f"{ended} of {plan['trials']} trials have ended; `python -m pipeline.sweep resume` goes on", flush=True)
+        print(f"{ended} of {plan['trials']} trials have ended; `python -m pipeline.sweep resume` resumes", flush=True)
     return shown
 
 
@@ -157,14 +157,14 @@ def verdict(settings: Sequence[Setting], seeds: int) -> str:
     winner, *others = settings
     if seeds == 1:
         return (
-            f"trial {winner.number} has the highest AP, {winner.mean:.3f}; with one seed each, how much of a "
-            "difference is chance is not known: set sweep.seeds to 3 or more to know"
+            f"trial {winner.number} has the highest AP, {winner.mean:.3f}; with one seed per setting, a "
+            "difference may be chance: set sweep.seeds to 3 or more to test it"
         )
     equals = [other.number for other in others if not is_significant(winner.scores, other.scores)]
     if not equals:
-        return f"trial {winner.number} is best, AP {winner.mean:.3f}: it can be told from all others"
+        return f"trial {winner.number} is best, AP {winner.mean:.3f}: significantly better than all others"
     return (
-        f"trial {winner.number} has the highest AP, {winner.mean:.3f}, but can't be told apart from "
+        f"trial {winner.number} has the highest AP, {winner.mean:.3f}, but is not significantly better than "
         f"{', '.join(f'trial {number}' for number in equals)} (Welch's t-test over the seeds, p > {DOUBT:g})"
     )
 
@@ -184,7 +184,7 @@ def winning_command(winner: Setting, plan: Mapping[str, Any], conf: Path) -> str
     settings = " ".join(f"-S {shlex.quote(f'{name}={json.dumps(value)}')}" for name, value in chosen.items())
     command = f"PIPELINE_CONF={shlex.quote(str(conf))} dvc exp run {settings}".rstrip()
     if plan["sweep"]["scheduler"] == "pbt":
-        command += "   # PBT changed parameters while it trained; this trains with the first ones throughout"
+        command += "   # PBT changed parameters during training; this trains with the initial ones throughout"
     return command
 
 
@@ -238,7 +238,7 @@ def status(folder: SweepFolder) -> str:
     """Format the state of the newest sweep."""
     plan, records = folder.read_json("sweep.json"), folder.records()
     counts = {state: sum(record["state"] == state for record in records) for state in (*ENDED, "running")}
-    words = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "none begun"
+    words = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "none started"
     best = max((record.get("score") or 0.0 for record in records), default=0.0)
     lines = [f"sweep {plan['name']}: at most {plan['trials']} trials: {words}; best AP {best:.3f}"]
     for record in records:

@@ -68,8 +68,8 @@ def make_plan(params: Params, sweep: Sweep, runtime: RuntimeConfig) -> Plan:
         check_folder(picture_root(read_json(SPLITS["val"])["info"]["root"], runtime))
     if sweep.scheduler in ("pbt", "hyperband") and runtime.most > 1:
         raise ValueError(
-            f"sweep.scheduler is {sweep.scheduler}, which pauses and clones trials of one worker only, but workers is "
-            f"{runtime.workers} in conf/; set workers to 1, or use asha, median or none"
+            f"sweep.scheduler is {sweep.scheduler}, which can pause and clone only trials of one worker, but workers "
+            f"is {runtime.workers} in conf/; set workers to 1, or use asha, median or none"
         )
     values = {
         **base.model_dump(include={*SECTIONS, "anchors", "postprocess"}),
@@ -177,7 +177,7 @@ def log_report(run: Run, shown: Report | None) -> None:
     for path in shown.paths:
         run.log_artifact(path)
     lines = [f"**AP {shown.winner.mean:.3f}** on val: trial {shown.winner.number}", "", shown.verdict]
-    run.set_tags({DESCRIPTION_TAG: "\n".join([*lines, "", "The winner again:", "```", shown.command, "```"])})
+    run.set_tags({DESCRIPTION_TAG: "\n".join([*lines, "", "Reproduce the winner:", "```", shown.command, "```"])})
 
 
 def run_trials(plan: Plan, parent: Run) -> None:

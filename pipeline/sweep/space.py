@@ -92,4 +92,4 @@ def format_settings(settings: Settings) -> str:
     words = [
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in settings.items()
     ]
-    return ", ".join(words) or "params.yaml as it stands"
+    return ", ".join(words) or "params.yaml unchanged"

@@ -21,9 +21,9 @@ def describe_run(best: Mapping[str, Any], *, epochs: int, digest: str, reproduce
     lines = [
         f"**{', '.join(figures) or 'no AP'}** on val, at epoch {best['epoch']} of {epochs} (run `{digest}`)",
         "",
-        "`best.*` are the figures of this epoch, `test.*` those of the evaluation; the Charts show the curves by epoch "
-        "and, under `val/detections`, what is found on the same pictures.",
+        "`best.*` are the metrics of this epoch, `test.*` those of the evaluation; the charts show the curves by epoch "
+        "and, under `val/detections`, the detections on the same images.",
     ]
     if reproduce:
-        lines += ["", "Make it again:", "```", reproduce, "```"]
+        lines += ["", "Reproduce with:", "```", reproduce, "```"]
     return {DESCRIPTION_TAG: "\n".join(lines)}

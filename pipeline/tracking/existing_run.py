@@ -56,7 +56,7 @@ class ExistingRun(Run):
         """Return the id of the training's run if the store has it."""
         run = active_run(client, self.run_id) or newest_run(client, self._store, DIGEST, self._digest)
         if run is None:
-            print(f"MLflow at {self._store.public_uri} has no run of training {self._digest}; a new one begins")
+            print(f"MLflow at {self._store.public_uri} has no run of training {self._digest}; starting a new one")
             return None
         self.run_id, self._experiment_id, self._status = run.info.run_id, run.info.experiment_id, run.info.status
         return str(run.info.run_id)

@@ -26,7 +26,7 @@ def find_run(tag: str, value: str) -> str | None:
     try:
         found = newest_run(connect(store), store, tag, value)
     except (MlflowException, OSError) as error:
-        sentence = f"MLflow does not say whether {store.public_uri} has a run with {tag} = {value}"
+        sentence = f"MLflow cannot search {store.public_uri} for a run with {tag} = {value}"
         print(f"warning: {sentence}: {in_short(error)}", file=sys.stderr, flush=True)
         return None
     return None if found is None else str(found.info.run_id)

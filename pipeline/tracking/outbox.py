@@ -70,7 +70,7 @@ class Outbox:
     def pause(self, error: Exception, *, cost_s: float) -> None:
         """Send nothing for a while after a failed attempt of that duration; warn once per absence."""
         self._pause_until = time.monotonic() + PATIENCE * cost_s
-        sentence = f"MLflow does not answer at {self._address} (MLFLOW_TRACKING_URI); the work goes on and tries again"
+        sentence = f"MLflow does not answer at {self._address} (MLFLOW_TRACKING_URI); the work continues and retries"
         self.warn("absence", f"{sentence}: {in_short(error)}")
 
     def _deliver(self) -> None:
@@ -92,9 +92,9 @@ class Outbox:
         except Exception as error:  # noqa: BLE001 - as above
             if not is_refusal(error):
                 self._connect()  # raises if the store is away; else only this record fails (object store down)
-                self.warn(f"failing {kind_of(name)}", f"MLflow cannot take {name} now, it waits: {in_short(error)}")
+                self.warn(f"failing {kind_of(name)}", f"MLflow cannot store {name} now, will retry: {in_short(error)}")
                 return
-            self.warn(f"refused {kind_of(name)}", f"MLflow does not accept {name}, it is left out: {in_short(error)}")
+            self.warn(f"refused {kind_of(name)}", f"MLflow rejects {name}, it is left out: {in_short(error)}")
         del self._records[name]
 
     def warn(self, kind: str, sentence: str) -> None:
@@ -127,8 +127,8 @@ def reason(error: Exception) -> str:
 
     if isinstance(error, MlflowException) and error.get_http_status_code() == UNKNOWN_USER:
         user = os.environ.get("MLFLOW_TRACKING_USERNAME")
-        came = f"user {user} with this password" if user else "users without a name"
-        return f"it does not know {came}; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD as its admin says"
+        came = f"user {user} with this password" if user else "anonymous users"
+        return f"it rejects {came}; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (ask its administrator)"
     return without_password(str(error))
 
 

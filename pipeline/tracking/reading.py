@@ -72,7 +72,7 @@ class RunReader:
         Raises:
             ValueError: naming the run and the artifact, when it cannot be had.
         """
-        with self._complaints(f"cannot give artifact {artifact} of run {run_id}"):
+        with self._complaints(f"cannot return artifact {artifact} of run {run_id}"):
             return Path(self._client().download_artifacts(run_id, artifact, str(folder)))
 
     @contextmanager

@@ -75,7 +75,7 @@ def find_model(run_id: str, *, digest: str | None = None) -> RunModel:
     run = client.get_run(run_id)
     models = [model for model in models_of(client, run) if digest is None or model.tags.get(DIGEST) == digest]
     if not models:
-        which = "no model" if digest is None else "no model of this file"
+        which = "no model" if digest is None else "no model with these weights"
         raise ValueError(f"the MLflow run {run_id} in {store.public_uri} holds {which}; run the train stage again")
     model: LoggedModel = models[-1]
     return RunModel(model.model_id, run_id, model.tags.get(DIGEST, ""), run.data.metrics, run.data.tags)
@@ -90,7 +90,7 @@ def reach(run_id: str) -> MlflowClient:
         client = connect(store)
         client.get_run(run_id)
     except (MlflowException, OSError) as error:
-        sentence = f"MLflow at {store.public_uri} (MLFLOW_TRACKING_URI) gives no run {run_id}"
+        sentence = f"MLflow at {store.public_uri} (MLFLOW_TRACKING_URI) cannot return run {run_id}"
         raise ValueError(f"{sentence}: {in_short(error)}") from None
     return client
 
@@ -102,11 +102,11 @@ def check_name(name: str, alias: str) -> None:
         ValueError: naming the invalid one.
     """
     if not NAME.fullmatch(name):
-        raise ValueError(f"--register {name!r} is no name of a model; use letters, digits, -, _ and ., as in retinanet")
+        raise ValueError(f"--register {name!r} is not a model name; use letters, digits, -, _ and ., as in retinanet")
     if not ALIAS.fullmatch(alias) or RESERVED_ALIAS.fullmatch(alias):
         raise ValueError(
-            f"--alias {alias!r} cannot be an alias; use up to 255 letters, digits, - and _, but neither latest nor a "
-            "version as v1, e.g. champion"
+            f"--alias {alias!r} is not a valid alias; use up to 255 letters, digits, - and _, e.g. champion; latest "
+            "and versions such as v1 are reserved"
         )
 
 
@@ -128,7 +128,7 @@ def register(model: RunModel, *, name: str, alias: str, tags: Mapping[str, str],
         client.update_model_version(name, entry.version, description)
         client.set_registered_model_alias(name, alias, entry.version)
     except MlflowException as error:
-        raise ValueError(f"MLflow does not register {name}: {in_short(error)}") from error
+        raise ValueError(f"MLflow cannot register {name}: {in_short(error)}") from error
     return Registered(name, str(entry.version), alias, is_new=version is None, before=before)
 
 

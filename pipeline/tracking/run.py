@@ -83,7 +83,7 @@ class Run:
             self.open()
         except Exception as error:
             if is_refusal(error):
-                sentence = f"MLflow at {self._store.public_uri} (MLFLOW_TRACKING_URI) opens no run"
+                sentence = f"MLflow at {self._store.public_uri} (MLFLOW_TRACKING_URI) cannot open a run"
                 raise ValueError(f"{sentence}: {reason(error)}") from error
             self._outbox.pause(error, cost_s=time.monotonic() - start)
 
@@ -104,7 +104,7 @@ class Run:
             return None
         run = active_run(client, self.run_id)
         if run is None:
-            print(f"MLflow at {self._store.public_uri} has no run {self.run_id}; a new one begins", flush=True)
+            print(f"MLflow at {self._store.public_uri} has no run {self.run_id}; starting a new one", flush=True)
             return None
         client.update_run(self.run_id, status="RUNNING")
         self._experiment_id = run.info.experiment_id
@@ -130,7 +130,7 @@ class Run:
             changed = {key: text for key, text in texts.items() if held.get(key, text) != text}
             for key, text in changed.items():
                 self._outbox.warn(
-                    f"changed {key}", f"the MLflow run keeps {key} = {held[key]}; it now goes on with {text}"
+                    f"changed {key}", f"the MLflow run keeps {key} = {held[key]}, but continues with {text}"
                 )
             client.log_batch(
                 run_id,
@@ -209,7 +209,7 @@ class Run:
             image = Image.fromarray(decode_rgb(file if isinstance(file, bytes) else file.read_bytes()))
             client.log_image(run_id, image, key=key, step=step)
 
-        self._put(f"picture {key} at step {step}", send)
+        self._put(f"image {key} at step {step}", send)
 
     def log_dataset(self, *, name: str, digest: str, source: str, context: str, profile: Mapping[str, object]) -> None:
         """Log a data set of the run.
@@ -269,7 +269,7 @@ class Run:
         self._system_metrics.finish()
         lost = self._outbox.put_last("end of the run", lambda client, run_id: self._end(client, run_id, status))
         if lost:
-            self._outbox.warn("loss", f"MLflow run {self.run_id} lacks what could not be sent: {'; '.join(lost)}")
+            self._outbox.warn("loss", f"MLflow run {self.run_id} lacks records that were not sent: {'; '.join(lost)}")
 
     def _end(self, client: MlflowClient, run_id: str, status: Status) -> None:
         client.set_terminated(run_id, status)

@@ -38,7 +38,7 @@ def test_what_params_yaml_could_not_hold_is_refused(check: FeasibilityCheck) -> 
 def test_anchors_that_leave_most_truths_without_a_positive_are_refused_with_the_share(check: FeasibilityCheck) -> None:
     # From 512 px on, and pictures of 64 px: no anchor overlaps a truth by half, and low_quality: none gives them none.
     far = {"anchors.base_scale": 64.0, "matcher.low_quality": "none"}
-    assert check(far) == "only 0% of the truths have a foreground anchor, sweep.min_covered is 50%"
+    assert check(far) == "only 0% of the ground-truth boxes have a foreground anchor, sweep.min_covered is 50%"
     assert check({**far, "matcher.low_quality": "truth"}) is None
 
 

@@ -108,9 +108,9 @@ def test_seeds_say_what_cannot_be_told_apart(folder: SweepFolder) -> None:
             write_trial(folder, number, {"loss.gamma": float(number)}, score, seed=seed)
     settings = [setting for setting in rank_settings(folder) if setting.number >= 10]
     assert verdict(settings, 3).startswith(
-        "trial 10 has the highest AP, 0.510, but can't be told apart from trial 11 ("
+        "trial 10 has the highest AP, 0.510, but is not significantly better than trial 11 ("
     )
-    assert verdict([settings[0], settings[2]], 3) == "trial 10 is best, AP 0.510: it can be told from all others"
+    assert verdict([settings[0], settings[2]], 3) == "trial 10 is best, AP 0.510: significantly better than all others"
 
 
 def test_with_one_seed_nothing_can_be_told() -> None:
@@ -172,4 +172,4 @@ def test_ended_sweep_that_is_asked_for_again_gives_the_same_report_without_what_
         for part in RESUME_STATE:
             shutil.rmtree(folder.path(part), ignore_errors=True)
     assert said[0] == said[1] and tables[0] == tables[1]
-    assert "the winner again" in said[0] and "goes on" not in said[0]
+    assert "reproduce the winner" in said[0] and "resumes" not in said[0]

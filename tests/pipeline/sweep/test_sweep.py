@@ -107,8 +107,8 @@ def test_a_sweep_survives_a_dead_trial_an_interruption_and_a_kill_and_its_winner
     running.wait_for("trial 1 seed 1 finished")
     running.process.send_signal(signal.SIGTERM)  # goes the way of Ctrl-C
     lines = ends_well(running)
-    assert any("died and is tried again" in line for line in lines)
-    assert any("resume` goes on" in line for line in lines)
+    assert any("failed and is retried" in line for line in lines)
+    assert any("resume` resumes" in line for line in lines)
     assert (sweep_project / "reports/sweep.csv").exists()
     assert query(sweep_project, PARENT) == [("KILLED",)]
     assert set(query(sweep_project, "select status from runs")) == {("FINISHED",), ("KILLED",)}
@@ -138,7 +138,7 @@ def test_a_sweep_survives_a_dead_trial_an_interruption_and_a_kill_and_its_winner
 
     # The same command once more has nothing to do.
     again = ends_well(begin(variables, "sweep"))
-    assert not any(" begins: " in line or " epoch " in line for line in again)
+    assert not any(" starts: " in line or " epoch " in line for line in again)
     assert records_of(sweep_project) == after
 
     winner = max(after.values(), key=lambda record: record["score"])

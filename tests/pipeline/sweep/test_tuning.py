@@ -112,7 +112,7 @@ def test_a_bad_trial_takes_over_a_better_one_and_keeps_its_own_name(
     records = run_sweep(tmp_path, alphas=[GOOD, BAD], scheduler="pbt")
     assert [record["state"] for record in records.values()] == ["finished"] * 2
     assert records[0]["key"] != records[1]["key"]
-    assert "trial 1 seed 1 has taken over a better trial" in capsys.readouterr().out
+    assert "trial 1 seed 1 continues from a better trial" in capsys.readouterr().out
     # the curve that it took over is now its own
     assert records[1]["history"][0]["AP"] == GOOD
     assert [row["epoch"] for row in records[1]["history"]] == list(range(1, EPOCHS + 1))

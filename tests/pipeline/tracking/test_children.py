@@ -126,5 +126,5 @@ def test_store_that_is_away_finds_none_and_says_so(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
     assert find_run("sweep", "a") is None
     told = capsys.readouterr().err
-    assert "has a run with sweep = a" in told
+    assert "for a run with sweep = a" in told
     assert "secret" not in told

@@ -111,7 +111,7 @@ def test_store_without_the_training_gets_one_run_with_name_and_tags(
         _ = 1 / 0
     (failed,) = runs_of(tracker, digest)
     assert failed.info.status == "FAILED"
-    assert f"has no run of training {digest}; a new one begins" in capsys.readouterr().out
+    assert f"has no run of training {digest}; starting a new one" in capsys.readouterr().out
     with join(digest) as again:
         again.log_metrics({"test.AP": 0.25})
     (run,) = runs_of(tracker, digest)
@@ -185,4 +185,4 @@ def test_mlflow_that_goes_away_in_the_middle_costs_no_out(
     assert all(path.exists() for path in (stage.REPORT, stage.DETECTIONS, stage.CURVE_PICTURE, stage.SHEET))
     told = capsys.readouterr()
     assert told.out.splitlines()[-1].startswith("  ")  # the figures, by class
-    assert "lacks what could not be sent" in told.err
+    assert "lacks records that were not sent" in told.err

@@ -37,7 +37,7 @@ def test_store_that_never_answers_stops_nothing_and_is_told_once(
     assert run.run_id is None
     told = capsys.readouterr().err
     assert told.count("does not answer at http://127.0.0.1:") == 1
-    assert "lacks what could not be sent: parameters; tags kind; history; end of the run" in told
+    assert "lacks records that were not sent: parameters; tags kind; history; end of the run" in told
     assert "secret" not in told
 
 

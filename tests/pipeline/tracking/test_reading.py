@@ -66,7 +66,7 @@ def test_artifacts_are_listed_and_fetched(tmp_path: Path) -> None:
     assert reader.list_artifacts(run.run_id, "judged") == ["test"]
     assert reader.list_artifacts(run.run_id, "nothing") == []
     assert reader.download(run.run_id, "judged/test/test.json", folder).read_text() == "{}"
-    with pytest.raises(ValueError, match=r"cannot give artifact judged/val/val\.json of run"):
+    with pytest.raises(ValueError, match=r"cannot return artifact judged/val/val\.json of run"):
         reader.download(run.run_id, "judged/val/val.json", folder)
 
 

@@ -197,12 +197,12 @@ def test_nothing_is_lost_when_several_trials_write_at_once(
 
 def test_wrong_password_is_told_in_one_sentence_before_any_work(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     set_variables(monkeypatch, team.variables("ann") | {"MLFLOW_TRACKING_PASSWORD": "forgotten"})
-    with pytest.raises(ValueError, match="it does not know user ann with this password; set MLFLOW_TRACKING_U") as told:
+    with pytest.raises(ValueError, match="it rejects user ann with this password; set MLFLOW_TRACKING_U") as told:
         open_run(run_id=None, name="trial", params={}, tags={})
     assert "forgotten" not in str(told.value)
     monkeypatch.delenv("MLFLOW_TRACKING_USERNAME")
     monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD")
-    with pytest.raises(ValueError, match="it does not know users without a name"):
+    with pytest.raises(ValueError, match="it rejects anonymous users"):
         open_run(run_id=None, name="trial", params={}, tags={})
 
 
