@@ -14,10 +14,10 @@ Nothing is removed without --delete.
 
 needed   a run in training; the run of models/model.pt; the run in reports/train.json of the working tree, and
          of each branch, tag, stash and DVC experiment; a run whose MLflow run is not deleted
-removed  finished runs and sweeps that nobody needs; of those that somebody needs, what only resuming would need (the
-         best detectors, histories and records stay, so `dvc repro` and the sweep give their results again); inputs of
-         clusters that are not those of the present data
-kept     unfinished runs, unless --unfinished; all that is not known
+removed  finished runs and sweeps that nobody needs; of those that are needed, the state that only a resume would use
+         (the best detectors, histories and records stay, so `dvc repro` and the sweep can restore their results);
+         inputs uploaded for clusters that do not belong to the current data
+kept     unfinished runs, unless --unfinished; anything that is not recognised
 """
 
 

@@ -53,7 +53,7 @@ class Sweep(Section):
     trials: Count
     "Total number of settings, points included; a grid ends when it is complete."
     seeds: Count
-    "Trainings of each setting, with seed, seed + 1, ..."
+    "Training runs of each setting, with seed, seed + 1, ..."
     reduction: Annotated[int, Field(ge=2)]
     "ASHA and HyperBand keep one of this many trials at each rung."
     min_covered: Fraction
