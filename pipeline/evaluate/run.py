@@ -74,11 +74,12 @@ def open_training(digest: str, params: Params, runtime: RuntimeConfig) -> Run:
 
 
 def detect(detector: Detector, split: Split) -> dict[int, ImageDetections]:
-    """Detections of every image by its id, in px of the original image."""
+    """Detections of every image by its id, in the order of the split, in px of the original image."""
     batches = EvaluationBatches(split, detector.transforms)
     progress = tqdm(range(len(batches)), disable=None, unit="batch", desc="evaluate")
-    found = detector.predict(batches[position] for position in progress)
-    return {image_id: (d.boxes.numpy(), d.scores.numpy(), d.labels.numpy()) for image_id, d in found}
+    found = dict(detector.predict(batches[position] for position in progress))
+    ordered = {record.image_id: found[record.image_id] for record in split.records}
+    return {image_id: (d.boxes.numpy(), d.scores.numpy(), d.labels.numpy()) for image_id, d in ordered.items()}
 
 
 def draw_detections(split: Split, detections: Mapping[int, ImageDetections], params: Params) -> Image.Image:

@@ -136,7 +136,7 @@ class Optim(Section):
     clip_grad_norm: Positive | None
     "Largest norm of the gradient; null: no clipping."
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
-    "Decay of the moving average of the weights; null: none."
+    "Decay of the moving average of the weights, at step t at most (1 + t) / (10 + t); null: none."
 
 
 class Train(Section):

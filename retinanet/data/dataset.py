@@ -50,14 +50,40 @@ class Batch(NamedTuple):
         return list(zip(self.boxes.split(self.counts), self.labels.split(self.counts), strict=True))
 
 
-def global_batches(num_images: int, batch_size: int, *, seed: int, epoch: int) -> list[list[int]]:
-    """The images of every step of an epoch: a permutation drawn from (seed, epoch), split into full batches.
+def global_batches(groups: Sequence[int], batch_size: int, *, seed: int, epoch: int) -> list[list[int]]:
+    """The images of every step of an epoch: a permutation drawn from (seed, epoch), dealt into full batches by group.
 
-    Images that do not fill a batch are dropped, others in every epoch. A data set smaller than one batch is repeated.
+    A batch is emitted as soon as one of the groups fills it, as in Detectron2's AspectRatioGroupedDataset, so that
+    portrait and landscape images do not pad each other; what the groups have left at the end is mixed. Images that do
+    not fill a batch are dropped, others in every epoch. A data set smaller than one batch is repeated.
+
+    Args:
+        groups: the group of each image; see orientation.
     """
-    order = seeded(seed, epoch).permutation(num_images)
-    order = np.resize(order, max(num_images, batch_size))
-    return [order[start : start + batch_size].tolist() for start in range(0, len(order) - batch_size + 1, batch_size)]
+    order = seeded(seed, epoch).permutation(len(groups))
+    order = np.resize(order, max(len(groups), batch_size))
+    waiting: dict[int, list[int]] = {group: [] for group in sorted(set(groups))}
+    batches = []
+    for index in order.tolist():
+        queue = waiting[groups[index]]
+        queue.append(index)
+        if len(queue) == batch_size:
+            batches.append(queue.copy())
+            queue.clear()
+    rest = [index for queue in waiting.values() for index in queue]
+    return batches + [rest[start : start + batch_size] for start in range(0, len(rest) - batch_size + 1, batch_size)]
+
+
+def aspect_ratio(size: tuple[int, int]) -> float:
+    """Height / width."""
+    height, width = size
+    return height / width
+
+
+def orientation(size: tuple[int, int]) -> int:
+    """Group of an image by height and width: 1 for portrait, 0 for landscape and square."""
+    height, width = size
+    return int(height > width)
 
 
 class TrainingBatches(Dataset[Batch]):
@@ -88,7 +114,8 @@ class TrainingBatches(Dataset[Batch]):
             )
         self.split, self.transforms = split, transforms
         self.seed, self.epoch, self.rank, self.num_workers = seed, epoch, rank, num_workers
-        self.steps = global_batches(len(split.records), batch_size, seed=seed, epoch=epoch)
+        groups = [orientation(record.size) for record in split.records]
+        self.steps = global_batches(groups, batch_size, seed=seed, epoch=epoch)
 
     def __len__(self) -> int:
         """Steps of the epoch."""
@@ -108,17 +135,18 @@ class TrainingBatches(Dataset[Batch]):
 
 
 class EvaluationBatches(Dataset[Batch]):
-    """A split in the order of its file, without augmentation; a worker gets every num_workers-th batch.
+    """A split without augmentation, ordered by aspect ratio; a worker gets every num_workers-th batch.
 
-    The batches do not depend on the number of workers, so neither does the padding of an image.
+    Images of one aspect ratio keep the order of the file. The batches do not depend on the number of workers, so
+    neither does the padding of an image.
     """
 
     def __init__(
         self, split: Split, transforms: Transforms, *, batch_size: int = 8, rank: int = 0, num_workers: int = 1
     ) -> None:
         self.split, self.transforms = split, transforms
-        starts = range(0, len(split.records), batch_size)
-        batches = [list(range(start, min(start + batch_size, len(split.records)))) for start in starts]
+        order = sorted(range(len(split.records)), key=lambda index: aspect_ratio(split.records[index].size))
+        batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         self.batches = batches[rank::num_workers]
 
     def __len__(self) -> int:

@@ -36,10 +36,10 @@ def dilation_of(convolution: nn.Conv2d, feature: Tensor) -> tuple[int, ...]:
     With one CPU thread and a batch below 16, torch computes undilated 1x1 convolutions in float32 as a matrix product,
     which is slower than oneDNN's convolution that all others use (ConvParams::use_mkldnn in Convolution.cpp).
     """
+    if torch.compiler.is_compiling() or convolution.kernel_size != (1, 1):  # a compiled graph cannot ask for threads
+        return convolution.dilation
     is_slow = feature.device.type == "cpu" and feature.dtype == torch.float32 and torch.get_num_threads() == 1
-    if convolution.kernel_size == (1, 1) and is_slow and not torch.compiler.is_compiling():
-        return (2, 2)
-    return convolution.dilation
+    return (2, 2) if is_slow else convolution.dilation
 
 
 class FoldedBasicBlock(BasicBlock):  # type: ignore[misc]

@@ -14,9 +14,17 @@ from PIL import Image
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader
 
-from retinanet.data.dataset import Batch, EvaluationBatches, TrainingBatches, global_batches, move_batch, split_batch
+from retinanet.data.dataset import (
+    Batch,
+    EvaluationBatches,
+    TrainingBatches,
+    global_batches,
+    move_batch,
+    orientation,
+    split_batch,
+)
 from retinanet.data.splits import Split, load_split
-from retinanet.data.transforms import Transforms
+from retinanet.data.transforms import Transforms, seeded
 from tests.small_world import SmallWorld, annotation
 
 TRANSFORMS = Transforms(short_side=[48, 64, 100], long_side=128, vertical_flip=0.5, brightness=0.3, hue=0.1)
@@ -38,12 +46,16 @@ def assert_same_image(first: Batch, row: int, second: Batch, other_row: int) -> 
 
 
 @given(
-    num_images=st.integers(1, 60), batch_size=st.integers(1, 20), seed=st.integers(-5, 2**40), epoch=st.integers(0, 99)
+    groups=st.lists(st.sampled_from([0, 1, 5]), min_size=1, max_size=60),
+    batch_size=st.integers(1, 20),
+    seed=st.integers(-5, 2**40),
+    epoch=st.integers(0, 99),
 )
 def test_batches_are_full_and_hold_every_image_at_most_once(
-    num_images: int, batch_size: int, seed: int, epoch: int
+    groups: list[int], batch_size: int, seed: int, epoch: int
 ) -> None:
-    steps = global_batches(num_images, batch_size, seed=seed, epoch=epoch)
+    num_images = len(groups)
+    steps = global_batches(groups, batch_size, seed=seed, epoch=epoch)
     assert all(len(step) == batch_size for step in steps)
     assert len(steps) == max(1, num_images // batch_size)
     seen = Counter(index for step in steps for index in step)
@@ -54,17 +66,42 @@ def test_batches_are_full_and_hold_every_image_at_most_once(
         assert set(seen) == set(range(num_images)) and max(seen.values()) - min(seen.values()) <= 1
 
 
+@given(
+    groups=st.lists(st.sampled_from([0, 1, 5]), min_size=1, max_size=60),
+    batch_size=st.integers(1, 20),
+    seed=st.integers(0, 2**40),
+)
+def test_only_what_the_groups_leave_at_the_end_is_mixed(groups: list[int], batch_size: int, seed: int) -> None:
+    steps = global_batches(groups, batch_size, seed=seed, epoch=0)
+    mixed = [len({groups[index] for index in step}) > 1 for step in steps]
+    whole = sum(count // batch_size for count in Counter(groups).values())
+    assert not any(mixed[:whole])
+
+
+def test_portrait_and_landscape_images_do_not_share_a_batch() -> None:
+    # 24 landscape and 8 portrait images fill 3 and 1 batches of 8.
+    groups = [orientation(size) for size in [(480, 640)] * 24 + [(640, 480)] * 8]
+    steps = global_batches(groups, 8, seed=1, epoch=0)
+    assert sorted(len([index for index in step if index < 24]) for step in steps) == [0, 8, 8, 8]
+
+
+def test_images_of_one_orientation_keep_the_order_of_the_permutation() -> None:
+    order = [index for step in global_batches([0] * 12, 4, seed=3, epoch=2) for index in step]
+    assert order == seeded(3, 2).permutation(12).tolist()
+
+
 def test_every_epoch_and_every_seed_has_another_order() -> None:
     orders = [
-        global_batches(50, 10, seed=seed, epoch=epoch) for seed, epoch in [(1, 0), (1, 1), (2, 0), (0, 1), (-1, 0)]
+        global_batches([0] * 50, 10, seed=seed, epoch=epoch)
+        for seed, epoch in [(1, 0), (1, 1), (2, 0), (0, 1), (-1, 0)]
     ]
     assert len({str(order) for order in orders}) == 5
-    assert global_batches(50, 10, seed=1, epoch=0) == orders[0]
+    assert global_batches([0] * 50, 10, seed=1, epoch=0) == orders[0]
 
 
 def test_what_one_epoch_leaves_out_comes_in_another() -> None:
-    seen = {i for epoch in range(20) for step in global_batches(9, 4, seed=1, epoch=epoch) for i in step}
-    assert seen == set(range(9))
+    steps = [step for epoch in range(20) for step in global_batches([0, 1, 1] * 3, 4, seed=1, epoch=epoch)]
+    assert {index for step in steps for index in step} == set(range(9))
 
 
 # ---- law 3: the number of workers is not a hyper-parameter ----
@@ -161,12 +198,27 @@ def test_evaluation_meets_every_image_once_in_the_same_batches(small_world: Smal
 
 def test_evaluation_resizes_to_the_largest_short_side_and_no_more(small_world: SmallWorld) -> None:
     split = load_split(small_world.train)
-    batch = EvaluationBatches(split, TRANSFORMS, batch_size=3)[0]
-    # 64 x 64 to 100; 64 x 80 times 100 / 64 is 100 x 125; 80 x 64 is 125 x 100. Padded to 4 * 32.
-    assert batch.image_sizes.tolist() == [[100, 100], [100, 125], [125, 100]]
-    assert batch.images.shape == (3, 3, 128, 128)
-    assert torch.allclose(batch.truths()[1][0], split.records[1].boxes * torch.tensor([1.5625]))
-    assert batch.original_sizes.tolist() == [[64, 64], [64, 80], [80, 64]]
+    by_size = {}
+    for batch in iterate(EvaluationBatches(split, TRANSFORMS, batch_size=1)):
+        by_size[tuple(batch.original_sizes[0].tolist())] = batch
+    # 64 x 64 to 100; 64 x 80 times 100 / 64 is 100 x 125; 80 x 64 is 125 x 100. Padded to multiples of 32.
+    for original, resized in {(64, 64): [100, 100], (64, 80): [100, 125], (80, 64): [125, 100]}.items():
+        assert by_size[original].image_sizes.tolist() == [resized]
+        assert by_size[original].images.shape == (1, 3, 128, 128)
+    wide = by_size[64, 80]
+    (record,) = [record for record in split.records if record.image_id == wide.image_ids[0]]
+    assert torch.allclose(wide.truths()[0][0], record.boxes * torch.tensor([1.5625]))
+
+
+def test_evaluation_orders_by_aspect_ratio_and_equal_ones_as_in_the_file() -> None:
+    sizes = [(480, 640), (640, 480), (240, 320), (480, 480), (640, 480)]  # height, width
+    content = {
+        "info": {"root": ""},
+        "categories": [],
+        "images": [{"id": i, "file_name": "a.png", "height": h, "width": w} for i, (h, w) in enumerate(sizes)],
+        "annotations": [],
+    }
+    assert EvaluationBatches(Split(content), TRANSFORMS, batch_size=2).batches == [[0, 2], [3, 1], [4]]
 
 
 def test_a_worker_may_have_no_batch_to_evaluate(small_world: SmallWorld) -> None:

@@ -274,11 +274,12 @@ def test_predict_evaluates_without_a_graph_and_leaves_the_network_in_its_mode(sp
     modes = [module.training for module in state.network.modules()]
     seen: list[bool] = []
     state.network.pyramid.register_forward_hook(lambda module, *_: seen.append(module.training))
+    batch = EvaluationBatches(split, TRANSFORMS)[0]
     found = dict(
         predict(
             state.network,
             Postprocess(GRID, 3, score_threshold=0.0),
-            [EvaluationBatches(split, TRANSFORMS)[0]],
+            [batch],
             mean=MEAN,
             std=STD,
             device=CPU,
@@ -286,11 +287,10 @@ def test_predict_evaluates_without_a_graph_and_leaves_the_network_in_its_mode(sp
     )
     assert seen == [False] and torch.is_grad_enabled()
     assert [module.training for module in state.network.modules()] == modes
-    assert list(found) == [record.image_id for record in split.records[:8]]
-    for record in split.records[:8]:
-        boxes = found[record.image_id].boxes
+    assert list(found) == batch.image_ids
+    for image_id, (height, width) in zip(batch.image_ids, batch.original_sizes.tolist(), strict=True):
+        boxes = found[image_id].boxes
         assert boxes.shape == (100, 4) and not boxes.requires_grad
-        height, width = record.size
         assert boxes.min() >= 0 and bool((boxes <= torch.tensor([width, height] * 2) + 1e-3).all())
 
 

@@ -155,19 +155,38 @@ def test_the_schedule_moves_the_optimisers_lr_step_by_step() -> None:
 
 def test_the_average_follows_its_recursion(generator: torch.Generator) -> None:
     model = Small()
-    ema = construct_ema(model, 0.9)
+    ema = construct_ema(model, 0.3)
     assert ema is not None
-    expected = None
-    for _ in range(4):
+    expected = torch.zeros(4)
+    with torch.no_grad():
+        ema.module.conv.bias.zero_()
+        ema.module.norm.running_mean.zero_()
+    for decay in (1 / 10, 2 / 11, 3 / 12, 0.3, 0.3):  # (1 + t) / (10 + t), until it exceeds .3 at 4 / 13
         values = torch.randn(4, generator=generator)
         with torch.no_grad():
             model.conv.bias.copy_(values)
             model.norm.running_mean.copy_(values)  # buffers are averaged too
+            model.norm.num_batches_tracked += 3  # and integers copied
         ema.update_parameters(model)
-        expected = values if expected is None else 0.9 * expected + 0.1 * values
+        expected = decay * expected + (1 - decay) * values
         assert_close(ema.module.conv.bias.detach(), expected)
         assert_close(ema.module.norm.running_mean, expected)
+        assert torch.equal(ema.module.norm.num_batches_tracked, model.norm.num_batches_tracked)
     assert torch.equal(model.conv.bias.detach(), values)
+
+
+def test_the_average_forgets_the_initial_weights_early() -> None:
+    # With a fixed decay of .9998 they would be .9998^2000 = .67 of it. With the ramp, (1 + t) / (10 + t) over t < 2000
+    # is 9! 2000! / 2009!, which is below 1e-20.
+    model = Small()
+    ema = construct_ema(model, 0.9998)
+    assert ema is not None
+    with torch.no_grad():
+        ema.module.conv.bias.fill_(1e6)
+        model.conv.bias.zero_()
+    for _ in range(2000):
+        ema.update_parameters(model)
+    assert ema.module.conv.bias.abs().max() < 1e-6
 
 
 def test_without_a_decay_there_is_no_average() -> None:
