@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 SCHEDULES = ("steps", "cosine", "one_cycle", "constant")
 
@@ -107,7 +107,7 @@ class MovingAverage(AveragedModel):
             *zip(self.module.buffers(), model.buffers(), strict=True),
         ]
         averages = [average for average, _ in pairs if average.is_floating_point()]
-        torch._foreach_lerp_(averages, [new for _, new in pairs if new.is_floating_point()], 1 - decay)
+        get_ema_multi_avg_fn(decay)(averages, [new for _, new in pairs if new.is_floating_point()], self.n_averaged)
         for average, new in pairs:
             if not average.is_floating_point():
                 average.copy_(new)
