@@ -38,7 +38,7 @@ from bench.network import (
 from bench.peer import torchvision_detect, torchvision_losses, torchvision_maps
 from bench.ratios import table
 from retinanet.anchors.grid import build_grid
-from retinanet.data.dataset import Batch, move_batch
+from retinanet.data.dataset import Batch, copy_to
 from retinanet.inference.postprocess import Postprocess
 from retinanet.network.model import RetinaNet
 from retinanet.network.precision import autocast, convolving_float32
@@ -117,8 +117,9 @@ def build_pair(setting: Setting) -> tuple[Contender, Contender]:
 
 
 def build_batch(setting: Setting, count: int) -> Batch:
-    """Pixels and boxes, on the device."""
-    return move_batch(made_up_batch((count, 3, *setting.size)), setting.device)
+    """Pixels on the device; boxes on the CPU, where targets are assigned."""
+    batch = made_up_batch((count, 3, *setting.size))
+    return batch._replace(images=copy_to(batch.images, setting.device))
 
 
 def build_our_trainer(setting: Setting, compiled: bool) -> Trainer:
@@ -145,7 +146,9 @@ def build_torchvision_trainer(setting: Setting, layout: torch.memory_format, com
         contender = contender._replace(maps=alone)
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=1e-6, momentum=0.9, weight_decay=1e-4, fused=True)
-    targets = [{"boxes": boxes, "labels": labels} for boxes, labels in batch.truths()]
+    targets = [
+        {"boxes": boxes.to(setting.device), "labels": labels.to(setting.device)} for boxes, labels in batch.truths()
+    ]
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)

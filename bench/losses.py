@@ -176,9 +176,9 @@ def demand_equal_labels(truths: Sequence[ImageGroundTruth], peer: Peer) -> None:
     found = our_assignment(truths)()
     for image, (truth, expected) in enumerate(zip(truths, peer.assignment(truths)(), strict=True)):
         labels = torch.full_like(expected, -1)
-        labels[found.ignored[1][found.ignored[0] == image]] = -2
-        rows = found.foreground[0] == image
-        at = found.foreground[1][rows]
+        labels[found.ignored.anchor[found.ignored.image == image]] = -2
+        rows = found.foreground.image == image
+        at = found.foreground.anchor[rows]
         assert torch.equal((expected >= 0).nonzero()[:, 0], at), "other foreground than torchvision"
         assert torch.equal(found.truth_boxes[rows], truth.boxes[expected[at]]), "other truths than torchvision"
         assert torch.equal(labels == -2, expected == -2), "other ignored anchors than torchvision"

@@ -9,11 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from torch import Tensor
 
 from tests.small_world import SmallWorld, write_small_world
 
 GOLDEN = Path(__file__).parent / "golden"
+
+settings.register_profile("whatever the load of the machine", deadline=None)
+settings.load_profile("whatever the load of the machine")
 
 
 @pytest.fixture

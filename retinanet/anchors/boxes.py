@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -53,7 +54,8 @@ def encode_boxes(
     offsets = (box[..., :2] - anchor[..., :2]) / anchor[..., 2:]
     log_ratios = torch.log(box[..., 2:] / anchor[..., 2:])
     deltas = torch.cat([offsets, log_ratios], dim=-1)
-    return (deltas - deltas.new_tensor(means)) / deltas.new_tensor(stds)
+    mean, std = _constants(tuple(means), tuple(stds), deltas.dtype, deltas.device)
+    return (deltas - mean) / std
 
 
 def decode_boxes(
@@ -74,12 +76,21 @@ def decode_boxes(
     Returns:
         [..., 4] boxes in px, not clipped to any image.
     """
-    deltas = deltas * deltas.new_tensor(stds) + deltas.new_tensor(means)
+    mean, std = _constants(tuple(means), tuple(stds), deltas.dtype, deltas.device)
+    deltas = deltas * std + mean
     anchor = box_xyxy_to_cxcywh(anchors)
     centres = anchor[..., :2] + deltas[..., :2] * anchor[..., 2:]
     log_ratios = deltas[..., 2:] if max_log_ratio is None else deltas[..., 2:].clamp(max=max_log_ratio)
     half_sides = anchor[..., 2:] * torch.exp(log_ratios) / 2
     return torch.cat([centres - half_sides, centres + half_sides], dim=-1)
+
+
+@lru_cache(maxsize=64)
+def _constants(
+    means: tuple[float, ...], stds: tuple[float, ...], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Means and standard deviations, [4] each, copied to a device once: each copy of a list would wait for it."""
+    return torch.tensor(means, dtype=dtype, device=device), torch.tensor(stds, dtype=dtype, device=device)
 
 
 def clip_boxes(boxes: Tensor, image_sizes: Tensor) -> Tensor:

@@ -203,10 +203,8 @@ def split_batch(batch: Batch, num_images: int | None) -> Iterator[Batch]:
         )
 
 
-def move_batch(batch: Batch, device: torch.device | str) -> Batch:
-    """Copy images, boxes and labels to a device; sizes, counts and ids stay on the CPU."""
-    return batch._replace(
-        images=batch.images.to(device, non_blocking=True),
-        boxes=batch.boxes.to(device, non_blocking=True),
-        labels=batch.labels.to(device, non_blocking=True),
-    )
+def copy_to(values: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device without waiting for it: to a GPU from pinned memory."""
+    if device.type == "cuda" and values.device.type == "cpu" and not values.is_pinned():
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)

@@ -7,7 +7,7 @@ then divided by that sum. Every anchor of every image counts; those in the paddi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ from retinanet.losses import (
     softmax_focal_loss,
     sparse_sigmoid_focal_loss,
 )
-from retinanet.network.predictions import AnchorLocations, Predictions, locate_on_level
+from retinanet.network.predictions import AnchorLocations, LevelLocations, Predictions, locate_anchors
 
 NORMALISERS = ("batch", "image", "batch_of_images")
 
@@ -41,23 +41,34 @@ class ImageGroundTruth(NamedTuple):
 
 
 class Assignment(NamedTuple):
-    """The training target of every anchor of a batch.
+    """The training target of every anchor of a batch; all other anchors are background.
 
     Attributes:
-        padded_size: height and width of the batch, px.
         num_foreground: [N] int64 foreground anchors per image.
-        foreground: [F] image and [F] anchor index (0..A-1).
-        truth_boxes: [F, 4] px.
+        foreground: F anchors.
+        anchors: [F, 4] px, of the foreground.
+        truth_boxes: [F, 4] px, the boxes of the foreground.
         truth_labels: [F] in 0..K-1.
-        ignored: [I] image and [I] anchor index.
+        ignored: anchors that are neither foreground nor background.
     """
 
-    padded_size: tuple[int, int]
     num_foreground: Tensor
-    foreground: tuple[Tensor, Tensor]
+    foreground: AnchorLocations
+    anchors: Tensor
     truth_boxes: Tensor
     truth_labels: Tensor
-    ignored: tuple[Tensor, Tensor]
+    ignored: AnchorLocations
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Assignment:
+        """Apply a function to every tensor, such as a copy to a device."""
+        return Assignment(
+            num_foreground=function(self.num_foreground),
+            foreground=self.foreground._replace(indices=function(self.foreground.indices)),
+            anchors=function(self.anchors),
+            truth_boxes=function(self.truth_boxes),
+            truth_labels=function(self.truth_labels),
+            ignored=self.ignored._replace(indices=function(self.ignored.indices)),
+        )
 
 
 class Criterion:
@@ -101,6 +112,8 @@ class Criterion:
     def assign(self, truths: Sequence[ImageGroundTruth], padded_size: tuple[int, int]) -> Assignment:
         """Target assignment: match the anchors of every image of a batch with its ground truth.
 
+        The numbers of matches are read, for which a GPU must be waited for: give it ground truth on the CPU.
+
         Args:
             truths: N images; those without boxes have M = 0.
             padded_size: height and width of the batch, px.
@@ -108,13 +121,15 @@ class Criterion:
         matches = self.match([truth.boxes for truth in truths], self.grid, padded_size)
         num_anchors = sum(self.grid.anchors_per_level(padded_size))
         bounds = torch.arange(len(truths) + 1, device=matches.foreground.device) * num_anchors
+        foreground, order = self._locate(matches.foreground, padded_size)
+        truth = matches.truth[order]
         return Assignment(
-            padded_size=padded_size,
             num_foreground=torch.searchsorted(matches.foreground, bounds).diff(),
-            foreground=_image_and_anchor(matches.foreground, num_anchors),
-            truth_boxes=torch.cat([truth.boxes for truth in truths])[matches.truth],
-            truth_labels=torch.cat([truth.labels for truth in truths])[matches.truth],
-            ignored=_image_and_anchor(matches.ignored, num_anchors),
+            foreground=foreground,
+            anchors=self.grid.anchors(padded_size, truth.device)[foreground.anchor],
+            truth_boxes=torch.cat([truth.boxes for truth in truths])[truth],
+            truth_labels=torch.cat([truth.labels for truth in truths])[truth],
+            ignored=self._locate(matches.ignored, padded_size)[0],
         )
 
     def normaliser_share(self, assignment: Assignment) -> Tensor:
@@ -122,7 +137,7 @@ class Criterion:
         counts = assignment.num_foreground.double()
         if self.normalised_by == "batch":
             return counts.sum()
-        return counts.clamp(min=1).sum() if self.normalised_by == "batch_of_images" else counts.new_tensor(len(counts))
+        return counts.clamp(min=1).sum() if self.normalised_by == "batch_of_images" else torch.ones_like(counts).sum()
 
     def image_weights(self, assignment: Assignment, normaliser: Tensor) -> Tensor:
         """[N] float32 factor on the losses of each image, given the normaliser (at least 1) of the global batch."""
@@ -140,39 +155,39 @@ class Criterion:
             loss_cls and loss_box, scalars; an image without boxes adds to loss_cls only.
         """
         weights = self.image_weights(assignment, normaliser)
-        foreground = self._locate(assignment.foreground, assignment.padded_size)
         return {
-            "loss_cls": self._class_loss(predictions, assignment, foreground, weights),
-            "loss_box": self._box_loss(predictions, assignment, foreground, weights) * self.box_weight,
+            "loss_cls": self._class_loss(predictions, assignment, weights),
+            "loss_box": self._box_loss(predictions, assignment, weights) * self.box_weight,
         }
 
-    def _class_loss(
-        self, predictions: Predictions, assignment: Assignment, foreground: list[AnchorLocations], weights: Tensor
-    ) -> Tensor:
+    def _class_loss(self, predictions: Predictions, assignment: Assignment, weights: Tensor) -> Tensor:
         """Sum over the levels of the focal loss on the heads' own maps."""
         level_loss = self._sigmoid_level if self.class_loss == "sigmoid_focal" else self._softmax_level
-        ignored = self._locate(assignment.ignored, assignment.padded_size)
+        foreground, ignored = assignment.foreground, assignment.ignored
+        targets = zip(
+            foreground.levels(), assignment.truth_labels.split(foreground.counts), ignored.levels(), strict=True
+        )
         losses = [
-            level_loss(logits, located, assignment.truth_labels[located.rows], left_out, weights)
-            for logits, located, left_out in zip(predictions.class_logits, foreground, ignored, strict=True)
+            level_loss(logits, *target, weights)
+            for logits, target in zip(predictions.class_logits, targets, strict=True)
         ]
         return torch.stack(losses).sum() * self.class_factor
 
     def _sigmoid_level(
-        self, logits: Tensor, foreground: AnchorLocations, labels: Tensor, ignored: AnchorLocations, weights: Tensor
+        self, logits: Tensor, foreground: LevelLocations, labels: Tensor, ignored: LevelLocations, weights: Tensor
     ) -> Tensor:
         channel = foreground.cell_anchor * self.num_classes + labels
         return sparse_sigmoid_focal_loss(
             logits,
             (foreground.image, channel, foreground.y, foreground.x),
             (ignored.image, ignored.cell_anchor, ignored.y, ignored.x),
-            class_alpha=self.class_alpha,
+            class_alpha=self._class_alpha_on(logits.device),
             gamma=self.gamma,
             image_weights=weights,
         )
 
     def _softmax_level(
-        self, logits: Tensor, foreground: AnchorLocations, labels: Tensor, ignored: AnchorLocations, weights: Tensor
+        self, logits: Tensor, foreground: LevelLocations, labels: Tensor, ignored: LevelLocations, weights: Tensor
     ) -> Tensor:
         by_anchor = logits.unflatten(1, (-1, self.num_classes + 1))  # [N, C, K+1, H, W]
         by_anchor = by_anchor.permute(0, 1, 3, 4, 2)  # [N, C, H, W, K+1]
@@ -180,44 +195,41 @@ class Criterion:
         classes[foreground.image, foreground.cell_anchor, foreground.y, foreground.x] = labels + 1
         anchor_weights = weights[:, None, None, None].expand(classes.shape).clone()
         anchor_weights[ignored.image, ignored.cell_anchor, ignored.y, ignored.x] = 0
-        losses = softmax_focal_loss(
-            by_anchor, classes, class_weights=self.class_alpha.to(logits.device), gamma=self.gamma
-        )
+        class_weights = self._class_alpha_on(logits.device)
+        losses = softmax_focal_loss(by_anchor, classes, class_weights=class_weights, gamma=self.gamma)
         return (losses * anchor_weights).sum()
 
-    def _box_loss(
-        self, predictions: Predictions, assignment: Assignment, foreground: list[AnchorLocations], weights: Tensor
-    ) -> Tensor:
+    def _box_loss(self, predictions: Predictions, assignment: Assignment, weights: Tensor) -> Tensor:
         """Weighted sum over the foreground anchors, level by level, in float32 whatever the heads' type."""
         dtype = torch.promote_types(predictions.box_deltas[0].dtype, torch.float32)
         # Index every level even without foreground, so that DDP sees a gradient for every parameter.
         levels = [
             maps.unflatten(1, (-1, 4))[on.image, on.cell_anchor, :, on.y, on.x].to(dtype)  # [R, 4] of [N, C, 4, H, W]
-            for maps, on in zip(predictions.box_deltas, foreground, strict=True)
+            for maps, on in zip(predictions.box_deltas, assignment.foreground.levels(), strict=True)
         ]
         deltas = torch.cat(levels)  # [F, 4]
-        rows = torch.cat([on.rows for on in foreground])
-        image, anchor = (index[rows] for index in assignment.foreground)
-        anchors = self.grid.anchors(assignment.padded_size, deltas.device)[anchor].to(dtype)
-        truths = assignment.truth_boxes[rows].to(dtype)
+        anchors, truths = assignment.anchors.to(dtype), assignment.truth_boxes.to(dtype)
         if self.box_loss in BOX_LOSSES:
             losses = BOX_LOSSES[self.box_loss](self.decode(deltas, anchors), truths)
         else:
             losses = CODE_LOSSES[self.box_loss](deltas, self.encode(truths, anchors), beta=self.beta)
-        return (losses * weights[image].to(dtype)).sum()
+        return (losses * weights[assignment.foreground.image].to(dtype)).sum()
 
-    def _locate(self, anchors: tuple[Tensor, Tensor], padded_size: tuple[int, int]) -> list[AnchorLocations]:
-        """The locations of anchors (image and flat index) on the maps of each level."""
-        map_sizes = self.grid.map_sizes(padded_size)
-        return [
-            locate_on_level(*anchors, level=level, map_sizes=map_sizes, anchors_per_cell=self.grid.anchors_per_cell)
-            for level in range(len(map_sizes))
-        ]
+    def _locate(self, index: Tensor, padded_size: tuple[int, int]) -> tuple[AnchorLocations, Tensor]:
+        """Locate anchors by their flat indices i * A + a in a batch; see locate_anchors."""
+        num_anchors = sum(self.grid.anchors_per_level(padded_size))
+        return locate_anchors(
+            torch.div(index, num_anchors, rounding_mode="floor"),
+            index % num_anchors,
+            map_sizes=self.grid.map_sizes(padded_size),
+            anchors_per_cell=self.grid.anchors_per_cell,
+        )
 
-
-def _image_and_anchor(index: Tensor, num_anchors: int) -> tuple[Tensor, Tensor]:
-    """Flat indices i * A + a of a batch to image i and anchor a."""
-    return torch.div(index, num_anchors, rounding_mode="floor"), index % num_anchors
+    def _class_alpha_on(self, device: torch.device) -> Tensor:
+        """The class weights on a device, copied there once."""
+        if self.class_alpha.device != device:
+            self.class_alpha = self.class_alpha.to(device)
+        return self.class_alpha
 
 
 def class_weighting(alpha: float | Sequence[float] | None, num_classes: int, class_loss: str) -> tuple[Tensor, float]:

@@ -45,7 +45,7 @@ def sparse_sigmoid_focal_loss(
         logits: [N, C*K, H, W], any float type, any memory format.
         foreground: index tensors (image, channel, y, x), each [F]: the logits whose target is 1.
         ignored: index tensors (image, anchor of the cell, y, x), each [I]: anchors whose K logits are left out.
-        class_alpha: [K] weight of foreground, 1 - alpha of background; preferably on the CPU.
+        class_alpha: [K] weight of foreground, 1 - alpha of background; on the device of the logits.
         image_weights: [N] factor on all losses of an image (the normaliser).
 
     Returns:
@@ -74,7 +74,6 @@ class _SparseFocal(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float64, device=logits.device)
         for x, out, weight in _blocks(logits, gradient, 1 - class_alpha, image_weights):
             total += _background(x, weight, gamma, out)
-        class_alpha = class_alpha.to(logits.device)
         total -= _remove_ignored(logits, gradient, ignored, 1 - class_alpha, gamma, image_weights)
         total += _correct_foreground(logits, gradient, foreground, class_alpha, gamma, image_weights)
         ctx.save_for_backward(gradient)
@@ -112,7 +111,7 @@ def _blocks(
     channels_last = not logits.is_contiguous()
     maps = [part.permute(0, 2, 3, 1) if channels_last else part for part in (logits, gradient)]
     if logits.device.type != "cpu" or not all(part.is_contiguous() for part in maps):
-        weights = image_weights[:, None, None, None] * per_channel.to(logits.device)[:, None, None]
+        weights = image_weights[:, None, None, None] * per_channel[:, None, None]
         size = max(1, DEVICE_BLOCK // logits[0].numel())
         yield from zip(logits.split(size), gradient.split(size), weights.split(size), strict=True)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from functools import partial
 
@@ -13,6 +14,30 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
 
+class FrozenNorm(FrozenBatchNorm2d):  # type: ignore[misc]
+    """torchvision's batch normalisation with fixed statistics, whose scale and shift are computed once.
+
+    They are five kernels for each of 53 layers of a ResNet-50, again in every forward pass and under recomputation.
+    """
+
+    _known: tuple[tuple[Tensor, ...], list[int], Tensor, Tensor] | None = None
+
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """[C] each: the normalisation of x is scale * x + shift."""
+        if torch.compiler.is_compiling():  # a compiler fuses these, and cannot see the version of a tensor
+            return self._compute()
+        buffers = (self.weight, self.bias, self.running_mean, self.running_var)
+        versions = [buffer._version for buffer in buffers]
+        if self._known is None or versions != self._known[1] or any(map(operator.is_not, buffers, self._known[0])):
+            with torch.no_grad():
+                self._known = (buffers, versions, *self._compute())
+        return self._known[2:]
+
+    def _compute(self) -> tuple[Tensor, Tensor]:
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale, self.bias - self.running_mean * scale
+
+
 def convolve(feature: Tensor, convolution: nn.Conv2d, norm: nn.Module) -> Tensor:
     """Convolution and normalisation; a frozen normalisation is folded into the convolution.
 
@@ -20,11 +45,10 @@ def convolve(feature: Tensor, convolution: nn.Conv2d, norm: nn.Module) -> Tensor
     are then written once instead of three times. The weight is still trained through the product. Results differ only
     by rounding; in half precision the maps keep their type, as after a BatchNorm that is trained.
     """
-    if not isinstance(norm, FrozenBatchNorm2d):
+    if not isinstance(norm, FrozenNorm):
         result: Tensor = norm(convolution(feature))
         return result
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    shift = norm.bias - norm.running_mean * scale
+    scale, shift = norm.scale_and_shift()
     weight = convolution.weight * scale[:, None, None, None]
     stride, padding, dilation = convolution.stride, convolution.padding, dilation_of(convolution, feature)
     return F.conv2d(feature, weight, shift, stride, padding, dilation, convolution.groups)
@@ -88,7 +112,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {
-    "frozen_batch": FrozenBatchNorm2d,
+    "frozen_batch": FrozenNorm,
     "group": group_norm,
     "sync_batch": nn.SyncBatchNorm,
     "batch": nn.BatchNorm2d,

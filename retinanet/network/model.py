@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -150,8 +150,7 @@ def recompute_activations(network: RetinaNet) -> None:
 
 def normalise_images(images: Tensor, mean: list[float], std: list[float]) -> Tensor:
     """uint8 [N, 3, H, W] RGB to float32 with zero mean and unit variance, on the images' device, in their layout."""
-    scale = torch.tensor([255.0 * value for value in std], device=images.device)
-    shift = torch.tensor([value / deviation for value, deviation in zip(mean, std, strict=True)], device=images.device)
+    scale, shift = _scale_and_shift(tuple(mean), tuple(std), images.device)
     if not images.is_contiguous(memory_format=torch.channels_last):
         return images.to(torch.float32, copy=True).div_(scale[:, None, None]).sub_(shift[:, None, None])
     # Row by row: broadcasting over the three colours of each pixel takes a CPU four times as long.
@@ -159,6 +158,13 @@ def normalise_images(images: Tensor, mean: list[float], std: list[float]) -> Ten
     normalised = lines.to(torch.float32, copy=True).div_(scale.repeat(width)).sub_(shift.repeat(width))
     result: Tensor = normalised.unflatten(2, (width, 3))
     return result.permute(0, 3, 1, 2)
+
+
+@lru_cache(maxsize=64)
+def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """255 std and mean / std, [3] each, copied to a device once: each copy of a list would wait for it."""
+    shift = [value / deviation for value, deviation in zip(mean, std, strict=True)]
+    return torch.tensor([255.0 * value for value in std], device=device), torch.tensor(shift, device=device)
 
 
 def memory_format(model: nn.Module) -> torch.memory_format:

@@ -25,43 +25,65 @@ class Predictions(NamedTuple):
     box_deltas: list[Tensor]
 
 
-class AnchorLocations(NamedTuple):
-    """Locations of anchors on the map of one level.
+class LevelLocations(NamedTuple):
+    """Locations of anchors on the map of one level: [R] int64 each; cell_anchor is 0..C-1."""
 
-    Attributes:
-        rows: [R] indices into the list of anchors that was given.
-        image, cell_anchor, y, x: [R] each; cell_anchor is 0..C-1.
-    """
-
-    rows: Tensor
     image: Tensor
     cell_anchor: Tensor
     y: Tensor
     x: Tensor
 
 
-def locate_on_level(
-    image: Tensor, anchor: Tensor, *, level: int, map_sizes: Sequence[tuple[int, int]], anchors_per_cell: int
-) -> AnchorLocations:
-    """Locate the anchors of a list that belong to one level.
+class AnchorLocations(NamedTuple):
+    """Anchors of a batch with their locations on the maps, level by level.
+
+    Attributes:
+        counts: the number of anchors on each level; their sum is R.
+        indices: [5, R] int64: image, flat index of the anchor (0..A-1), anchor of the cell (0..C-1), y, x. One tensor,
+            because each costs a copy to the device.
+    """
+
+    counts: list[int]
+    indices: Tensor
+
+    @property
+    def image(self) -> Tensor:
+        """[R] the index of each anchor's image."""
+        return self.indices[0]
+
+    @property
+    def anchor(self) -> Tensor:
+        """[R] the flat index of each anchor."""
+        return self.indices[1]
+
+    def levels(self) -> list[LevelLocations]:
+        """The locations on each level, as views."""
+        return [LevelLocations(level[0], *level[2:]) for level in self.indices.split(self.counts, dim=1)]
+
+
+def locate_anchors(
+    image: Tensor, anchor: Tensor, *, map_sizes: Sequence[tuple[int, int]], anchors_per_cell: int
+) -> tuple[AnchorLocations, Tensor]:
+    """Locate anchors on the maps of their levels; the anchors of a level keep their order.
 
     Args:
-        image, anchor: [F] index of the image, flat index of the anchor.
+        image, anchor: [R] index of the image, flat index of the anchor.
         map_sizes: cells (H, W) of every level.
+
+    Returns:
+        The locations, and [R] which of the given anchors each is.
     """
-    counts = [anchors_per_cell * height * width for height, width in map_sizes]
-    first = sum(counts[:level])
-    rows = torch.nonzero((anchor >= first) & (anchor < first + counts[level]))[:, 0]
-    local = anchor[rows] - first
+    sizes = torch.tensor(map_sizes, device=anchor.device)  # [L, 2]
+    ends = (anchors_per_cell * sizes.prod(dim=1)).cumsum(0)
+    level = torch.bucketize(anchor, ends, right=True)
+    level, order = level.sort(stable=True)
+    image, anchor = image[order], anchor[order]
+    local = anchor - (ends - anchors_per_cell * sizes.prod(dim=1))[level]
     cell = torch.div(local, anchors_per_cell, rounding_mode="floor")
-    width = map_sizes[level][1]
-    return AnchorLocations(
-        rows=rows,
-        image=image[rows],
-        cell_anchor=local % anchors_per_cell,
-        y=torch.div(cell, width, rounding_mode="floor"),
-        x=cell % width,
-    )
+    width = sizes[level, 1]
+    y, x = torch.div(cell, width, rounding_mode="floor"), cell % width
+    counts = torch.bincount(level, minlength=len(map_sizes)).tolist()
+    return AnchorLocations(counts, torch.stack([image, anchor, local % anchors_per_cell, y, x])), order
 
 
 def permute_to_N_A_K(maps: Sequence[Tensor], num_channels: int) -> Tensor:

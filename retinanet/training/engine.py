@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from retinanet.data.dataset import Batch, move_batch, split_batch
+from retinanet.data.dataset import Batch, copy_to, split_batch
 from retinanet.losses.criterion import Assignment, Criterion, ImageGroundTruth
 from retinanet.network.model import memory_format, normalise_images
 from retinanet.network.precision import autocast, convolving_float32, float32_of
@@ -66,10 +66,11 @@ def train_one_epoch(
             yield progress
             log = StepLog(state, progress)
 
-        micro_batches = [move_batch(part, state.device) for part in split_batch(batch, state.images_per_step)]
+        micro_batches = list(split_batch(batch, state.images_per_step))
+        # On the CPU, so that nothing waits for a GPU.
         assignments = [assign_targets(state.criterion, micro_batch) for micro_batch in micro_batches]
         # Known before the network runs, so the loss of every micro-batch is final.
-        normaliser, requests = sum_normaliser(state.criterion, assignments, request())
+        normaliser, requests = sum_normaliser(state.criterion, assignments, request(), state.device)
 
         state.optimizer.zero_grad(set_to_none=True)
         losses = torch.zeros(2, device=state.device)
@@ -103,18 +104,19 @@ def assign_targets(criterion: Criterion, batch: Batch) -> Assignment:
 
 
 def sum_normaliser(
-    criterion: Criterion, assignments: Sequence[Assignment], request: CheckpointRequest
+    criterion: Criterion, assignments: Sequence[Assignment], request: CheckpointRequest, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """The normaliser of the global batch, and [2] the number of workers per request, in one collective."""
     share = torch.stack([criterion.normaliser_share(assignment) for assignment in assignments]).sum()
-    own = torch.tensor(request, dtype=share.dtype, device=share.device)
-    summed = sum_over_workers(torch.cat([share[None], own]))
+    own = torch.tensor(request, dtype=share.dtype)
+    summed = sum_over_workers(copy_to(torch.cat([share[None], own]), device))
     return summed[0], summed[1:]
 
 
 def compute_losses(state: TrainingState, batch: Batch, assignment: Assignment, normaliser: Tensor) -> Tensor:
-    """[2] loss_cls and loss_box of a micro-batch."""
-    images = normalise_images(batch.images, state.mean, state.std)
+    """[2] loss_cls and loss_box of a micro-batch with its assignment, both on the CPU."""
+    images = normalise_images(copy_to(batch.images, state.device), state.mean, state.std)
+    assignment = assignment.map(lambda values: copy_to(values, state.device))
     images = images.contiguous(memory_format=memory_format(state.network))
     with autocast(state.device, state.precision):
         predictions = state.model(images)

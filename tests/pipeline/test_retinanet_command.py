@@ -140,8 +140,10 @@ def test_ui_serves_the_store_of_the_experiment_on_loopback(project: Path, monkey
     )
 
 
-def test_make_ui_is_the_subcommand() -> None:
-    assert "-m pipeline ui --port $(PORT)\n" in (ROOT / "Makefile").read_text()
+def test_make_ui_is_the_subcommand_with_its_default_port() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    assert "-m pipeline ui --port $(PORT)\n" in makefile and "PORT ?= 5000\n" in makefile
+    assert build_parser(["ui"]).parse_args(["ui"]).port == 5000
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,21 @@ def test_more_workers_than_images_in_a_batch_are_refused() -> None:
 
 
 @pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_automatic_precision_is_that_of_the_processor_or_of_the_gpu(gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    precisions = []
+    monkeypatch.setattr("pipeline.train.run.native_precision", lambda gpu: "bf16" if gpu else "fp32")
+    monkeypatch.setattr(
+        "pipeline.train.run.digest_training", lambda params, runtime: precisions.append(runtime.precision) or "d1"
+    )
+    monkeypatch.setattr("pipeline.train.run.storage_location", lambda runtime: "nowhere" / runtime)
+    params, runtime = here()
+    with pytest.raises(TypeError, match="unsupported operand"):  # it goes no further
+        stage.run(params, runtime.model_copy(update={"precision": "auto", "gpus_per_worker": gpus}))
+    assert precisions == [("fp32", "bf16")[gpus]]
+
+
+@pytest.mark.usefixtures("project")
 def test_norm_that_sees_one_worker_only_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     change("params.yaml", model__norm="batch")
     params, runtime = here()

@@ -19,6 +19,7 @@ from retinanet.network.backbone import (
     Backbone,
     FoldedBasicBlock,
     FoldedBottleneck,
+    FrozenNorm,
     build_backbone,
     convolve,
     group_norm,
@@ -74,7 +75,7 @@ def test_c3_to_c5_are_those_of_torchvisions_resnet(generator: torch.Generator) -
 def draw_statistics(module: nn.Module, generator: torch.Generator) -> None:
     """Frozen statistics, scales and shifts that are not the identity."""
     for norm in module.modules():
-        if isinstance(norm, FrozenBatchNorm2d):
+        if isinstance(norm, FrozenNorm):
             norm.running_mean.normal_(std=0.1, generator=generator)
             norm.bias.normal_(std=0.1, generator=generator)
             norm.running_var.uniform_(0.5, 2, generator=generator)
@@ -87,8 +88,8 @@ def test_a_folded_block_is_torchvisions_in_maps_and_gradients(
     generator: torch.Generator, blocks: tuple[type[FoldedBasicBlock | FoldedBottleneck], type[nn.Module]], stride: int
 ) -> None:
     width = 4 * blocks[0].expansion
-    projection = nn.Sequential(nn.Conv2d(width, width, 1, stride, bias=False), FrozenBatchNorm2d(width))
-    arguments = {"stride": stride, "downsample": projection if stride > 1 else None, "norm_layer": FrozenBatchNorm2d}
+    projection = nn.Sequential(nn.Conv2d(width, width, 1, stride, bias=False), FrozenNorm(width))
+    arguments = {"stride": stride, "downsample": projection if stride > 1 else None, "norm_layer": FrozenNorm}
     ours, theirs = (copy.deepcopy(block(width, 4, **arguments)).double() for block in blocks)
     draw_statistics(theirs, generator)
     ours.load_state_dict(theirs.state_dict())
@@ -123,7 +124,7 @@ def test_a_folded_convolution_is_the_convolution_and_its_norm(
     generator: torch.Generator, kernel: int, stride: int, threads: int, groups: int
 ) -> None:
     convolution = nn.Conv2d(8, 16, kernel, stride, kernel // 2, bias=False, groups=groups)
-    norm = FrozenBatchNorm2d(16)
+    norm = FrozenNorm(16)
     draw_statistics(norm, generator)
     feature = torch.randn(2, 8, 15, 18, generator=generator).requires_grad_()
     slope = torch.randn(norm(convolution(feature)).shape, generator=generator)
@@ -139,8 +140,31 @@ def test_a_folded_convolution_is_the_convolution_and_its_norm(
         assert_close(folded, plain, rtol=1e-6, atol=1e-6 * float(plain.abs().max()))
 
 
+@pytest.mark.parametrize("change", ["in place", "loaded", "replaced", "double", "copied"])
+def test_scale_and_shift_follow_every_change_of_the_statistics(generator: torch.Generator, change: str) -> None:
+    norm, other = FrozenNorm(16), FrozenNorm(16)
+    draw_statistics(norm, generator)
+    draw_statistics(other, generator)
+    known = norm.scale_and_shift()
+    assert norm.scale_and_shift()[0] is known[0]  # computed once
+    if change == "in place":
+        norm.running_var.mul_(2.0)
+    elif change == "loaded":
+        norm.load_state_dict(other.state_dict())
+    elif change == "replaced":
+        norm.bias = other.bias
+    elif change == "double":
+        norm.double()
+    else:
+        norm = copy.deepcopy(norm)
+        norm.running_mean.add_(1.0)
+    scale, shift = norm.scale_and_shift()
+    x = torch.randn(2, 16, 3, 3, generator=generator, dtype=norm.weight.dtype)
+    assert_close(scale[:, None, None] * x + shift[:, None, None], norm(x), rtol=1e-5, atol=1e-5)
+
+
 def test_folding_writes_no_map_but_the_convolutions(generator: torch.Generator) -> None:
-    convolution, norm = nn.Conv2d(8, 16, 3, bias=False), FrozenBatchNorm2d(16)
+    convolution, norm = nn.Conv2d(8, 16, 3, bias=False), FrozenNorm(16)
     with torch.autocast("cpu", torch.bfloat16):
         result = convolve(torch.randn(1, 8, 9, 9, generator=generator), convolution, norm)
     assert result.dtype == torch.bfloat16  # and the residual sums stay in it

@@ -227,7 +227,7 @@ def test_mean_precision_of_a_curve_is_its_ap() -> None:
         assert np.mean([p.precision for p in curve]) == pytest.approx(result.metrics[f"per_class.{name}.AP50"])
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**16))
 def test_order_of_detections_and_images_changes_nothing(seed: int) -> None:
     truth, detections = random_world(seed, num_images=4)
@@ -300,7 +300,7 @@ def test_matches_are_those_of_the_evaluation(iou: float) -> None:
     assert last == pytest.approx((matches >= 0).sum() / len(truths), abs=0.01)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(counts=st.lists(st.integers(0, 4), max_size=5), seed=st.integers(0, 2**16))
 def test_unpacking_undoes_packing(counts: list[int], seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -124,12 +124,12 @@ def test_only_ignored_anchors_have_no_class_gradient_and_only_foreground_a_box_g
     predictions = random_predictions(generator, 3, num_logits=num_logits(variant))
     _, by_logits, by_deltas, assignment = run(Criterion(GRID, K, **VARIANTS[variant]), predictions, TRUTHS)
     ignored = torch.zeros(3, 1161, dtype=torch.bool)
-    ignored[assignment.ignored] = True
+    ignored[assignment.ignored.image, assignment.ignored.anchor] = True
     assert ignored.sum() > 20
     assert (by_logits[ignored] == 0).all()
     assert (by_logits[~ignored] != 0).all()  # padding and images without boxes included
     foreground = torch.zeros_like(ignored)
-    foreground[assignment.foreground] = True
+    foreground[assignment.foreground.image, assignment.foreground.anchor] = True
     assert torch.equal((by_deltas != 0).any(dim=-1), foreground)
 
 
@@ -162,7 +162,7 @@ def test_a_batch_without_any_box_has_class_loss_only(
     predictions = random_predictions(generator, num_images, num_logits=num_logits(variant))
     criterion = Criterion(GRID, K, normaliser=normaliser, **VARIANTS[variant])
     losses, by_logits, by_deltas, assignment = run(criterion, predictions, [NO_TRUTHS] * num_images)
-    assert len(assignment.truth_labels) == len(assignment.foreground[0]) == len(assignment.ignored[0]) == 0
+    assert len(assignment.truth_labels) == len(assignment.foreground.image) == len(assignment.ignored.image) == 0
     assert losses["loss_box"].item() == 0
     assert (by_deltas == 0).all()
     # the sum over all anchors, divided by 1 or by the number of images
@@ -250,9 +250,9 @@ def test_predictions_that_fit_have_no_box_loss(run: Run, generator: torch.Genera
     criterion = Criterion(GRID, K, box_loss=box_loss, **code)
     assignment = criterion.assign(TRUTHS, SIZE)
     deltas = torch.randn(3, 1161, 4, generator=generator)
-    anchors = GRID.anchors(SIZE)[assignment.foreground[1]]
-    deltas[assignment.foreground] = encode_boxes(
-        assignment.truth_boxes, anchors, means=code["box_means"], stds=code["box_stds"]
+    on = assignment.foreground
+    deltas[on.image, on.anchor] = encode_boxes(
+        assignment.truth_boxes, assignment.anchors, means=code["box_means"], stds=code["box_stds"]
     )
     logits = random_predictions(generator, 3, dtype=torch.float32).class_logits
     predictions = Predictions(logits, permute_from_N_A_K(deltas, GRID.map_sizes(SIZE)))

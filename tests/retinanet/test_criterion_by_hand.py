@@ -73,7 +73,7 @@ def test_gradient_lives_where_yhenon_clamps_its_probabilities(run: Run) -> None:
     predictions = Predictions(logits, [torch.zeros(1, 4, *size) for size in grid.map_sizes(SIZE)])
     truths = [ImageGroundTruth(torch.tensor([[-12.0, -12, 20, 20]]), torch.tensor([0]))]  # P3's first anchor
     _, by_logits, _, assignment = run(Criterion(grid, 1, low_quality="none"), predictions, truths)
-    foreground = by_logits[assignment.foreground][:, 0]
+    foreground = by_logits[assignment.foreground.image, assignment.foreground.anchor][:, 0]
     # dFL/dx = -alpha (1 - p)^2 (2 p (-log p) + 1 - p) -> -.25 as p -> 0
     assert_close(foreground * assignment.num_foreground.item(), torch.full_like(foreground, -0.25), rtol=1e-3, atol=0.0)
 
@@ -125,9 +125,10 @@ def test_assignment_speaks_of_the_truths_of_the_whole_batch() -> None:
     assert assignment.num_foreground.tolist()[1] == 0
     for i, (boxes, labels) in enumerate(TRUTHS):
         matches = match_anchors(boxes, anchors)
-        chosen = assignment.foreground[0] == i
-        at = assignment.foreground[1][chosen]
+        chosen = assignment.foreground.image == i
+        at = assignment.foreground.anchor[chosen]
         assert torch.equal(at, (matches >= 0).nonzero()[:, 0])
+        assert torch.equal(assignment.anchors[chosen], anchors[at])
         assert torch.equal(assignment.truth_boxes[chosen], boxes[matches[at]])
         assert torch.equal(assignment.truth_labels[chosen], labels[matches[at]])
         assert (matches == BACKGROUND).any()

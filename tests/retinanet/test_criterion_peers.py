@@ -54,13 +54,13 @@ def test_labels_of_the_anchors_are_those_of_the_peers(golden: Golden, peer: str)
     _, truths = peer_batch(arrays)
     assignment = criterion.assign(truths, SIZE)
     for i in range(4):
-        ignored = assignment.ignored[1][assignment.ignored[0] == i]
-        foreground = assignment.foreground[1][assignment.foreground[0] == i]
+        ignored = assignment.ignored.anchor[assignment.ignored.image == i]
+        foreground = assignment.foreground.anchor[assignment.foreground.image == i]
         if peer != "yhenon":
             labels = arrays[f"{peer}_labels_img{i}"]
             assert ignored.tolist() == (labels == -1).nonzero()[:, 0].tolist()
             assert foreground.tolist() == (labels > 0).nonzero()[:, 0].tolist()
-            boxes = assignment.truth_boxes[assignment.foreground[0] == i]
+            boxes = assignment.truth_boxes[assignment.foreground.image == i]
             assert torch.equal(boxes, truths[i].boxes[labels[foreground].long() - 1])
         elif i != 1:
             assert len(foreground) == assignment.num_foreground[i] == arrays[f"yhenon_positives_img{i}"]

@@ -11,7 +11,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader
 
 from retinanet.data.dataset import (
@@ -19,7 +18,6 @@ from retinanet.data.dataset import (
     EvaluationBatches,
     TrainingBatches,
     global_batches,
-    move_batch,
     orientation,
     split_batch,
 )
@@ -241,34 +239,6 @@ def test_the_parts_of_a_batch_are_the_batch(small_world: SmallWorld, num_images:
     assert [part.image_ids[row] for part, row in rows] == batch.image_ids
     for i, (part, row) in enumerate(rows):
         assert_same_image(part, row, batch, i)
-
-
-def test_moving_a_batch_to_a_device_keeps_all_of_it(small_world: SmallWorld) -> None:
-    batch = training_batches(load_split(small_world.train), batch_size=2)[0]
-    moved = move_batch(batch, "meta")
-    assert moved.images.device.type == moved.boxes.device.type == moved.labels.device.type == "meta"
-    assert (moved.image_ids, moved.counts) == (batch.image_ids, batch.counts)
-    assert torch.equal(moved.image_sizes, batch.image_sizes)
-
-
-class Copies(TorchFunctionMode):
-    """Counts the tensors that are moved."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func is torch.Tensor.to
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("batch_size", [1, 9])
-def test_a_batch_of_any_size_is_moved_in_three_copies(small_world: SmallWorld, batch_size: int) -> None:
-    batch = training_batches(load_split(small_world.train), batch_size=batch_size)[0]
-    with Copies() as copies:
-        move_batch(batch, "meta")
-    assert copies.count == 3
 
 
 # ---- loader processes ----

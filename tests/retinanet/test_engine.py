@@ -30,6 +30,7 @@ from tests.tiny_training import (
     TRANSFORMS,
     RecordingCriterion,
     build_state,
+    made_up_batch,
     outcome,
     tiny_network,
     train,
@@ -48,20 +49,6 @@ def split(small_world: SmallWorld) -> Split:
 
 def bits(state: dict[str, Any]) -> dict[str, bytes]:
     return {key: value.numpy().tobytes() for key, value in state.items()}
-
-
-def made_up_batch(num_images: int, boxes: list[list[float]], generator: torch.Generator) -> Batch:
-    """Noise of 64 x 64 px, the same boxes on every image."""
-    sizes = torch.tensor([[64, 64]] * num_images)
-    return Batch(
-        images=torch.randint(0, 256, (num_images, 3, 64, 64), generator=generator, dtype=torch.uint8),
-        boxes=torch.tensor(boxes * num_images).reshape(-1, 4),
-        labels=torch.zeros(len(boxes) * num_images, dtype=torch.int64),
-        counts=[len(boxes)] * num_images,
-        image_sizes=sizes,
-        original_sizes=sizes,
-        image_ids=list(range(7, 7 + num_images)),
-    )
 
 
 # ---- accumulation ----

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
+from torchvision.ops import box_iou, complete_box_iou_loss, generalized_box_iou_loss
 from torchvision.ops import sigmoid_focal_loss as torchvision_focal_loss
 
 import retinanet.losses as losses
@@ -176,6 +177,27 @@ def test_box_losses_worked_by_hand() -> None:
     # IoU 1/7; the hull has 9 px, 2 of them in neither; the centres lie sqrt(2) apart, the hull's diagonal is sqrt(18)
     assert_close(giou_loss(box, truth), torch.tensor([1 - 1 / 7 + 2 / 9]), atol=1e-6, rtol=0)
     assert_close(ciou_loss(box, truth), torch.tensor([1 - 1 / 7 + 2 / 18]), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [(giou_loss, generalized_box_iou_loss), (ciou_loss, complete_box_iou_loss)]
+)
+def test_box_losses_and_their_gradients_are_torchvisions(
+    ours: Callable[..., Tensor], theirs: Callable[..., Tensor], generator: torch.Generator
+) -> None:
+    # In float64, overlapping, apart, one in the other, and equal ones.
+    corner, size = 80 * torch.rand(2, 500, 2, generator=generator, dtype=torch.float64)
+    boxes = torch.cat([corner, corner + size + 1], dim=1)
+    target = boxes[torch.randperm(500, generator=generator)]
+    target[:50], target[50:100] = boxes[:50], boxes[50:100] + torch.tensor([0.2, 0.2, -0.2, -0.2])
+    assert 100 < (box_iou(boxes, target).diagonal() == 0).sum() < 400
+    results = []
+    for loss in (ours, theirs):
+        predicted = boxes.clone().requires_grad_()
+        losses_of_boxes = loss(predicted, target)
+        losses_of_boxes.sum().backward()
+        results.append((losses_of_boxes.detach(), predicted.grad))
+    assert_close(results[0], results[1], rtol=1e-12, atol=1e-12)
 
 
 def test_smooth_l1_with_beta_zero_is_l1(generator: torch.Generator) -> None:

@@ -58,7 +58,7 @@ def images_of_truths(draw: st.DrawFn, grid: Grid, image_size: tuple[int, int]) -
     return [torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4) for boxes in images]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_labels_and_best_ious_are_those_of_the_dense_form(data: st.DataObject) -> None:
     grid = data.draw(grids())

@@ -128,7 +128,7 @@ def test_maps_of_backbone_and_pyramid_are_yhenons(golden: Golden, yhenon: Retina
 # --- shapes
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(height=st.integers(1, 300), width=st.integers(1, 300))
 def test_maps_of_every_image_size_are_those_of_the_grid(height: int, width: int) -> None:
     # yhenon fails at 100 x 100: it doubles the top-down map instead of fitting it to the lateral's size.

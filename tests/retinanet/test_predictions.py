@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retinanet.anchors.grid import build_grid
-from retinanet.network.predictions import locate_on_level, permute_from_N_A_K, permute_to_N_A_K
+from retinanet.network.predictions import locate_anchors, permute_from_N_A_K, permute_to_N_A_K
 
 MAP_SIZES = [(2, 3), (1, 2), (1, 1)]
 C, K = 2, 3
@@ -47,23 +47,26 @@ def test_levels_follow_each_other_as_the_anchors_do() -> None:
 
 
 @given(anchors=st.lists(st.tuples(st.integers(0, 1), st.integers(0, A - 1)), max_size=20))
-def test_a_place_and_a_flat_index_name_the_same_thing(anchors: list[tuple[int, int]]) -> None:
+def test_locations_and_flat_indices_name_the_same_anchors(anchors: list[tuple[int, int]]) -> None:
     image = torch.tensor([image for image, _ in anchors], dtype=torch.int64)
     anchor = torch.tensor([index for _, index in anchors], dtype=torch.int64)
     flat = torch.arange(2.0 * A * K).reshape(2, A, K)
-    found = torch.full((len(anchors), K), -1.0)
-    for level, level_map in enumerate(permute_from_N_A_K(flat, MAP_SIZES)):
-        at = locate_on_level(image, anchor, level=level, map_sizes=MAP_SIZES, anchors_per_cell=C)
-        assert torch.equal(at.image, image[at.rows])
-        assert (found[at.rows] == -1).all()  # every anchor lies on one level
-        found[at.rows] = level_map.unflatten(1, (C, K))[at.image, at.cell_anchor, :, at.y, at.x]
-    assert torch.equal(found, flat[image, anchor])
+    located, order = locate_anchors(image, anchor, map_sizes=MAP_SIZES, anchors_per_cell=C)
+    assert sorted(order.tolist()) == list(range(len(anchors)))
+    assert torch.equal(located.image, image[order]) and torch.equal(located.anchor, anchor[order])
+    found = [
+        level_map.unflatten(1, (C, K))[at.image, at.cell_anchor, :, at.y, at.x]
+        for level_map, at in zip(permute_from_N_A_K(flat, MAP_SIZES), located.levels(), strict=True)
+    ]
+    assert torch.equal(torch.cat(found), flat[located.image, located.anchor])
 
 
-def test_place_of_an_anchor_worked_by_hand() -> None:
+def test_location_of_an_anchor_worked_by_hand() -> None:
     # Anchor 9 of level 0 (2 x 3 cells of 2): cell 4, so y 1, x 1, anchor 1. Anchor 12 + 3: level 1, cell 1, anchor 1.
-    image, anchor = torch.tensor([0, 1]), torch.tensor([9, 15])
-    first = locate_on_level(image, anchor, level=0, map_sizes=MAP_SIZES, anchors_per_cell=C)
-    assert [field.tolist() for field in first] == [[0], [0], [1], [1], [1]]
-    second = locate_on_level(image, anchor, level=1, map_sizes=MAP_SIZES, anchors_per_cell=C)
-    assert [field.tolist() for field in second] == [[1], [1], [1], [0], [1]]
+    image, anchor = torch.tensor([1, 0, 1]), torch.tensor([15, 9, 8])
+    located, order = locate_anchors(image, anchor, map_sizes=MAP_SIZES, anchors_per_cell=C)
+    assert located.counts[:2] == [2, 1] and sum(located.counts) == 3
+    assert order.tolist() == [1, 2, 0]  # level by level, in the given order
+    first, second, *_ = located.levels()
+    assert [field.tolist() for field in first] == [[0, 1], [1, 0], [1, 1], [1, 1]]
+    assert [field.tolist() for field in second] == [[1], [1], [0], [1]]

@@ -46,6 +46,21 @@ def test_run_of_every_revision_and_experiment_stays_and_the_others_go(here: Path
     assert clean(here) == set(RUNS[1:8])
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("refs/heads/main", "branch main"),
+        ("refs/remotes/origin/main", "branch origin/main"),
+        ("refs/tags/v1", "tag v1"),
+        ("refs/exps/aa/bb/swift-owl", "experiment swift-owl"),
+        ("0123456789" * 4, "stash 01234567"),
+        ("HEAD", "HEAD"),
+    ],
+)
+def test_who_needs_a_run_is_named_shortly(name: str, expected: str) -> None:
+    assert needs.shorten(name) == expected
+
+
 def test_without_git_the_working_tree_decides_and_it_is_said(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

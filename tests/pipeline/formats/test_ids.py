@@ -63,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(content=coco_contents())
 def test_no_id_changes_a_box_or_its_class(folder: Path, content: Any) -> None:
     split, _ = read_content(folder, content)
@@ -77,7 +77,7 @@ def test_no_id_changes_a_box_or_its_class(folder: Path, content: Any) -> None:
     assert Counter(summarise({"train": split})["splits"]["train"]["boxes_per_class"]) == per_class
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(content=coco_contents())
 def test_prepared_ids_are_unique_and_those_of_annotations_begin_at_1(folder: Path, content: Any) -> None:
     split, notes = read_content(folder, content)
@@ -93,7 +93,7 @@ def test_prepared_ids_are_unique_and_those_of_annotations_begin_at_1(folder: Pat
     assert has_note == (given_ids != ids["annotations"])
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(content=coco_contents().filter(lambda content: content["annotations"]))
 def test_perfect_detections_have_ap_1_here_and_in_pycocotools(folder: Path, content: Any) -> None:
     prepared: Any = read_content(folder, content)[0].coco
