@@ -40,10 +40,11 @@ COMMANDS = (
     "__main__",  # the command retinanet, which calls all others
 )  # every other room of the pipeline is a door or a help to these
 
-DETECTOR_LIBRARIES = {"torch", "torchvision", "numpy", "PIL", "fsspec", "hotcoco"}
+DETECTOR_LIBRARIES = {"torch", "torchvision", "numpy", "PIL", "fsspec", "hotcoco", "triton"}
 # Each outside world and the rooms that may import it.
 DOORS = {
     "hotcoco": {"retinanet.evaluation"},  # the rest of the detector runs where only torch and torchvision do
+    "triton": {"retinanet.losses"},  # torch brings it on Linux; without it the plain form runs
     "ray": {"pipeline.cluster", "pipeline.sweep"},
     "ray.train": {"pipeline.cluster"},
     "ray.tune": {"pipeline.sweep"},

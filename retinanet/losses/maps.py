@@ -2,13 +2,15 @@
 
 One pass treats all logits as background and computes loss and gradient together, block by block in the CPU cache; the
 few logits of foreground and ignored anchors are corrected afterwards. So no target of the size of the logits is built,
-nothing is permuted, and the gradient is the only tensor of that size.
+nothing is permuted, and the gradient is the only tensor of that size. On a GPU that pass is one kernel (kernel.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from itertools import repeat
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -71,9 +73,7 @@ class _SparseFocal(torch.autograd.Function):
         image_weights: Tensor,
     ) -> Tensor:
         gradient = torch.empty_like(logits, dtype=gradient_dtype(logits))
-        total = torch.zeros((), dtype=torch.float64, device=logits.device)
-        for x, out, weight in _blocks(logits, gradient, 1 - class_alpha, image_weights):
-            total += _background(x, weight, gamma, out)
+        total = _background_pass(logits, gradient, 1 - class_alpha, gamma, image_weights)
         total -= _remove_ignored(logits, gradient, ignored, 1 - class_alpha, gamma, image_weights)
         total += _correct_foreground(logits, gradient, foreground, class_alpha, gamma, image_weights)
         ctx.save_for_backward(gradient)
@@ -89,6 +89,35 @@ class _SparseFocal(torch.autograd.Function):
         elif gradient.device.type != "cpu" or grad_outputs[0].item() != 1:
             gradient.mul_(grad_outputs[0])
         return gradient.to(ctx.dtype), None, None, None, None, None
+
+
+def _background_pass(
+    logits: Tensor, gradient: Tensor, background: Tensor, gamma: float, image_weights: Tensor
+) -> Tensor:
+    """Write the gradient of all logits as background; return the sum of their losses, a float64 scalar."""
+    kernel = find_kernel() if uses_kernel(logits.device) else None
+    if kernel is not None and kernel.is_supported(logits):
+        fused: Tensor = kernel.background_pass(logits, gradient, background, image_weights, gamma=gamma)
+        return fused
+    total = torch.zeros((), dtype=torch.float64, device=logits.device)
+    for x, out, weight in _blocks(logits, gradient, background, image_weights):
+        total += _background(x, weight, gamma, out)
+    return total
+
+
+def uses_kernel(device: torch.device) -> bool:
+    """Whether maps on a device go through the fused kernel."""
+    return device.type == "cuda"
+
+
+@cache
+def find_kernel() -> ModuleType | None:
+    """The module of the fused kernel; None without Triton, which torch.compile would need too."""
+    try:
+        from retinanet.losses import kernel
+    except ImportError:
+        return None
+    return kernel
 
 
 def _graph_is_kept() -> bool:
