@@ -19,7 +19,7 @@ from pipeline.reports.results import JUDGED, write_results
 from pipeline.runs.identity import RUN_ID, RunFolder
 from pipeline.storage.outs import nest, read_json, write_atomic, write_json
 from pipeline.tracking import Run, log_split, open_existing_run, provenance_tags
-from retinanet.data.dataset import EvaluationBatches
+from retinanet.data.dataset import EvaluationBatches, prefetch
 from retinanet.data.splits import Split
 from retinanet.evaluation.coco_eval import CocoResult, ImageDetections, coco_results, evaluate_detections
 from retinanet.inference.detector import Detector
@@ -50,7 +50,7 @@ def run(params: Params, runtime: RuntimeConfig) -> None:
 
     # Opened first, so that an error of MLflow comes before the work.
     with open_training(detector.description["run"]["digest"], params, runtime) as run:
-        detections = detect(detector, split)
+        detections = detect(detector, split, processes=runtime.loader_processes)
         result = evaluate_detections(content, detections)
         write_json(REPORT, nest(result.metrics))
         write_results(DETECTIONS, coco_results(content, detections))
@@ -73,11 +73,11 @@ def open_training(digest: str, params: Params, runtime: RuntimeConfig) -> Run:
     return open_existing_run(run_id=run_id, digest=digest, name=f"evaluate {digest[:8]}", params=flat, tags=tags)
 
 
-def detect(detector: Detector, split: Split) -> dict[int, ImageDetections]:
+def detect(detector: Detector, split: Split, *, processes: int) -> dict[int, ImageDetections]:
     """Detections of every image by its id, in the order of the split, in px of the original image."""
     batches = EvaluationBatches(split, detector.transforms)
-    progress = tqdm(range(len(batches)), disable=None, unit="batch", desc="evaluate")
-    found = dict(detector.predict(batches[position] for position in progress))
+    ahead = prefetch(batches, processes=processes, device=detector.device)
+    found = dict(detector.predict(tqdm(ahead, total=len(batches), disable=None, unit="batch", desc="evaluate")))
     ordered = {record.image_id: found[record.image_id] for record in split.records}
     return {image_id: (d.boxes.numpy(), d.scores.numpy(), d.labels.numpy()) for image_id, d in ordered.items()}
 

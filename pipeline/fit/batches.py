@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 
 from pipeline.cli.progress import Throttle
 from pipeline.cluster.worker import Worker
 from pipeline.fit.building import build_transforms
 from pipeline.fit.config import WorkerConfig
-from retinanet.data.dataset import Batch, TrainingBatches
+from retinanet.data.dataset import Batch, TrainingBatches, prefetch
 from retinanet.data.splits import Split
 
 
@@ -38,12 +38,8 @@ class Batches:
         """The batches of an epoch from a step on, prefetched by `loader_processes` of conf/."""
         batches = self.of_epoch(epoch)
         processes = self.config.runtime.loader_processes
-        loader = DataLoader(
-            Subset(batches, range(first_step, len(batches))),
-            batch_size=None,
-            num_workers=processes,
-            pin_memory=self.worker.device.type == "cuda",
-        )
+        rest = Subset(batches, range(first_step, len(batches)))
+        loader = prefetch(rest, processes=processes, device=self.worker.device)
         for step, batch in enumerate(loader, start=first_step):
             if self.worker.rank == 0 and self.may_tell():
                 self.worker.send_event({"kind": "step", "epoch": epoch + 1, "step": step, "steps": len(batches)})

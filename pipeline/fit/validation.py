@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch.distributed as dist
@@ -12,7 +12,7 @@ from pipeline.fit.config import WorkerConfig
 from pipeline.params.experiment import Train
 from pipeline.runs.inputs import fetch
 from pipeline.storage.outs import read_json
-from retinanet.data.dataset import Batch, EvaluationBatches
+from retinanet.data.dataset import EvaluationBatches, prefetch
 from retinanet.data.splits import Split
 from retinanet.evaluation.coco_eval import ImageDetections, evaluate_detections, pack_detections, unpack_detections
 from retinanet.inference.detector import Detector
@@ -35,9 +35,10 @@ def validate(state: TrainingState, config: WorkerConfig, split: Split, worker: W
     """
     detector = Detector(state.inference_network, dict(config.description))
     batches = EvaluationBatches(split, detector.transforms, rank=worker.rank, num_workers=worker.num_workers)
+    processes = config.runtime.loader_processes
     mine = {
         image_id: (d.boxes.numpy(), d.scores.numpy(), d.labels.numpy())
-        for image_id, d in detector.predict(iter_batches(batches))
+        for image_id, d in detector.predict(prefetch(batches, processes=processes, device=worker.device))
     }
     metrics: list[Any] = [None]
     if worker.num_workers == 1:
@@ -52,11 +53,6 @@ def validate(state: TrainingState, config: WorkerConfig, split: Split, worker: W
     dist.broadcast_object_list(metrics)
     result: dict[str, Any] = metrics[0]
     return result
-
-
-def iter_batches(batches: EvaluationBatches) -> Iterator[Batch]:
-    """Iterate over the batches of a split."""
-    return (batches[position] for position in range(len(batches)))
 
 
 def show(worker: Worker, config: WorkerConfig, detections: Mapping[int, ImageDetections]) -> None:

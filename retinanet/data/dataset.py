@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from retinanet.data.splits import Record, Split
 from retinanet.data.transforms import Transforms, seeded
@@ -165,6 +165,15 @@ class EvaluationBatches(Dataset[Batch]):
         sizes = [self.transforms.resized_size(record.size, unchanged) for record in records]
         images = self.transforms.pad([image for image, _ in loaded], self.transforms.padded_size_of(sizes))
         return pack(images, [boxes for _, boxes in loaded], records, sizes)
+
+
+def prefetch(batches: Dataset[Batch], *, processes: int, device: torch.device) -> DataLoader[Batch]:
+    """Read the batches of a data set ahead, into pinned memory for a GPU.
+
+    Args:
+        processes: that read and decode; 0: none, each batch is read when it is asked for.
+    """
+    return DataLoader(batches, batch_size=None, num_workers=processes, pin_memory=device.type == "cuda")
 
 
 def pack(images: Tensor, boxes: Sequence[Tensor], records: Sequence[Record], sizes: Sequence[tuple[int, int]]) -> Batch:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from retinanet.data.dataset import Batch
+from retinanet.data.dataset import Batch, copy_to
 from retinanet.inference.postprocess import Detections, Postprocess, rescale_detections
 from retinanet.network.model import memory_format, normalise_images
 from retinanet.network.precision import convolving_float32
@@ -30,10 +30,12 @@ def predict(
         Image id and its detections in the original image's frame, on the CPU.
     """
     for batch in batches:
-        images = normalise_images(batch.images.to(device), mean, std).contiguous(memory_format=memory_format(model))
+        images = normalise_images(copy_to(batch.images, device), mean, std).contiguous(
+            memory_format=memory_format(model)
+        )
         with evaluating(model), convolving_float32("ieee"):
             predictions = model(images)
-        found = postprocess(predictions, batch.image_sizes.to(device), batch.padded_size)
+        found = postprocess(predictions, copy_to(batch.image_sizes, device), batch.padded_size)
         for i, detections in enumerate(found):
             factor_y, factor_x = (batch.original_sizes[i] / batch.image_sizes[i]).tolist()
             scaled = rescale_detections(detections, factor_y, factor_x)

@@ -19,6 +19,7 @@ from retinanet.data.dataset import (
     TrainingBatches,
     global_batches,
     orientation,
+    prefetch,
     split_batch,
 )
 from retinanet.data.splits import Split, load_split
@@ -242,6 +243,15 @@ def test_the_parts_of_a_batch_are_the_batch(small_world: SmallWorld, num_images:
 
 
 # ---- loader processes ----
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_batches_that_are_read_ahead_are_the_batches(small_world: SmallWorld, processes: int) -> None:
+    batches = EvaluationBatches(load_split(small_world.train), TRANSFORMS, batch_size=2)
+    ahead = list(prefetch(batches, processes=processes, device=torch.device("cpu")))
+    assert [batch.image_ids for batch in ahead] == [batch.image_ids for batch in iterate(batches)]
+    for own, expected in zip(ahead, iterate(batches), strict=True):
+        assert torch.equal(own.images, expected.images) and torch.equal(own.boxes, expected.boxes)
 
 
 def test_loader_processes_keep_no_descriptor_of_the_images_that_they_have_sent(tmp_path: Path) -> None:

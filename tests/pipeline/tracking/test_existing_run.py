@@ -175,9 +175,9 @@ def test_mlflow_that_goes_away_in_the_middle_costs_no_out(
     train("d1")
     detect = stage.detect
 
-    def detect_and_lose_mlflow(*arguments: Any) -> Any:
+    def detect_and_lose_mlflow(*arguments: Any, **options: Any) -> Any:
         monkeypatch.setattr("mlflow.MlflowClient.get_run", lambda *_: (_ for _ in ()).throw(ConnectionError("away")))
-        return detect(*arguments)
+        return detect(*arguments, **options)
 
     monkeypatch.setattr(outbox, "LAST_PAUSES_S", (0.0,))
     monkeypatch.setattr(stage, "detect", detect_and_lose_mlflow)
