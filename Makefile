@@ -44,7 +44,7 @@ docs: $(STAMP)  ## the documentation as a site: site/index.html; a broken link i
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 test: test-fast  ## all tests: the fast ones, then those that start Ray, MLflow or DVC
-	$(BIN)/python -m pytest -m slow --durations=10
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --durations=20
 
 test-fast: $(STAMP)  ## the fast tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 8 --durations=10

@@ -182,7 +182,7 @@ def test_runs_of_mlflow_need_nothing_but_the_store(
 def test_name_of_a_run_and_a_revision_must_say_which(repository: Say) -> None:
     run_id = track("good", name="main", gamma=1.0)
     with pytest.raises(
-        ValueError, match=r"main is both an MLflow run and a git or DVC revision .* write mlflow:main or git:main"
+        ValueError, match=r"main is both an MLflow run and a git or DVC revision; write mlflow:main or git:main"
     ):
         find_run("main")
     assert find_run("mlflow:main").label == f"MLflow run {run_id[:8]} (main)"
