@@ -137,6 +137,12 @@ PARTS = (
         TORCH,
     ),
     Part(
+        "torch.Tensor._version",
+        ("retinanet/network/backbone.py",),
+        "scale and shift of a frozen norm are computed again only when its buffers were written to",
+        TORCH,
+    ),
+    Part(
         "optuna.distributions.BaseDistribution._contains",
         ("pipeline/sweep/sampler.py",),
         "a point outside the space is not enqueued; Optuna would warn and sample it otherwise",
@@ -144,6 +150,18 @@ PARTS = (
         ("self", "param_value_in_internal_repr"),
     ),
     # ---- in tests only ----
+    Part(
+        "torch.utils._python_dispatch.TorchDispatchMode",
+        ("tests/gpu/interpreted_kernel.py", "tests/gpu/test_kernels.py", "tests/gpu/test_waits.py"),
+        "counts kernels, bytes and copies; torch documents it under this name",
+        TORCH,
+    ),
+    Part(
+        "torch.utils._pytree.tree_leaves",
+        ("tests/gpu/interpreted_kernel.py",),
+        "finds the tensors among the arguments of an operation",
+        TORCH,
+    ),
     Part(
         "fsspec.implementations.memory.MemoryFileSystem._open",
         (FLAKY, "tests/pipeline/sweep/test_listener.py"),

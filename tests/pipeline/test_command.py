@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -211,8 +212,10 @@ run_command("evaluate", main)
 
 def begin(code: str) -> subprocess.Popen[str]:
     variables = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-c", code], env=variables, **pipes)
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # A shell starts its background jobs with SIGINT ignored, and the tests may be one.
+    options["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen([sys.executable, "-c", code], env=variables, **options)
 
 
 def test_reader_that_leaves_ends_a_command_quietly() -> None:
