@@ -37,10 +37,13 @@ def _kernel(  # type: ignore[no-untyped-def]  # pragma: no cover  # compiled by 
     class_weight = tl.load(background + (i // channel_step) % channels % num_classes, mask=inside, other=0.0)
     weight = class_weight * tl.load(image_weights + i // image_size, mask=inside, other=0.0)
     e = tl.exp(-tl.abs(x))
-    u = 1 + e
-    log1p = tl.where(u == 1, e, tl.log(u) * (e / tl.where(u == 1, 1.0, u - 1)))  # exact for small e (Kahan)
-    p = tl.where(x >= 0, 1 / u, e / u)
-    q = tl.where(x >= 0, e / u, 1 / u)  # 1 - p
+    # log(1 + e) = 2 atanh(s): 8 terms are exact to float32, where a GPU's fast log is not near 1.
+    s = e / (2 + e)
+    t = s * s
+    series = 1 / 9 + t * (1 / 11 + t * (1 / 13 + t / 15))
+    log1p = 2 * s * (1 + t * (1 / 3 + t * (1 / 5 + t * (1 / 7 + t * series))))
+    p = tl.where(x >= 0, 1 / (1 + e), e / (1 + e))
+    q = tl.where(x >= 0, e / (1 + e), 1 / (1 + e))  # 1 - p
     softplus = tl.maximum(x, 0.0) + log1p
     if is_zero:
         modulator = weight
