@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision, create_scaling_policy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from pipeline.cluster import Resources, address_of, start_ray
+from pipeline.cluster import Resources, address_of, start, start_ray
 from pipeline.cluster.signals import run_until_stopped
 from pipeline.cluster.training import LocalTrainer, ReportForwarder, first_cause
 from pipeline.params.runtime import load_runtime
@@ -42,6 +43,20 @@ def test_nodes_may_come_and_go_only_elsewhere(monkeypatch: pytest.MonkeyPatch) -
     assert Resources.of(runtime.model_copy(update={"address": "10.0.0.1:6379"})).has_nodes
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert Resources.of(runtime).has_nodes
+
+
+@pytest.mark.parametrize(("joined_after_s", "waited_s"), [(0, 0), (3, 3), (999, 60)])
+def test_nodes_that_still_join_are_waited_for(
+    joined_after_s: int, waited_s: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For start_timeout_s at most; then check_resources says what is missing."""
+    seconds = [0.0]
+    monkeypatch.setattr(start.time, "monotonic", lambda: seconds[0])
+    monkeypatch.setattr(start.time, "sleep", lambda duration: seconds.append(seconds.pop() + duration))
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0 if seconds[0] >= joined_after_s else 1.0})
+    start.wait_for_nodes(replace(resources(2), start_timeout_s=60))
+    assert seconds == [waited_s]
+    assert capsys.readouterr().out.count("waiting up to 60 s for nodes to join the cluster") == (waited_s > 0)
 
 
 def test_ray_of_our_own_asks_no_autoscaler(monkeypatch: pytest.MonkeyPatch) -> None:
