@@ -119,7 +119,7 @@ def test_the_counters_see_what_they_count() -> None:
         torch.ones(2).to(META, non_blocking=True)
         torch.tensor([1.0], device=META)
     assert copies.non_blocking == [False, True] and lists.calls == ["tensor"]
-    with pytest.raises((RuntimeError, NotImplementedError)):
+    with pytest.raises(RuntimeError):
         torch.ones(2, device=META).sum().item()
-    with pytest.raises((RuntimeError, NotImplementedError)):
+    with pytest.raises(RuntimeError):
         torch.ones(2, device=META).nonzero()
