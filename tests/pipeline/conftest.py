@@ -20,6 +20,7 @@ import yaml
 from pipeline import prepare
 from pipeline.anchor_stats.__main__ import main as anchor_stats
 from pipeline.params import load_params
+from pipeline.tracking.store import Store, connect
 from retinanet.inference.detector import build_network
 from retinanet.inference.detector_file import describe_detector, save_detector
 from tests.running import Stage, ends_well
@@ -107,6 +108,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with chdir(folder):
         prepare.main([])
         anchor_stats([])
+    # MLflow takes 4 s of a core to make its tables: each project gets a copy of them.
+    connect(Store(f"sqlite:///{folder / 'mlflow.db'}", "retinanet", None))
     return folder
 
 
