@@ -93,8 +93,12 @@ class Transforms(Section):
     "Probability, in training only."
     vertical_flip: Fraction
     "Probability, in training only."
+    random_crop: Annotated[float, Field(gt=0, le=1)]
+    "Smallest fraction of each side that a crop before resizing keeps, drawn uniformly in training; 1: no crop."
     scale_jitter: Annotated[list[Positive], Field(min_length=2, max_length=2)]
-    "Range of a factor on the resized image, drawn uniformly in training."
+    "Range of a factor on the resized image, drawn uniformly in training; what exceeds its size at 1 is cropped."
+    min_visible: Fraction
+    "A box of which the crops leave less than this fraction of its area is dropped."
     brightness: NotNegative
     "As in torchvision's ColorJitter, in training only."
     contrast: NotNegative

@@ -12,6 +12,13 @@ def with_images_per_step(config: WorkerConfig, images: int) -> WorkerConfig:
     return replace(config, runtime=config.runtime.model_copy(update={"images_per_step": images}))
 
 
+def with_at_most(config: WorkerConfig, images: int) -> WorkerConfig:
+    """The configuration with a micro-batch of at most this number of images."""
+    chosen = config.runtime.images_per_step
+    share = config.params.train.batch_size if chosen is None else chosen
+    return config if images >= share else with_images_per_step(config, images)
+
+
 def halve_images(config: WorkerConfig, *, workers: int, error: BaseException) -> int:
     """Half of the images of a micro-batch.
 

@@ -38,7 +38,7 @@ from pipeline.tracking import (
     open_run,
     provenance_tags,
 )
-from pipeline.train.micro_batch import halve_images, with_images_per_step
+from pipeline.train.micro_batch import halve_images, with_at_most, with_images_per_step
 from pipeline.train.preflight import ANCHORS, SPLITS, weights_file
 from retinanet.inference.detector_file import describe_detector, load_detector, save_detector
 from retinanet.network.precision import native_precision
@@ -166,8 +166,9 @@ def train_in_memory(
     from pipeline.cluster.training import train_on_ray  # Ray Train takes 2 s to be imported
 
     known = folder.read(IMAGES_PER_STEP)
-    if known is not None and (runtime.images_per_step is None or int(known) < runtime.images_per_step):
-        config = with_images_per_step(config, int(known))
+    if known is not None:  # twice what fitted: memory may be free again, or the batch that did not fit was a rare one
+        config = with_at_most(config, 2 * int(known))
+        try_to_keep(folder, config.runtime.images_per_step)
     while True:
         try:
             return train_on_ray(
@@ -182,10 +183,16 @@ def train_in_memory(
         except torch.OutOfMemoryError as error:
             images = halve_images(config, workers=runtime.fewest, error=error)
             config = with_images_per_step(config, images)
-            try:
-                folder.write(IMAGES_PER_STEP, str(images))
-            except ValueError as failure:  # the next run has to search again
-                print(f"warning: {failure}", flush=True)
+            try_to_keep(folder, images)
+
+
+def try_to_keep(folder: RunFolder, images_per_step: int | None) -> None:
+    """Store the micro-batch size for the next start of this run, with a warning where that fails."""
+    if images_per_step is not None:
+        try:
+            folder.write(IMAGES_PER_STEP, str(images_per_step))
+        except ValueError as failure:
+            print(f"warning: {failure}", flush=True)
 
 
 def worker_config(params: Params, runtime: RuntimeConfig, *, digest: str, run: str) -> WorkerConfig:

@@ -130,8 +130,9 @@ class TrainingBatches(Dataset[Batch]):
         padded_size = self.transforms.padded_size_of(sizes)
         mine = range(self.rank, len(indices), self.num_workers)
         loaded = [self.transforms.apply(self.split.picture(indices[i]), records[i].boxes, drawn[i]) for i in mine]
-        images = self.transforms.pad([image for image, _ in loaded], padded_size)
-        return pack(images, [boxes for _, boxes in loaded], [records[i] for i in mine], [sizes[i] for i in mine])
+        images = self.transforms.pad([image for image, _, _ in loaded], padded_size)
+        shown = [(boxes, records[i].labels[kept]) for i, (_, boxes, kept) in zip(mine, loaded, strict=True)]
+        return pack(images, shown, [records[i] for i in mine], [sizes[i] for i in mine])
 
 
 class EvaluationBatches(Dataset[Batch]):
@@ -163,8 +164,9 @@ class EvaluationBatches(Dataset[Batch]):
             for index, record in zip(indices, records, strict=True)
         ]
         sizes = [self.transforms.resized_size(record.size, unchanged) for record in records]
-        images = self.transforms.pad([image for image, _ in loaded], self.transforms.padded_size_of(sizes))
-        return pack(images, [boxes for _, boxes in loaded], records, sizes)
+        images = self.transforms.pad([image for image, _, _ in loaded], self.transforms.padded_size_of(sizes))
+        shown = [(boxes, record.labels) for record, (_, boxes, _) in zip(records, loaded, strict=True)]
+        return pack(images, shown, records, sizes)
 
 
 def prefetch(batches: Dataset[Batch], *, processes: int, device: torch.device) -> DataLoader[Batch]:
@@ -176,17 +178,22 @@ def prefetch(batches: Dataset[Batch], *, processes: int, device: torch.device) -
     return DataLoader(batches, batch_size=None, num_workers=processes, pin_memory=device.type == "cuda")
 
 
-def pack(images: Tensor, boxes: Sequence[Tensor], records: Sequence[Record], sizes: Sequence[tuple[int, int]]) -> Batch:
-    """Build a batch of images [N, 3, H, W] with the boxes [M, 4] of each and its size without padding, px.
+def pack(
+    images: Tensor,
+    truths: Sequence[tuple[Tensor, Tensor]],
+    records: Sequence[Record],
+    sizes: Sequence[tuple[int, int]],
+) -> Batch:
+    """Build a batch of images [N, 3, H, W] with boxes [M, 4] and labels [M] of each and its size without padding, px.
 
     It shares no tensor with the records: a tensor sent by a loader process stays in shared memory, with a file
     descriptor, as long as it is referenced there.
     """
     return Batch(
         images=images,
-        boxes=torch.cat(list(boxes)),
-        labels=torch.cat([record.labels for record in records]),
-        counts=[len(record.labels) for record in records],
+        boxes=torch.cat([boxes for boxes, _ in truths]),
+        labels=torch.cat([labels for _, labels in truths]),
+        counts=[len(labels) for _, labels in truths],
         image_sizes=torch.tensor(sizes),
         original_sizes=torch.tensor([record.size for record in records]),
         image_ids=[record.image_id for record in records],

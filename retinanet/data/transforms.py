@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torchvision.transforms.v2.functional as VF
 from torch import Tensor
+from torchvision.ops import box_area
 from torchvision.transforms import InterpolationMode
+
+CROPS = 1
+"""Last number of the seed of an image's crops."""
 
 
 @dataclass(frozen=True)
@@ -22,16 +27,37 @@ class Augmentation:
 
     Attributes:
         short_side: px after resizing.
-        scale: factor on the resized image.
+        crop: height and width of the crop, as fractions of the picture's.
+        crop_at: where the crop lies, from 0 (top, left) to 1 (bottom, right).
+        scale: factor on the resized image; above 1 it is cropped to its size at 1.
+        scale_at: where that crop lies, as crop_at.
         horizontal_flip, vertical_flip: whether the image is flipped.
         colour: (name, factor) of colour changes, in the order of their application.
     """
 
     short_side: int
+    crop: tuple[float, float] = (1.0, 1.0)
+    crop_at: tuple[float, float] = (0.0, 0.0)
     scale: float = 1.0
+    scale_at: tuple[float, float] = (0.0, 0.0)
     horizontal_flip: bool = False
     vertical_flip: bool = False
     colour: tuple[tuple[str, float], ...] = ()
+
+
+class Geometry(NamedTuple):
+    """The part of a picture that the network sees, and its size there.
+
+    Attributes:
+        top, left, height, width: px in the picture.
+        size: height and width after resizing, px.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -44,7 +70,11 @@ class Transforms:
         size_divisor: a batch is padded to a multiple of this, px.
         mean, std: RGB of images in [0, 1].
         horizontal_flip, vertical_flip: probabilities.
-        scale_jitter: range of a factor on the resized image.
+        random_crop: smallest fraction of each side of a picture that a crop before resizing keeps, as the relative
+            range of Detectron2's RandomCrop; 1: no crop.
+        scale_jitter: range of a factor on the resized image, the large-scale jitter of Ghiasi et al. 2021 (Simple
+            Copy-Paste, section 3): what exceeds the image's size at factor 1 is cropped, so no batch grows by it.
+        min_visible: a box of which the crops leave less than this fraction of its area is dropped.
         brightness, contrast, saturation: half-width of the range of a factor around 1; hue: of a shift around 0.
     """
 
@@ -55,7 +85,9 @@ class Transforms:
     std: Sequence[float] = (0.229, 0.224, 0.225)
     horizontal_flip: float = 0.5
     vertical_flip: float = 0.0
+    random_crop: float = 1.0
     scale_jitter: Sequence[float] = (1.0, 1.0)
+    min_visible: float = 0.25
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
@@ -78,7 +110,23 @@ class Transforms:
         smallest, largest = self.scale_jitter
         scale = float(generator.uniform(smallest, largest))
         flips = generator.random(2) < (self.horizontal_flip, self.vertical_flip)
-        return Augmentation(short_side, scale, bool(flips[0]), bool(flips[1]), self._draw_colour(generator))
+        return Augmentation(
+            short_side,
+            **self._draw_crops(*seed),
+            scale=scale,
+            horizontal_flip=bool(flips[0]),
+            vertical_flip=bool(flips[1]),
+            colour=self._draw_colour(generator),
+        )
+
+    def _draw_crops(self, *seed: int) -> dict[str, tuple[float, float]]:
+        """Draw from a generator of their own, so that other augmentation does not depend on whether crops are on."""
+        if self.random_crop == 1 and max(self.scale_jitter) <= 1:
+            return {}
+        drawn = seeded(*seed, CROPS).random((3, 2)).tolist()
+        (height, width), crop_at, scale_at = drawn
+        lost = 1 - self.random_crop
+        return {"crop": (1 - lost * height, 1 - lost * width), "crop_at": tuple(crop_at), "scale_at": tuple(scale_at)}
 
     def _draw_colour(self, generator: np.random.Generator) -> tuple[tuple[str, float], ...]:
         """Factors for brightness, contrast, saturation and hue in a drawn order, as torchvision's ColorJitter."""
@@ -88,12 +136,27 @@ class Transforms:
         drawn = [(name, shift if name == "hue" else max(0.0, 1.0 + shift)) for name, shift in shifts]
         return tuple(drawn[i] for i in generator.permutation(len(drawn)))
 
-    def resized_size(self, size: tuple[int, int], augmentation: Augmentation) -> tuple[int, int]:
-        """Height and width of a picture after resizing, px: at least 1 each."""
-        height, width = size
+    def geometry(self, size: tuple[int, int], augmentation: Augmentation) -> Geometry:
+        """What a picture of this height and width shows, and how large.
+
+        The crop of a factor above 1 is taken from the picture before it is enlarged: no pixel is computed in vain.
+        """
+        top, height = cut(size[0], augmentation.crop[0], augmentation.crop_at[0])
+        left, width = cut(size[1], augmentation.crop[1], augmentation.crop_at[1])
         factor = min(augmentation.short_side / min(height, width), self.long_side / max(height, width))
-        factor *= augmentation.scale
-        return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
+        scale = augmentation.scale
+        if scale <= 1:
+            return Geometry(top, left, height, width, scaled((height, width), factor * scale))
+        largest = scaled((height, width), factor)
+        below, height = cut(height, 1 / scale, augmentation.scale_at[0])
+        right, width = cut(width, 1 / scale, augmentation.scale_at[1])
+        enlarged = scaled((height, width), factor * scale)
+        size = min(enlarged[0], largest[0]), min(enlarged[1], largest[1])
+        return Geometry(top + below, left + right, height, width, size)
+
+    def resized_size(self, size: tuple[int, int], augmentation: Augmentation) -> tuple[int, int]:
+        """Height and width of a picture after cropping and resizing, px: at least 1 each."""
+        return self.geometry(size, augmentation).size
 
     def padded_size_of(self, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
         """The padded size of a batch: the largest height and width, rounded up to multiples of size_divisor."""
@@ -101,26 +164,30 @@ class Transforms:
         divisor = self.size_divisor
         return -(-height // divisor) * divisor, -(-width // divisor) * divisor
 
-    def apply(self, image: Tensor, boxes: Tensor, augmentation: Augmentation) -> tuple[Tensor, Tensor]:
-        """Resize, flip and recolour a picture with its boxes.
+    def apply(self, image: Tensor, boxes: Tensor, augmentation: Augmentation) -> tuple[Tensor, Tensor, Tensor]:
+        """Crop, resize, flip and recolour a picture with its boxes.
 
         Args:
             image: [3, H, W] uint8 RGB.
             boxes: [M, 4] px in that image.
 
         Returns:
-            [3, H', W'] uint8 and [M, 4] px in the new frame.
+            [3, H', W'] uint8, the remaining boxes [K, 4] px in the new frame, and their indices [K].
         """
         old_size = (image.shape[1], image.shape[2])
-        size = self.resized_size(old_size, augmentation)
-        if size != old_size:
+        top, left, height, width, size = self.geometry(old_size, augmentation)
+        kept = torch.arange(len(boxes))
+        if (height, width) != old_size:
+            image = image[:, top : top + height, left : left + width]
+            boxes, kept = crop_boxes(boxes - boxes.new_tensor([left, top, left, top]), height, width, self.min_visible)
+        if size != (height, width):
             image = VF.resize(image, list(size), interpolation=InterpolationMode.BILINEAR, antialias=True)
-        factor_y, factor_x = size[0] / old_size[0], size[1] / old_size[1]
+        factor_y, factor_x = size[0] / height, size[1] / width
         boxes = boxes * boxes.new_tensor([factor_x, factor_y, factor_x, factor_y])
         image, boxes = flip(image, boxes, horizontal=augmentation.horizontal_flip, vertical=augmentation.vertical_flip)
         for name, factor in augmentation.colour:
             image = getattr(VF, f"adjust_{name}")(image, factor)
-        return image, boxes
+        return image, boxes, kept
 
     def pad(self, images: Sequence[Tensor], padded_size: tuple[int, int]) -> Tensor:
         """Pad images [3, H, W] uint8 at the right and the bottom with the mean colour: [N, 3, H, W], channels_last.
@@ -140,6 +207,41 @@ class Transforms:
 def seeded(*seed: int) -> np.random.Generator:
     """A generator seeded by integers of any sign; numpy itself refuses negative ones."""
     return np.random.default_rng([number % 2**64 for number in seed])
+
+
+def cut(length: int, fraction: float, position: float) -> tuple[int, int]:
+    """First pixel and length, at least 1, of a part of a side of this length, px.
+
+    Args:
+        fraction: of the side, in (0, 1].
+        position: in [0, 1); 0: the part begins with the side, towards 1: it ends with it.
+    """
+    part = max(1, int(length * fraction + 0.5))
+    return int(position * (length - part + 1)), part
+
+
+def scaled(size: tuple[int, int], factor: float) -> tuple[int, int]:
+    """Height and width times a factor, rounded, at least 1 px each."""
+    height, width = size
+    return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
+
+
+def crop_boxes(boxes: Tensor, height: int, width: int, min_visible: float) -> tuple[Tensor, Tensor]:
+    """Clip boxes to a crop and drop those that it hardly shows.
+
+    Args:
+        boxes: [M, 4] px in the frame of the crop, of positive area.
+        height, width: of the crop, px.
+        min_visible: smallest fraction of its area that a remaining box shows; a box without any is always dropped.
+
+    Returns:
+        The remaining boxes [K, 4], and their indices [K].
+    """
+    limits = boxes.new_tensor([width, height, width, height])
+    clipped = torch.minimum(boxes.clamp(min=0), limits)
+    before, after = box_area(boxes), box_area(clipped)
+    kept = torch.nonzero((after > 0) & (after >= min_visible * before)).flatten()
+    return clipped[kept], kept
 
 
 def flip(image: Tensor, boxes: Tensor, *, horizontal: bool, vertical: bool) -> tuple[Tensor, Tensor]:

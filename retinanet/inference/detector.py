@@ -109,7 +109,7 @@ class Detector:
     def _batch(self, image: Tensor) -> Batch:
         """One picture [3, H, W] as a batch without ground truth."""
         original = (image.shape[1], image.shape[2])
-        resized, _ = self.transforms.apply(image, torch.zeros(0, 4), self.transforms.for_evaluation)
+        resized, _, _ = self.transforms.apply(image, torch.zeros(0, 4), self.transforms.for_evaluation)
         size = (resized.shape[1], resized.shape[2])
         return Batch(
             images=self.transforms.pad([resized], self.transforms.padded_size_of([size])),

@@ -140,6 +140,8 @@ WRONG: dict[str, list[object]] = {
     "transforms.horizontal_flip": [1.5, True],
     "transforms.hue": [0.6],
     "transforms.scale_jitter": [[1.0], [0.0, 1.0]],
+    "transforms.random_crop": [0.0, 1.1],
+    "transforms.min_visible": [-0.1, 1.1],
     "anchors.base_scale": [0, -1.0, float("nan")],
     "anchors.aspect_ratios": [[], [0.0]],
     "anchors.rounded": [1, "yes"],

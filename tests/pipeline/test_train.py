@@ -111,19 +111,21 @@ def test_missing_weights_are_told_before_ray_starts(monkeypatch: pytest.MonkeyPa
 def test_images_that_do_not_fit_are_halved_until_they_do_and_it_is_remembered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], project: Path
 ) -> None:
-    tried = []
+    tried, limit = [], [0]
 
     def train_on_ray(fit: Any, config: WorkerConfig, **options: Any) -> str:
         tried.append(config.runtime.images_per_step)
-        if tried[-1] is None or tried[-1] > 2:
+        if (tried[-1] or 8) > limit[0]:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return "trained"
 
     monkeypatch.setattr(training, "train_on_ray", train_on_ray)
     params, runtime = here()
     folder, options = RunFolder(str(tmp_path), "d1"), {"name": "d1", "storage": str(tmp_path), "listener": None}
-    for expected in ([None, 4, 2], [2]):  # eight images, one worker; the next run begins with what did fit
+    # Eight images, one worker; each later start tries twice what fitted, until it is what conf/ says.
+    for fits, expected in ((2, [None, 4, 2]), (2, [4, 2]), (4, [4]), (4, [None, 4]), (8, [None])):
         tried.clear()
+        limit[0] = fits
         config = worker_config(params, runtime, digest="d1", run="")
         assert train_in_memory(config, runtime, folder, **options) == "trained"  # type: ignore[arg-type, comparison-overlap]
         assert tried == expected
