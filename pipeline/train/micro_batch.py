@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pipeline.fit.config import WorkerConfig
+from pipeline.runs.identity import RunFolder
+
+IMAGES_PER_STEP = "images_per_step"  # the file of a run's folder with the number that fits the memory
 
 
 def with_images_per_step(config: WorkerConfig, images: int) -> WorkerConfig:
@@ -43,3 +46,12 @@ def halve_images(config: WorkerConfig, *, workers: int, error: BaseException) ->
         flush=True,
     )
     return half
+
+def keep_size(folder: RunFolder, images_per_step: int | None) -> None:
+    """Store the micro-batch size for the next start of this run, with a warning where that fails."""
+    if images_per_step is not None:
+        try:
+            folder.write(IMAGES_PER_STEP, str(images_per_step))
+        except ValueError as failure:
+            print(f"warning: {failure}", flush=True)
+

@@ -38,7 +38,7 @@ from pipeline.tracking import (
     open_run,
     provenance_tags,
 )
-from pipeline.train.micro_batch import halve_images, with_at_most, with_images_per_step
+from pipeline.train.micro_batch import IMAGES_PER_STEP, halve_images, keep_size, with_at_most, with_images_per_step
 from pipeline.train.preflight import ANCHORS, SPLITS, weights_file
 from retinanet.inference.detector_file import describe_detector, load_detector, save_detector
 from retinanet.network.precision import native_precision
@@ -48,7 +48,6 @@ REPORT = Path("reports/train.json")
 EARLIER_REPORTS = (Path("reports/prepare.json"), Path("reports/anchor_stats.json"))
 HISTORY = Path("plots/training.csv")
 CURVES = Path("plots/training.png")
-IMAGES_PER_STEP = "images_per_step"  # the file of a run's folder with the number that fits the memory
 HOUSE = Path(__file__).resolve().parents[2]
 # The code that computes the result: other code must neither resume this run unasked nor pass for its result.
 CODE = (*sorted(HOUSE.glob("retinanet/**/*.py")), *sorted(HOUSE.glob("pipeline/fit/*.py")))
@@ -168,7 +167,7 @@ def train_in_memory(
     known = folder.read(IMAGES_PER_STEP)
     if known is not None:  # twice what fitted: memory may be free again, or the batch that did not fit was a rare one
         config = with_at_most(config, 2 * int(known))
-        try_to_keep(folder, config.runtime.images_per_step)
+        keep_size(folder, config.runtime.images_per_step)
     while True:
         try:
             return train_on_ray(
@@ -183,16 +182,7 @@ def train_in_memory(
         except torch.OutOfMemoryError as error:
             images = halve_images(config, workers=runtime.fewest, error=error)
             config = with_images_per_step(config, images)
-            try_to_keep(folder, images)
-
-
-def try_to_keep(folder: RunFolder, images_per_step: int | None) -> None:
-    """Store the micro-batch size for the next start of this run, with a warning where that fails."""
-    if images_per_step is not None:
-        try:
-            folder.write(IMAGES_PER_STEP, str(images_per_step))
-        except ValueError as failure:
-            print(f"warning: {failure}", flush=True)
+            keep_size(folder, images)
 
 
 def worker_config(params: Params, runtime: RuntimeConfig, *, digest: str, run: str) -> WorkerConfig:
