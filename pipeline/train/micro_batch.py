@@ -47,6 +47,7 @@ def halve_images(config: WorkerConfig, *, workers: int, error: BaseException) ->
     )
     return half
 
+
 def keep_size(folder: RunFolder, images_per_step: int | None) -> None:
     """Store the micro-batch size for the next start of this run, with a warning where that fails."""
     if images_per_step is not None:
@@ -54,4 +55,3 @@ def keep_size(folder: RunFolder, images_per_step: int | None) -> None:
             folder.write(IMAGES_PER_STEP, str(images_per_step))
         except ValueError as failure:
             print(f"warning: {failure}", flush=True)
-
