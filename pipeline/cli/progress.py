@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tqdm import tqdm
@@ -15,10 +15,11 @@ class Progress:
 
     Args:
         epochs: of the whole run.
+        ends_early: whether a run with this history ends before its last epoch; None: it never does.
     """
 
-    def __init__(self, epochs: int) -> None:
-        self.epochs = epochs
+    def __init__(self, epochs: int, *, ends_early: Callable[[list[Mapping[str, Any]]], bool] | None = None) -> None:
+        self.epochs, self.ends_early = epochs, ends_early
         self._bar: tqdm[Any] | None = None
 
     def step(self, event: Mapping[str, Any]) -> None:
@@ -37,10 +38,12 @@ class Progress:
             self._bar = None
         row = history[-1]
         recent = [past["seconds"] for past in history[-3:]]
-        left = (self.epochs - row["epoch"]) * sum(recent) / len(recent)
+        left = duration((self.epochs - row["epoch"]) * sum(recent) / len(recent))
+        if self.ends_early is not None:
+            left = duration(0) if self.ends_early(history) else f"at most {left}"
         ap = f"  AP {row['AP']:.3f}  AP50 {row['AP50']:.3f}" if row.get("AP") is not None else ""
         parts = f"(class {row['loss_cls']:.4f}, box {row['loss_box']:.4f})"
-        pace = f"{row['images_per_s']:.1f} images/s  {duration(left)} left"
+        pace = f"{row['images_per_s']:.1f} images/s  {left} left"
         print(f"epoch {row['epoch']}/{self.epochs}  loss {row['loss']:.4f} {parts}{ap}  {pace}", flush=True)
 
 

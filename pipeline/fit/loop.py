@@ -11,6 +11,7 @@ from pipeline.fit.batches import Batches
 from pipeline.fit.building import build_state
 from pipeline.fit.checkpoint import CheckpointContent, resume, without_steps
 from pipeline.fit.config import InputFiles, WorkerConfig
+from pipeline.fit.ending import has_ended
 from pipeline.fit.not_finite import explain_loss
 from pipeline.fit.validation import is_evaluated, validate
 from pipeline.runs.inputs import check_pictures, fetch
@@ -38,7 +39,7 @@ def report_memory(worker: Worker, keep_bytes: int, *splits: Split) -> None:
 
 
 def train_worker(config: WorkerConfig, worker: Worker, train_split: Split, val_split: Split) -> None:
-    """Train in one worker, from the last checkpoint to the end.
+    """Train in one worker, from the last checkpoint to the end; every worker has the same history, so all end together.
 
     Raises:
         FloatingPointError: when a loss is not finite, with the step, the images, and a file that holds the batch.
@@ -50,6 +51,8 @@ def train_worker(config: WorkerConfig, worker: Worker, train_split: Split, val_s
     progress = checkpoint.progress
     if checkpoint.step and worker.rank == 0:
         worker.send_event({"kind": "resume", "epoch": progress.epoch, "step": len(progress.losses)})
+    if has_ended(checkpoint.history, config.params.train):
+        return
     try:
         for event in train_epochs(
             state,
@@ -62,7 +65,7 @@ def train_worker(config: WorkerConfig, worker: Worker, train_split: Split, val_s
             if isinstance(event, EpochReport):
                 end_epoch(event, checkpoint, state, config, val_split, worker)
             report(checkpoint, state, worker, is_partial=isinstance(event, TrainingProgress))
-            if progress.stop:
+            if progress.stop or has_ended(checkpoint.history, config.params.train):
                 return
     except LossNotFiniteError as error:
         raise FloatingPointError(explain_loss(error, batches, state, config, worker)) from error

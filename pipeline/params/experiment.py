@@ -152,6 +152,8 @@ class Train(Section):
     "Epochs of the whole training."
     evaluate_every: Count
     "Epochs between evaluations; the last epoch is always evaluated."
+    patience: Count | None
+    "Evaluations without a better AP on val after which training ends early; null: it never does."
     on_nan: Literal["stop"] | Count
     "What to do at a loss that is not finite; a number: skip up to this many such steps in the whole training."
 

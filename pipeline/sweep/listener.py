@@ -12,6 +12,7 @@ from pipeline.cli.progress import duration
 from pipeline.reports.sample_images import SampleImages
 from pipeline.storage.outs import as_json
 from pipeline.sweep.records import ENDED, FAILED, FINISHED, RUNNING, STOPPED, SweepFolder, settings_of
+from pipeline.sweep.sampler import COMPLETE, SCORE
 from pipeline.sweep.space import format_settings
 from pipeline.tracking import Run
 
@@ -82,7 +83,8 @@ class Listener(ray.tune.Callback):  # type: ignore[misc]  # ray has no types
         self.sample_images.log(run, epoch=history[-1]["epoch"])
         seconds = past.get("seconds", 0.0) + result.get("time_this_iter_s", 0.0)
         where = {name: result.get(name) for name in ("hostname", "pid")}
-        self.keep(configuration, past | {"history": history, "score": result["score"], "seconds": seconds} | where)
+        figures = {"history": history, SCORE: result[SCORE], COMPLETE: result.get(COMPLETE, False)}
+        self.keep(configuration, past | figures | {"seconds": seconds} | where)
         last = history[-1]
         print(
             f"{title(configuration)} epoch {last['epoch']}/{self.epochs}  loss {last['loss']:.4f}  "
@@ -96,7 +98,7 @@ class Listener(ray.tune.Callback):  # type: ignore[misc]  # ray has no types
         if past.get("state") == FINISHED:
             return
         history = past.get("history") or []
-        whole = bool(history) and history[-1]["epoch"] >= self.epochs
+        whole = past.get(COMPLETE) or (bool(history) and history[-1]["epoch"] >= self.epochs)
         state = FAILED if "error" in past else FINISHED if whole else STOPPED
         self.end(configuration, past | {"state": state})
 

@@ -63,6 +63,7 @@ def make_plan(params: Params, sweep: Sweep, runtime: RuntimeConfig) -> Plan:
     base = params_with(params, sweep.fixed)
     check_share(base, runtime)
     check_space(base, sweep, runtime)
+    check_patience(base, sweep)
     if not cluster.is_elsewhere(runtime.address):
         # All splits have the same root, and val is the smaller file.
         check_folder(picture_root(read_json(SPLITS["val"])["info"]["root"], runtime))
@@ -94,6 +95,21 @@ def check_space(base: Params, sweep: Sweep, runtime: RuntimeConfig) -> None:
             complaint = conflict(Params.model_validate(replaced(content, {key: value})), runtime)
             if complaint is not None:
                 raise ValueError(f"sweep.{where}.{key} holds {value}: {complaint}")
+
+
+def check_patience(base: Params, sweep: Sweep) -> None:
+    """Check that no trial of PBT may end early: the others would wait for its next epoch forever.
+
+    Raises:
+        ValueError: naming what to change.
+    """
+    values = [base.train.patience, *(point.get("train.patience") for point in sweep.points)]
+    if sweep.scheduler == "pbt" and any(value is not None for value in values):
+        raise ValueError(
+            f"sweep.scheduler is pbt, which compares all trials at equal epochs, but train.patience is "
+            f"{next(value for value in values if value is not None)}; set train.patience: null in sweep.fixed, or use "
+            "another scheduler"
+        )
 
 
 def run_sweep(plan: Plan, *, conf: Path, apply: bool) -> None:

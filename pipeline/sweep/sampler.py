@@ -18,8 +18,8 @@ from pipeline.params.sweep import Sweep
 from pipeline.sweep.records import configure
 from pipeline.sweep.space import Settings, decode, distributions, encode, grid_values
 
-SCORE, EPOCH = "score", "epoch"
-"""What a trial reports: its best AP so far, and the epoch it stands at."""
+SCORE, EPOCH, COMPLETE = "score", "epoch", "is_complete"
+"""What a trial reports: its best AP so far, the epoch it stands at, and whether its training is over, perhaps early."""
 
 # In a row; a space in which almost nothing is allowed ends the search.
 INSISTENCE, MAX_REFUSALS = 10, 200
@@ -132,7 +132,7 @@ class Sampler(Searcher):  # type: ignore[misc]  # ray has no types
         asked = self._asked.pop(number)
         if not there:
             self.study.tell(asked, state=TrialState.FAIL)
-        elif result is not None and result.get(EPOCH, 0) < self.epochs:
+        elif result is not None and result.get(EPOCH, 0) < self.epochs and not result.get(COMPLETE):
             asked.report(statistics.fmean(there), step=result[EPOCH])
             self.study.tell(asked, state=TrialState.PRUNED)
         else:

@@ -19,6 +19,7 @@ from pipeline.cluster.training import run_trainer
 from pipeline.cluster.worker import Worker
 from pipeline.fit import fit
 from pipeline.fit.config import InputFiles, WorkerConfig, with_weights
+from pipeline.fit.ending import has_ended
 from pipeline.fit.loop import load_splits, train_worker
 from pipeline.fit.memory import picture_budget
 from pipeline.params import Params
@@ -26,7 +27,7 @@ from pipeline.runs.identity import BEST, ROWS
 from pipeline.runs.inputs import fetch
 from pipeline.storage.outs import read_json
 from pipeline.sweep.records import FINISHED, TRAIN, SweepFolder, settings_of
-from pipeline.sweep.sampler import EPOCH, SCORE
+from pipeline.sweep.sampler import COMPLETE, EPOCH, SCORE
 from pipeline.sweep.space import params_with
 from pipeline.sweep.thresholds import find_candidates, search_thresholds
 from retinanet.data.splits import Split
@@ -64,7 +65,7 @@ def run_trial(configuration: dict[str, Any], base: TrialBase) -> None:
     folder = SweepFolder(base.folder)
     record = folder.record(configuration["key"])
     if record is not None and record["state"] == FINISHED:
-        report_history(record["history"], None)
+        report_history(record["history"], None, is_complete=True)
         return
     config = trial_config(configuration, base)
     try:
@@ -128,20 +129,25 @@ def report_epoch(
         write(Path(temporary))
         if history[-1]["AP"] >= best_ap(history):
             folder.write(f"trials/{key_of(config)}/detector.pt", (Path(temporary) / BEST).read_bytes())
-        if history[-1]["epoch"] == config.params.train.epochs:
+        is_complete = has_ended(history, config.params.train)
+        if is_complete:
             # Before the last report, at which a scheduler may end this process.
             write_thresholds(config, folder)
-        report_history(history, ray.tune.Checkpoint.from_directory(temporary), found=latest.found)
+        checkpoint = ray.tune.Checkpoint.from_directory(temporary)
+        report_history(history, checkpoint, is_complete=is_complete, found=latest.found)
 
 
-def report_history(history: list[dict[str, Any]], checkpoint: Any, *, found: Mapping[int, Any] | None = None) -> None:
+def report_history(
+    history: list[dict[str, Any]], checkpoint: Any, *, is_complete: bool, found: Mapping[int, Any] | None = None
+) -> None:
     """Report the progress of a trial to Ray Tune.
 
     Args:
+        is_complete: whether its training has ended.
         found: detections on the watched pictures.
     """
-    figures = {SCORE: best_ap(history), EPOCH: history[-1]["epoch"], "history": history, "found": found or {}}
-    ray.tune.report(figures, checkpoint=checkpoint)
+    figures = {SCORE: best_ap(history), EPOCH: history[-1]["epoch"], COMPLETE: is_complete}
+    ray.tune.report({**figures, "history": history, "found": found or {}}, checkpoint=checkpoint)
 
 
 class LastDetections:
@@ -174,15 +180,15 @@ def last_checkpoint() -> Iterator[Path | None]:
 
 def train_distributed(config: WorkerConfig, base: TrialBase, folder: SweepFolder) -> None:
     """Train with several workers of a Ray Train run, and forward its reports to Ray Tune."""
-    epochs, latest = config.params.train.epochs, LastDetections()
+    train, latest = config.params.train, LastDetections()
 
     def forward(event: dict[str, Any]) -> None:
         latest.on_event(event)
         if event["kind"] != "report" or event["is_partial"] or event["history"][-1].get("AP") is None:
             return
         # The last epoch is reported at the end: a scheduler may end this process at that report.
-        if event["history"][-1]["epoch"] < epochs:
-            report_history(event["history"], None, found=latest.found)
+        if not has_ended(event["history"], train):
+            report_history(event["history"], None, is_complete=False, found=latest.found)
 
     run_trainer(
         fit,
@@ -200,7 +206,7 @@ def train_distributed(config: WorkerConfig, base: TrialBase, folder: SweepFolder
         folder.write(f"trials/{key_of(config)}/detector.pt", (found / BEST).read_bytes())
         history = read_json(found / ROWS)
     write_thresholds(config, folder)
-    report_history(history, None, found=latest.found)
+    report_history(history, None, is_complete=has_ended(history, train), found=latest.found)
 
 
 def key_of(config: WorkerConfig) -> str:

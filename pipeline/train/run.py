@@ -17,7 +17,9 @@ from pipeline.cli.progress import Progress
 from pipeline.cluster.archive import ENDED, export_archive, is_archived
 from pipeline.fit import fit
 from pipeline.fit.config import InputFiles, WorkerConfig, publish_inputs, with_weights
+from pipeline.fit.ending import describe_early_end, ends_early, has_ended
 from pipeline.params import Params, flatten, project_root
+from pipeline.params.experiment import Train
 from pipeline.params.paths import check_folder, outer_root, picture_root, storage_location
 from pipeline.params.runtime import RuntimeConfig
 from pipeline.reports.curves import plot_curves, write_history_csv
@@ -124,7 +126,7 @@ def train(params: Params, runtime: RuntimeConfig, config: WorkerConfig, *, diges
         sample_images = SampleImages(
             SPLITS["val"], root=config.data.root, score_threshold=params.evaluate.picture_score
         )
-        listener = Listener(run, folder, Progress(params.train.epochs), sample_images, kept=known)
+        listener = Listener(run, folder, progress_of(params.train), sample_images, kept=known)
         listener.keep_run_id()
         found = export_archive(folder, partial(export, digest=digest))
         if found is None:
@@ -132,7 +134,7 @@ def train(params: Params, runtime: RuntimeConfig, config: WorkerConfig, *, diges
                 config = publish_inputs(config, storage)
             found = train_in_memory(config, runtime, folder, name=digest, storage=storage, listener=listener)
         history, best_epoch = found
-        if len(history) < params.train.epochs:
+        if not has_ended(history, params.train):
             raise RuntimeError(
                 f"the newest checkpoint holds {len(history)} of {params.train.epochs} epochs; later ones could not be "
                 f"written to {storage}: free space there, then run again to resume"
@@ -144,7 +146,14 @@ def train(params: Params, runtime: RuntimeConfig, config: WorkerConfig, *, diges
         folder.write(ENDED, str(len(history)))
         run.set_tags(describe_run(best, epochs=len(history), digest=digest, reproduce=tags.get("reproduce")))
         log_outs(run)
+    if ends_early(history, params.train):
+        print(describe_early_end(history, params.train), flush=True)
     print(f"best epoch {best['epoch']}; compare the runs with: {run.url}", flush=True)
+
+
+def progress_of(train: Train) -> Progress:
+    """The progress lines of a training."""
+    return Progress(train.epochs, ends_early=None if train.patience is None else partial(ends_early, train=train))
 
 
 def put_aside(folder: RunFolder) -> None:

@@ -7,7 +7,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import Tensor
 from pipeline.cluster import worker as worker_room
 from pipeline.cluster.worker import STEPS_BETWEEN_CHECKS, PauseRequests, Worker
 from pipeline.fit import building as building_room
+from pipeline.fit import validation as validation_room
 from pipeline.fit.loop import load_splits, train_worker
 from pipeline.params import load_params
 from pipeline.params.runtime import load_runtime
@@ -243,6 +244,21 @@ def test_workers_meet_at_every_collective_and_keep_checkpoints_of_the_same_steps
     assert first == second
     assert ranks.written == written
     assert [text.partition(":")[0] for text in mishap.told] == ["no checkpoint at step 4"] * (mishap.full_at == 4)
+
+
+@pytest.mark.slow
+def test_workers_end_early_at_the_same_step_though_only_the_first_computes_the_ap(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranks = Ranks(Mishap(), monkeypatch)
+    train = ranks.config.params.train.model_copy(update={"epochs": 5, "evaluate_every": 1, "patience": 1})
+    ranks.config = replace(ranks.config, params=ranks.config.params.model_copy(update={"train": train}))
+    aps = iter([0.2, 0.1])
+    monkeypatch.setattr(validation_room, "evaluate", lambda config, detections: {"AP": next(aps)})
+    assert ranks.meeting.run(ranks.work) == [None, None]
+    first, second = ranks.meeting.calls
+    assert first == second
+    assert ranks.written == [4, 6, 8, 12]  # two epochs of six steps
 
 
 @pytest.mark.slow

@@ -112,7 +112,7 @@ def test_misspelt_section_is_told_with_the_right_one(tmp_path: Path) -> None:
 
 def test_key_that_resembles_nothing_is_told_with_all_that_are_valid(tmp_path: Path) -> None:
     told = complaint_about(put(shipped(), "train.zzz", 1), tmp_path)
-    known = "train.batch_size, train.epochs, train.evaluate_every, train.on_nan"
+    known = "train.batch_size, train.epochs, train.evaluate_every, train.patience, train.on_nan"
     assert told == f"train.zzz is not a parameter; valid here: {known}"
 
 
@@ -161,6 +161,7 @@ WRONG: dict[str, list[object]] = {
     "optim.steps": [[1.0], 0.5],
     "train.batch_size": [0, 16.0],
     "train.epochs": [0],
+    "train.patience": [0, 1.5, "never"],
     "postprocess.score_threshold": [2.0],
     "postprocess.max_detections": [0, 1.5],
     "evaluate.pictures": [-1],

@@ -38,6 +38,14 @@ def test_time_that_is_left_follows_the_last_three_epochs(capsys: pytest.CaptureF
     assert capsys.readouterr().out.endswith("80 s left\n")
 
 
+def test_time_that_is_left_is_a_bound_where_the_run_may_end_early(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = Progress(5, ends_early=lambda history: len(history) == 2)
+    shown.epoch([row(1)])
+    shown.epoch([row(1), row(2)])
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith("  at most 40 s left") and second.endswith("  0 s left")
+
+
 def test_log_file_gets_a_line_per_epoch_and_none_per_step(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

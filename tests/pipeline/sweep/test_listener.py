@@ -87,11 +87,11 @@ def listener(folder: SweepFolder, *, trials: int = 2) -> Listener:
     return heard
 
 
-def train(heard: Listener, trial: Trial) -> None:
+def train(heard: Listener, trial: Trial, **more: Any) -> None:
     """All that Ray tells of a trial."""
     row = {"epoch": 1, "loss": 1.0, "AP": 0.5, "images_per_s": 1.0}
     heard.on_trial_start(0, [], trial)
-    heard.on_trial_result(0, [], trial, {"history": [row], "score": 0.5, "time_this_iter_s": 1.0})
+    heard.on_trial_result(0, [], trial, {"history": [row], "score": 0.5, "time_this_iter_s": 1.0, **more})
     heard.on_trial_complete(0, [], trial)
 
 
@@ -109,6 +109,17 @@ def test_records_that_the_storage_did_not_take_are_written_when_it_answers(
     assert folder.records() == []
     train(heard, Trial(2))
     assert [(record["number"], record["state"]) for record in folder.records()] == [(1, "finished"), (2, "finished")]
+
+
+@pytest.mark.parametrize(("is_complete", "state"), [(True, "finished"), (False, "stopped")])
+def test_trial_that_ended_early_has_finished_and_one_that_the_scheduler_ended_has_not(
+    is_complete: bool, state: str
+) -> None:
+    folder = SweepFolder("away://s/d1")
+    heard = listener(folder)
+    heard.epochs = 2
+    train(heard, Trial(1), is_complete=is_complete)
+    assert [record["state"] for record in folder.records()] == [state]
 
 
 def test_end_of_a_sweep_writes_what_is_left(store: type[AwayStore]) -> None:

@@ -101,6 +101,13 @@ def test_a_failed_trial_and_one_that_was_stopped_are_told_apart() -> None:
     assert sampler.study.trials[1].intermediate_values == {1: 0.1}
 
 
+def test_trial_whose_training_ended_early_counts_as_a_whole_one() -> None:
+    sampler = make(points=[], trials=1)
+    sampler.suggest("t0")
+    sampler.on_trial_complete("t0", {"score": 0.4, "epoch": 2, "is_complete": True})
+    assert [trial.state.name for trial in sampler.study.trials] == ["COMPLETE"]
+
+
 def test_a_setting_counts_with_the_mean_of_its_seeds() -> None:
     sampler = make(points=[], trials=1, seeds=2)
     for i, score in enumerate((0.2, 0.4)):

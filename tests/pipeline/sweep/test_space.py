@@ -11,6 +11,7 @@ import yaml
 from pipeline.params import Params, load_params
 from pipeline.params.reading import validate
 from pipeline.sweep.__main__ import chosen_sweep
+from pipeline.sweep.run import check_patience
 from pipeline.sweep.space import broken_constraint, decode, distribution, encode, grid_values, params_with
 
 REPOSITORY = Path(__file__).parents[3]
@@ -58,6 +59,20 @@ def test_a_wrong_sweep_is_refused_with_the_key_and_the_reason(changes: dict[str,
     with pytest.raises(ValueError, match=r"params\.yaml: ") as caught:
         with_sweep(**changes)
     assert complaint in str(caught.value)
+
+
+def test_pbt_refuses_trials_that_may_end_early_and_no_other_scheduler_does() -> None:
+    params = with_sweep(scheduler="pbt", points=[{}, {"loss.gamma": 1.0}])
+    assert params.sweep is not None
+    check_patience(params, params.sweep)
+    patient = params_with(params, {"train.patience": 3})
+    with pytest.raises(
+        ValueError, match=r"scheduler is pbt.* train\.patience is 3; set train\.patience: null in sweep\."
+    ):
+        check_patience(patient, params.sweep)
+    with pytest.raises(ValueError, match=r"train\.patience is 2"):
+        check_patience(params, params.sweep.model_copy(update={"points": [{"train.patience": 2}]}))
+    check_patience(patient, params.sweep.model_copy(update={"scheduler": "asha"}))
 
 
 @pytest.mark.parametrize("preset", sorted(path.name for path in (REPOSITORY / "presets/sweeps").glob("*.yaml")))
