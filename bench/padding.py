@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
-from retinanet.data.dataset import aspect_ratio, global_batches, orientation
+from retinanet.data.dataset import aspect_ratio, global_batches, orientations
 from retinanet.data.transforms import Transforms
 
 NUM_IMAGES = 5000
@@ -63,7 +64,7 @@ def evaluation_batches(order: Sequence[int]) -> list[Sequence[int]]:
 def compare() -> dict[str, float]:
     """Padded 10^6 px per image by kind of batch; the last of each kind is what this project does."""
     sizes = draw_sizes()
-    alike, groups = [0] * NUM_IMAGES, [orientation(size) for size in sizes]
+    alike, groups = [0] * NUM_IMAGES, orientations(torch.tensor(sizes))
     in_order = list(range(NUM_IMAGES))
     return {
         "training, peers: 2 per GPU by orientation": padded_mpx(

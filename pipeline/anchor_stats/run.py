@@ -16,7 +16,7 @@ from pipeline.params.experiment import Transforms as Section
 from pipeline.storage.outs import read_json, write_json
 from retinanet.anchors.grid import Grid, build_grid
 from retinanet.anchors.matcher import match_anchors
-from retinanet.data.splits import Record, read_records
+from retinanet.data.records import Record, Records
 from retinanet.data.transforms import Transforms
 
 ANCHORS = Path("anchors.json")
@@ -31,7 +31,7 @@ def run(params: Params) -> None:
     content = read_json(TRAIN)
     grid = anchor_grid(params.anchors)
     coverage = AnchorCoverage(content["categories"])
-    records = tqdm(read_records(content), disable=None, unit="image", desc="anchor_stats")
+    records = tqdm(Records(content), disable=None, unit="image", desc="anchor_stats")
     for record, boxes, image_size in at_training_scale(records, params.transforms):
         coverage.add(record, *cover(boxes, grid, image_size, params.matcher))
     report = coverage.report(params.matcher.foreground_iou, params.matcher.background_iou)

@@ -2,45 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from torch.utils.data import Subset
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from pipeline.cli.progress import Throttle
 from pipeline.cluster.worker import Worker
 from pipeline.fit.building import build_transforms
 from pipeline.fit.config import WorkerConfig
-from retinanet.data.dataset import Batch, TrainingBatches, prefetch
+from pipeline.params import Params
+from retinanet.data.dataset import TrainingBatches
 from retinanet.data.splits import Split
+from retinanet.data.transforms import Transforms
+from retinanet.losses.criterion import Criterion
+from retinanet.training.loading import AssignedBatch, AssignedSteps, TrainingLoader
 
 
 class Batches:
-    """This worker's share of the training batches, epoch by epoch; reports the step to the driver."""
+    """This worker's share of the training batches, epoch by epoch.
+
+    Attributes:
+        of_epoch: the steps of an epoch (0-based).
+        steps: their number, the same in every epoch.
+    """
 
     def __init__(self, config: WorkerConfig, split: Split, worker: Worker) -> None:
-        self.config, self.split, self.worker = config, split, worker
-        self.transforms = build_transforms(config.params.transforms)
-        self.may_tell = Throttle(seconds=1.0)
+        self.config, self.worker = config, worker
+        transforms = build_transforms(config.params.transforms)
+        self.of_epoch = partial(share_of_epoch, config.params, split, transforms, worker.rank, worker.num_workers)
+        self.steps = len(self.of_epoch(0))
 
-    def of_epoch(self, epoch: int) -> TrainingBatches:
-        """The steps of an epoch (0-based)."""
-        return TrainingBatches(
-            self.split,
-            self.transforms,
-            batch_size=self.config.params.train.batch_size,
-            seed=self.config.params.seed,
-            epoch=epoch,
-            rank=self.worker.rank,
-            num_workers=self.worker.num_workers,
+    def loader(self, criterion: Criterion) -> Callable[[int, int], Iterator[AssignedBatch]]:
+        """The batches of an epoch from a step on, with their targets; read ahead by `loader_processes` of conf/.
+
+        It reports the step to the driver.
+        """
+        runtime, may_tell = self.config.runtime, Throttle(seconds=1.0)
+        read = TrainingLoader(
+            AssignedSteps(self.of_epoch, criterion, runtime.images_per_step),
+            steps=self.steps,
+            processes=runtime.loader_processes,
+            device=self.worker.device,
         )
 
-    def loader(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from a step on, prefetched by `loader_processes` of conf/."""
-        batches = self.of_epoch(epoch)
-        processes = self.config.runtime.loader_processes
-        rest = Subset(batches, range(first_step, len(batches)))
-        loader = prefetch(rest, processes=processes, device=self.worker.device)
-        for step, batch in enumerate(loader, start=first_step):
-            if self.worker.rank == 0 and self.may_tell():
-                self.worker.send_event({"kind": "step", "epoch": epoch + 1, "step": step, "steps": len(batches)})
-            yield batch
+        def rest_of_epoch(epoch: int, first_step: int) -> Iterator[AssignedBatch]:
+            for step, batch in enumerate(read(epoch, first_step), start=first_step):
+                if self.worker.rank == 0 and may_tell():
+                    self.worker.send_event({"kind": "step", "epoch": epoch + 1, "step": step, "steps": self.steps})
+                yield batch
+
+        return rest_of_epoch
+
+
+def share_of_epoch(
+    params: Params, split: Split, transforms: Transforms, rank: int, num_workers: int, epoch: int
+) -> TrainingBatches:
+    """One worker's share of an epoch (0-based)."""
+    return TrainingBatches(
+        split,
+        transforms,
+        batch_size=params.train.batch_size,
+        seed=params.seed,
+        epoch=epoch,
+        rank=rank,
+        num_workers=num_workers,
+    )

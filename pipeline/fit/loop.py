@@ -46,7 +46,7 @@ def train_worker(config: WorkerConfig, worker: Worker, train_split: Split, val_s
     """
     torch.set_num_threads(config.runtime.cpus_per_worker)
     batches, epochs = Batches(config, train_split, worker), config.params.train.epochs
-    state = build_state(config, worker, total_steps=len(batches.of_epoch(0)) * epochs)
+    state = build_state(config, worker, total_steps=batches.steps * epochs)
     checkpoint = resume(state, worker)
     progress = checkpoint.progress
     if checkpoint.step and worker.rank == 0:
@@ -56,7 +56,7 @@ def train_worker(config: WorkerConfig, worker: Worker, train_split: Split, val_s
     try:
         for event in train_epochs(
             state,
-            batches.loader,
+            batches.loader(state.criterion),
             progress=progress,
             epochs=epochs,
             checkpoint_every=config.runtime.checkpoint_every,

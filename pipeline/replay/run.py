@@ -20,7 +20,7 @@ from retinanet.inference.detector import build_network
 from retinanet.losses.criterion import Criterion
 from retinanet.network.model import RetinaNet, memory_format, normalise_images
 from retinanet.network.precision import autocast
-from retinanet.training.engine import assign_targets
+from retinanet.training.loading import assign_targets
 
 KEYS = {"batch", "weights", "description", "params", "precision", "error"}
 

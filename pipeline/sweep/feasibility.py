@@ -14,7 +14,7 @@ from pipeline.params import Params, flatten
 from pipeline.params.sweep import Sweep
 from pipeline.storage.outs import read_json
 from pipeline.sweep.space import Settings, broken_constraint, format_settings, params_with
-from retinanet.data.splits import Record, read_records
+from retinanet.data.records import Record, Records
 
 IMAGES = 100  # spread evenly over the training split; enough to notice that most objects are not covered
 
@@ -64,7 +64,7 @@ class FeasibilityCheck:
     def records(self) -> list[Record]:
         """Return an even sample of the training images; the file (450 MB for COCO) is read once."""
         if self._records is None:
-            found = read_records(read_json(self.train))
+            found = Records(read_json(self.train))
             chosen = np.linspace(0, len(found) - 1, min(IMAGES, len(found))).round().astype(int).tolist()
             self._records = [found[i] for i in chosen]
         return self._records

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
+from multiprocessing.context import BaseContext
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from retinanet.data.splits import Record, Split
+from retinanet.data.records import Record
+from retinanet.data.splits import Split
 from retinanet.data.transforms import Transforms, seeded
 
 
@@ -80,10 +82,10 @@ def aspect_ratio(size: tuple[int, int]) -> float:
     return height / width
 
 
-def orientation(size: tuple[int, int]) -> int:
-    """Group of an image by height and width: 1 for portrait, 0 for landscape and square."""
-    height, width = size
-    return int(height > width)
+def orientations(sizes: Tensor) -> list[int]:
+    """Group of each image [N, 2] of height and width: 1 for portrait, 0 for landscape and square."""
+    groups: list[int] = (sizes[:, 0] > sizes[:, 1]).int().tolist()
+    return groups
 
 
 class TrainingBatches(Dataset[Batch]):
@@ -114,7 +116,7 @@ class TrainingBatches(Dataset[Batch]):
             )
         self.split, self.transforms = split, transforms
         self.seed, self.epoch, self.rank, self.num_workers = seed, epoch, rank, num_workers
-        groups = [orientation(record.size) for record in split.records]
+        groups = orientations(split.records.sizes)
         self.steps = global_batches(groups, batch_size, seed=seed, epoch=epoch)
 
     def __len__(self) -> int:
@@ -146,7 +148,7 @@ class EvaluationBatches(Dataset[Batch]):
         self, split: Split, transforms: Transforms, *, batch_size: int = 8, rank: int = 0, num_workers: int = 1
     ) -> None:
         self.split, self.transforms = split, transforms
-        order = sorted(range(len(split.records)), key=lambda index: aspect_ratio(split.records[index].size))
+        order = sorted(range(len(split.records)), key=lambda index: aspect_ratio(split.records.size(index)))
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         self.batches = batches[rank::num_workers]
 
@@ -175,7 +177,25 @@ def prefetch(batches: Dataset[Batch], *, processes: int, device: torch.device) -
     Args:
         processes: that read and decode; 0: none, each batch is read when it is asked for.
     """
-    return DataLoader(batches, batch_size=None, num_workers=processes, pin_memory=device.type == "cuda")
+    return DataLoader(
+        batches,
+        batch_size=None,
+        num_workers=processes,
+        multiprocessing_context=loader_context(processes),
+        pin_memory=device.type == "cuda",
+    )
+
+
+def loader_context(processes: int) -> BaseContext | None:
+    """How loader processes start: forked from a server process that has neither CUDA nor the threads of Ray.
+
+    A process that is forked while another thread holds a lock may wait for it for ever.
+    """
+    if processes == 0:
+        return None
+    context = torch.multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", __name__])  # torch is imported once, not in every process
+    return context
 
 
 def pack(

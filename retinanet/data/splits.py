@@ -5,36 +5,14 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from retinanet.anchors.boxes import box_xywh_to_xyxy
 from retinanet.data.pictures import read_picture
-
-
-@dataclass(frozen=True)
-class Record:
-    """One image of a prepared file, with its ground truth without crowds.
-
-    Attributes:
-        path: of the picture, relative to the root of the split.
-        size: height and width, px.
-        boxes: [M, 4] float32 px in the picture.
-        labels: [M] int64.
-        sha256: digest of the picture's bytes; empty if the file has none.
-    """
-
-    image_id: int
-    path: str
-    size: tuple[int, int]
-    boxes: Tensor
-    labels: Tensor
-    sha256: str = ""
+from retinanet.data.records import Records
 
 
 class Split:
@@ -60,13 +38,17 @@ class Split:
         keep_bytes: int = 0,
     ) -> None:
         self.class_names = [category["name"] for category in content["categories"]]
-        self.records = read_records(content)
+        self.records = Records(content)
         self.root = str(content["info"]["root"]) if root is None else root
         self._cache_folder = cache_folder
-        taken = [0, *accumulate(3 * height * width for height, width in (record.size for record in self.records))]
+        taken = [0, *accumulate(3 * height * width for height, width in self.records.sizes.tolist())]
         self.num_kept = bisect_right(taken, keep_bytes) - 1
         self.kept_bytes = taken[self.num_kept]
         self._decoded: dict[int, Tensor] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which decodes what it needs itself."""
+        return self.__dict__ | {"_decoded": {}}
 
     def picture(self, index: int) -> Tensor:
         """[3, H, W] uint8 RGB of one record.
@@ -95,21 +77,3 @@ def load_split(
     """Read a prepared file; arguments as of Split."""
     content = json.loads(Path(path).read_text(encoding="utf-8"))
     return Split(content, root=root, cache_folder=cache_folder, keep_bytes=keep_bytes)
-
-
-def read_records(content: Mapping[str, Any]) -> list[Record]:
-    """The images of a prepared file in its order, with boxes as corners and labels as indices of categories."""
-    label_of = {category["id"]: label for label, category in enumerate(content["categories"])}
-    by_image: dict[int, list[Mapping[str, Any]]] = {image["id"]: [] for image in content["images"]}
-    for annotation in content["annotations"]:
-        if not annotation.get("iscrowd", 0):
-            by_image[annotation["image_id"]].append(annotation)
-    records = []
-    for image in content["images"]:
-        truths = by_image[image["id"]]
-        boxes = torch.tensor([truth["bbox"] for truth in truths], dtype=torch.float32).reshape(-1, 4)
-        labels = torch.tensor([label_of[truth["category_id"]] for truth in truths], dtype=torch.int64)
-        size = (image["height"], image["width"])
-        sha256 = image.get("sha256", "")
-        records.append(Record(image["id"], image["file_name"], size, box_xywh_to_xyxy(boxes), labels, sha256))
-    return records

@@ -9,17 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from retinanet.data.dataset import Batch, copy_to, split_batch
-from retinanet.losses.criterion import Assignment, Criterion, ImageGroundTruth
+from retinanet.losses.criterion import Assignment, Criterion
 from retinanet.network.model import memory_format, normalise_images
 from retinanet.network.precision import autocast, convolving_float32, float32_of
 from retinanet.training.distributed import sum_over_workers, synchronise_gradients, world_size
+from retinanet.training.loading import AssignedBatch, assign_batch
 from retinanet.training.progress import CheckpointRequest, EpochReport, StepLog, TrainingProgress
 from retinanet.training.state import TrainingState
 
 
 def train_epochs(
     state: TrainingState,
-    batches_of: Callable[[int, int], Iterable[Batch]],
+    batches_of: Callable[[int, int], Iterable[Batch | AssignedBatch]],
     *,
     progress: TrainingProgress,
     epochs: int,
@@ -32,7 +33,8 @@ def train_epochs(
     of the gradients, each pause and each epoch one for the losses.
 
     Args:
-        batches_of: this worker's share of an epoch (0-based), from a step of it (0-based) on.
+        batches_of: this worker's share of an epoch (0-based), from a step of it (0-based) on; a batch that comes
+            without targets gets them here.
         progress: where to start; it is updated. At or past `epochs` nothing is yielded.
         checkpoint_every: steps between two pauses, over all epochs; None: no such pauses.
         request: called at every step; all workers follow the request of any one.
@@ -51,7 +53,7 @@ def train_epochs(
 
 def train_one_epoch(
     state: TrainingState,
-    batches: Iterable[Batch],
+    batches: Iterable[Batch | AssignedBatch],
     progress: TrainingProgress,
     *,
     checkpoint_every: int | None = None,
@@ -60,15 +62,14 @@ def train_one_epoch(
     """Train on the batches of an epoch; yields at every pause. Arguments as of train_epochs."""
     state.model.train()
     log = StepLog(state, progress)
-    for batch in batches:
+    for unassigned in batches:
         if log.is_checkpoint_due(checkpoint_every):
             log.flush()
             yield progress
             log = StepLog(state, progress)
 
+        batch, assignments = with_targets(unassigned, state)
         micro_batches = list(split_batch(batch, state.images_per_step))
-        # On the CPU, so that nothing waits for a GPU.
-        assignments = [assign_targets(state.criterion, micro_batch) for micro_batch in micro_batches]
         # Known before the network runs, so the loss of every micro-batch is final.
         normaliser, requests = sum_normaliser(state.criterion, assignments, request(), state.device)
 
@@ -98,9 +99,9 @@ def train_one_epoch(
     log.flush()
 
 
-def assign_targets(criterion: Criterion, batch: Batch) -> Assignment:
-    """Assign the anchors of a batch to its ground truth."""
-    return criterion.assign([ImageGroundTruth(boxes, labels) for boxes, labels in batch.truths()], batch.padded_size)
+def with_targets(batch: Batch | AssignedBatch, state: TrainingState) -> AssignedBatch:
+    """The batch with the assignments of its micro-batches, made on the CPU, so that nothing waits for a GPU."""
+    return batch if isinstance(batch, AssignedBatch) else assign_batch(batch, state.criterion, state.images_per_step)
 
 
 def sum_normaliser(

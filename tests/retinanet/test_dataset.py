@@ -18,7 +18,7 @@ from retinanet.data.dataset import (
     EvaluationBatches,
     TrainingBatches,
     global_batches,
-    orientation,
+    orientations,
     prefetch,
     split_batch,
 )
@@ -79,7 +79,7 @@ def test_only_what_the_groups_leave_at_the_end_is_mixed(groups: list[int], batch
 
 def test_portrait_and_landscape_images_do_not_share_a_batch() -> None:
     # 24 landscape and 8 portrait images fill 3 and 1 batches of 8.
-    groups = [orientation(size) for size in [(480, 640)] * 24 + [(640, 480)] * 8]
+    groups = orientations(torch.tensor([(480, 640)] * 24 + [(640, 480)] * 8))
     steps = global_batches(groups, 8, seed=1, epoch=0)
     assert sorted(len([index for index in step if index < 24]) for step in steps) == [0, 8, 8, 8]
 

@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 from retinanet.data.dataset import Batch, TrainingBatches
-from retinanet.data.splits import Split, load_split, read_records
+from retinanet.data.records import Records
+from retinanet.data.splits import Split, load_split
 from retinanet.data.transforms import Transforms
 from tests.small_world import SIZES, SmallWorld, annotation
 
@@ -53,14 +54,14 @@ def test_labels_are_the_positions_of_the_categories_whatever_their_ids() -> None
 
 
 def test_boxes_become_corners_and_crowds_do_not_train() -> None:
-    records = read_records(made_up())
+    records = Records(made_up())
     assert [record.image_id for record in records] == [5, 2, 90]
     assert records[2].boxes.tolist() == [[1, 2, 31, 22], [2.5, 3.5, 6.5, 8.5]]  # x + w, y + h; the crowd is left out
     assert records[0].size == (40, 60)
 
 
 def test_an_image_without_boxes_has_none_of_the_right_shape() -> None:
-    record = read_records(made_up())[1]
+    record = Records(made_up())[1]
     assert record.boxes.shape == (0, 4) and record.boxes.dtype == torch.float32
     assert record.labels.shape == (0,) and record.labels.dtype == torch.int64
 
