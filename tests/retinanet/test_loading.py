@@ -78,7 +78,7 @@ def test_training_by_assigned_steps_is_the_same_training(small_world: SmallWorld
 
 def many(count: int) -> dict[str, Any]:
     images = [
-        {"id": i, "file_name": f"ö/{i}.png", "width": 64, "height": 48, "sha256": f"{i:064x}"} for i in range(count)
+        {"id": i, "file_name": f"\u00f6/{i}.png", "width": 64, "height": 48, "sha256": f"{i:064x}"} for i in range(count)
     ]
     truths = [annotation(i + 1, i // 7, 1, [1.0, 2.0, 8.0, 9.0]) for i in range(7 * count)]
     return {
@@ -97,7 +97,7 @@ def test_records_go_to_a_process_as_shared_memory_whatever_their_number() -> Non
 def test_packed_records_are_those_of_the_file(tmp_path: Path) -> None:
     content = many(3)
     records = Records(content)
-    assert [record.path for record in records] == ["ö/0.png", "ö/1.png", "ö/2.png"]
+    assert [record.path for record in records] == ["\u00f6/0.png", "\u00f6/1.png", "\u00f6/2.png"]
     assert [record.sha256 for record in records] == [f"{i:064x}" for i in range(3)]
     assert records[-1].image_id == 2 and len(records[0:2]) == 2
     assert [len(record.boxes) for record in records] == [7, 7, 7]
