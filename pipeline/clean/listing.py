@@ -16,7 +16,7 @@ from pipeline.cluster.archive import ENDED, is_archived
 from pipeline.params.paths import outer_root, project_root
 from pipeline.runs.identity import RUN_ID, RunFolder, digest_file
 from pipeline.runs.predecessor import checkpoints_of, list_folder
-from pipeline.sweep.records import RESUME_STATE, SweepFolder
+from pipeline.runs.sweep_folder import RESUME_STATE, SweepFolder
 
 KEEP, STRIP, REMOVE = "keep", "drop resume state", "remove"
 RUN = re.compile(r"[0-9a-f]{16}(-[0-9a-f]{8})?(\.\d{8}-\d{6})?")

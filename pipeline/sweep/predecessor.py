@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.runs.fingerprint import format_changes
 from pipeline.runs.predecessor import names_like
-from pipeline.sweep.records import SweepFolder
+from pipeline.runs.sweep_folder import SweepFolder
 
 
 def choose_sweep(sweeps: str, name: str, code: Mapping[str, str], *, resume_earlier: bool) -> str:

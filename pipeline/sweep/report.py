@@ -14,10 +14,10 @@ from ruamel.yaml import YAML
 from scipy.stats import ttest_ind
 
 from pipeline.params import flatten
+from pipeline.runs.sweep_folder import ENDED, FINISHED, SweepFolder
 from pipeline.storage.outs import write_atomic
 from pipeline.sweep.listener import best_row
 from pipeline.sweep.plots import Point, draw_plots
-from pipeline.sweep.records import ENDED, FINISHED, SweepFolder
 
 TABLE = Path("reports/sweep.csv")
 PLOTS = Path("plots")

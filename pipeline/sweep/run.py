@@ -19,11 +19,11 @@ from pipeline.reports.sample_images import SampleImages
 from pipeline.runs.fingerprint import digest_code
 from pipeline.runs.identity import RUN_ID, digest_file, digest_run, lock_run
 from pipeline.runs.lease import hold_lease
+from pipeline.runs.sweep_folder import SweepFolder
 from pipeline.storage.outs import read_json
 from pipeline.sweep.feasibility import FeasibilityCheck
 from pipeline.sweep.listener import Listener
 from pipeline.sweep.predecessor import choose_sweep, note_code
-from pipeline.sweep.records import SweepFolder
 from pipeline.sweep.report import Report, report
 from pipeline.sweep.sampler import Sampler
 from pipeline.sweep.space import params_with

@@ -23,8 +23,8 @@ from ray.tune.schedulers import (
 
 from pipeline.cluster import Resources
 from pipeline.params.sweep import Sweep, constrained, kind_of
+from pipeline.runs.sweep_folder import TUNE, SweepFolder
 from pipeline.sweep.listener import Listener
-from pipeline.sweep.records import TUNE, SweepFolder
 from pipeline.sweep.sampler import EPOCH, SCORE, Sampler
 from pipeline.sweep.space import broken_constraint
 

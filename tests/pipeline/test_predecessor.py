@@ -10,8 +10,8 @@ import pytest
 from pipeline.runs.checksums import write_checksums
 from pipeline.runs.identity import RunFolder
 from pipeline.runs.predecessor import CODE, begin_run, find_predecessor
+from pipeline.runs.sweep_folder import SweepFolder
 from pipeline.sweep.predecessor import choose_sweep, note_code
-from pipeline.sweep.records import SweepFolder
 
 OLD = {"python": "3.11", "torch": "2.15.0", "retinanet/anchors/boxes.py": "1"}
 NEW = {**OLD, "retinanet/anchors/boxes.py": "2"}

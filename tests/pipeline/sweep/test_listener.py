@@ -10,9 +10,9 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from pipeline.runs.sweep_folder import SweepFolder, configure, newest_sweep
 from pipeline.storage import stores
 from pipeline.sweep.listener import Listener
-from pipeline.sweep.records import SweepFolder, configure, newest_sweep
 
 AWAY = OSError("AWS Error SLOW_DOWN during PutObject operation")
 

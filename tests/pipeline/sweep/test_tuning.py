@@ -12,8 +12,8 @@ import ray
 from pipeline.cluster import Resources
 from pipeline.params.sweep import Sweep
 from pipeline.reports.sample_images import SampleImages
+from pipeline.runs.sweep_folder import SweepFolder
 from pipeline.sweep.listener import Listener
-from pipeline.sweep.records import SweepFolder
 from pipeline.sweep.sampler import Sampler
 from pipeline.sweep.tuning import build_scheduler, tune
 from tests.pipeline.sweep.test_sampler import PARAMS
