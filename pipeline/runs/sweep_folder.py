@@ -6,9 +6,7 @@ trained again. `status` and `report` read nothing else.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import fsspec
@@ -22,20 +20,6 @@ TUNE, TRAIN = "tune", "train"
 RESUME_STATE = (TUNE, TRAIN)
 """Folders that only unfinished trials need: Ray Tune's state with its checkpoints, and the trainings of trials with
 several workers."""
-
-
-def configure(settings: Mapping[str, Any], *, seed: int, number: int) -> dict[str, Any]:
-    """Return the configuration of a trial: its parameters, seed, number of the setting, and key.
-
-    The key identifies the trial in its sweep: 12 hexadecimal digits over its initial parameters and the seed.
-    """
-    content = json.dumps({**settings, "seed": seed}, sort_keys=True)
-    return {**settings, "seed": seed, "number": number, "key": hashlib.sha256(content.encode()).hexdigest()[:12]}
-
-
-def settings_of(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters of a configuration."""
-    return {name: value for name, value in configuration.items() if name not in ("seed", "number", "key")}
 
 
 class SweepFolder:
@@ -117,19 +101,6 @@ class SweepFolder:
             return False
         # Earlier versions wrote an empty file.
         return len(records) >= (plan["trials"] if exhausted is None else int(exhausted or len(records)))
-
-
-def newest_sweep(storage: str) -> SweepFolder:
-    """Return the newest sweep of a storage.
-
-    Raises:
-        ValueError: when there is none.
-    """
-    folders = [SweepFolder(url) for url in entries(f"{storage.rstrip('/')}/sweeps")]
-    begun = {folder: plan["begun"] for folder in folders if (plan := folder.read_json("sweep.json")) is not None}
-    if not begun:
-        raise ValueError(f"there is no sweep in {storage}; `python -m pipeline.sweep run` starts one")
-    return max(begun, key=begun.__getitem__)
 
 
 def entries(folder: str) -> list[str]:

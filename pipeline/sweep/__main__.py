@@ -58,7 +58,7 @@ def work(options: Namespace) -> None:
             )
         run_sweep(plan, conf=conf, apply=options.apply)
         return
-    from pipeline.runs.sweep_folder import newest_sweep
+    from pipeline.sweep.records import newest_sweep
     from pipeline.sweep.report import report, status
 
     folder = newest_sweep(storage_location(runtime))

@@ -10,8 +10,9 @@ import ray.tune
 
 from pipeline.cli.progress import duration
 from pipeline.reports.sample_images import SampleImages
-from pipeline.runs.sweep_folder import ENDED, FAILED, FINISHED, RUNNING, STOPPED, SweepFolder, settings_of
+from pipeline.runs.sweep_folder import ENDED, FAILED, FINISHED, RUNNING, STOPPED, SweepFolder
 from pipeline.storage.outs import as_json
+from pipeline.sweep.records import settings_of
 from pipeline.sweep.sampler import COMPLETE, SCORE
 from pipeline.sweep.space import format_settings
 from pipeline.tracking import Run

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from pipeline.params.sweep import Sweep
-from pipeline.runs.sweep_folder import configure
+from pipeline.sweep.records import configure
 from pipeline.sweep.space import Settings, decode, distributions, encode, grid_values
 
 SCORE, EPOCH, COMPLETE = "score", "epoch", "is_complete"

@@ -25,8 +25,9 @@ from pipeline.fit.memory import picture_budget
 from pipeline.params import Params
 from pipeline.runs.identity import BEST, ROWS
 from pipeline.runs.inputs import fetch
-from pipeline.runs.sweep_folder import FINISHED, TRAIN, SweepFolder, settings_of
+from pipeline.runs.sweep_folder import FINISHED, TRAIN, SweepFolder
 from pipeline.storage.outs import read_json
+from pipeline.sweep.records import settings_of
 from pipeline.sweep.sampler import COMPLETE, EPOCH, SCORE
 from pipeline.sweep.space import params_with
 from pipeline.sweep.thresholds import find_candidates, search_thresholds

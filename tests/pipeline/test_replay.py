@@ -18,7 +18,7 @@ from pipeline.params import load_params
 from pipeline.params.runtime import load_runtime
 from pipeline.replay.__main__ import main
 from pipeline.replay.run import KEYS, load_step, replay
-from pipeline.runs.sweep_folder import configure
+from pipeline.sweep.records import configure
 from pipeline.sweep.trial import TrialBase, trial_config
 from pipeline.train.run import worker_config
 from retinanet.training.progress import LossNotFiniteError

@@ -12,8 +12,9 @@ import pytest
 from pipeline.formats.root import Root
 from pipeline.runs.identity import RUN_ID, RunFolder
 from pipeline.runs.inputs import publish
-from pipeline.runs.sweep_folder import SweepFolder, newest_sweep
+from pipeline.runs.sweep_folder import SweepFolder
 from pipeline.storage.stores import ObjectStore
+from pipeline.sweep.records import newest_sweep
 from tests.buckets import BUCKET, keys_in, make_bucket, variables_of
 from tests.servers import running_s3
 

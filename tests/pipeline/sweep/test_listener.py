@@ -10,9 +10,10 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pipeline.runs.sweep_folder import SweepFolder, configure, newest_sweep
+from pipeline.runs.sweep_folder import SweepFolder
 from pipeline.storage import stores
 from pipeline.sweep.listener import Listener
+from pipeline.sweep.records import configure, newest_sweep
 
 AWAY = OSError("AWS Error SLOW_DOWN during PutObject operation")
 

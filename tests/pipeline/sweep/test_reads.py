@@ -13,10 +13,11 @@ import pytest
 
 from pipeline.params import load_params
 from pipeline.reports.sample_images import SampleImages
-from pipeline.runs.sweep_folder import SweepFolder, configure
+from pipeline.runs.sweep_folder import SweepFolder
 from pipeline.sweep import feasibility as room
 from pipeline.sweep.feasibility import FeasibilityCheck
 from pipeline.sweep.listener import Listener
+from pipeline.sweep.records import configure
 from pipeline.tracking import NoopRun
 from tests.small_world import SmallWorld
 

@@ -13,8 +13,9 @@ import yaml
 
 from pipeline.params import load_params
 from pipeline.params.runtime import load_runtime
-from pipeline.runs.sweep_folder import EXHAUSTED, RESUME_STATE, SweepFolder, configure, newest_sweep
+from pipeline.runs.sweep_folder import EXHAUSTED, RESUME_STATE, SweepFolder
 from pipeline.sweep import run as sweep_run
+from pipeline.sweep.records import configure, newest_sweep
 from pipeline.sweep.report import apply_settings, is_significant, rank_settings, report, status, verdict
 from pipeline.sweep.run import Plan, run_sweep
 from pipeline.tracking.interface import NoopRun

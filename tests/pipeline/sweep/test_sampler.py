@@ -12,6 +12,7 @@ from ray.tune.search import Searcher
 
 from pipeline.params import flatten, load_params
 from pipeline.params.sweep import Sweep
+from pipeline.runs.sweep_folder import EXHAUSTED, SweepFolder
 from pipeline.sweep.sampler import Sampler
 
 PARAMS = load_params(Path(__file__).parents[3] / "params.yaml")
@@ -132,6 +133,21 @@ def test_a_sampler_that_was_saved_goes_on_as_if_nothing_had_been(tmp_path: Path)
     restored = make(trials=8, refuse=allow)
     restored.restore(str(tmp_path / "sampler"))
     assert first + draw(restored, 4) == expected
+
+
+def test_state_of_a_sweep_that_an_earlier_version_started_is_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The class was in pipeline.sweep.records, so the state of a killed sweep holds it under that name."""
+    sampler = make(trials=1, refuse=allow)
+    sampler.on_exhausted = SweepFolder(str(tmp_path)).note_exhausted
+    with monkeypatch.context() as earlier:
+        earlier.setattr(SweepFolder, "__module__", "pipeline.sweep.records")
+        sampler.save(str(tmp_path / "sampler"))
+    restored = make(trials=1, refuse=allow)
+    restored.restore(str(tmp_path / "sampler"))
+    restored.on_exhausted(3)
+    assert SweepFolder(str(tmp_path)).read(EXHAUSTED) == b"3"
 
 
 def allow(settings: Mapping[str, Any]) -> None:

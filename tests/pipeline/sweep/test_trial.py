@@ -14,9 +14,9 @@ from pipeline.fit.config import WorkerConfig
 from pipeline.params import load_params
 from pipeline.params.runtime import load_runtime
 from pipeline.runs.identity import BEST, ROWS
+from pipeline.runs.sweep_folder import SweepFolder
 from pipeline.storage.outs import write_json
 from pipeline.sweep import trial
-from pipeline.sweep.records import SweepFolder
 from pipeline.sweep.trial import LastDetections, report_epoch, train_distributed
 from pipeline.train.run import worker_config
 from tests.settings import change
