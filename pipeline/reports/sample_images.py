@@ -5,19 +5,25 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
 from pipeline.reports.pictures import SheetPicture, draw_sheet
-from pipeline.tracking import Tracked
 from retinanet.data.splits import Split, load_split
 
 NUM_SAMPLES = 8
 COLUMNS = 4
 KEY = "val/detections"
 """Name of the sheets in MLflow's image grid."""
+
+
+class PictureLog(Protocol):
+    """What stores the sheets: a run of pipeline.tracking."""
+
+    def log_picture(self, key: str, picture: bytes, step: int) -> None:
+        """Store the bytes of a PNG file in the image grid."""
 
 
 def choose_sample_images(content: Mapping[str, Any], count: int = NUM_SAMPLES) -> list[int]:
@@ -42,7 +48,7 @@ class SampleImages:
         """Image id -> boxes, scores, labels as lists; empty once drawn."""
         self._split: Split | None = None
 
-    def log(self, run: Tracked, *, epoch: int) -> None:
+    def log(self, run: PictureLog, *, epoch: int) -> None:
         """Draw the detections for the image grid of a run, once per evaluated epoch.
 
         Pictures that only the workers can read are no error of the training: a line says so.
