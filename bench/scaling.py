@@ -34,7 +34,7 @@ from bench.timed_training import RESULT
 from pipeline.cluster import worker_environment
 from pipeline.params import load_params
 from pipeline.params.runtime import RuntimeConfig, load_runtime
-from pipeline.train.run import worker_config
+from pipeline.worker_config import worker_config
 from retinanet.network.precision import native_precision
 
 REPOSITORY = Path(__file__).resolve().parents[1]

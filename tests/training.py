@@ -16,7 +16,7 @@ from pipeline.fit import fit
 from pipeline.fit.loop import load_splits, train_worker
 from pipeline.params import load_params
 from pipeline.params.runtime import load_runtime
-from pipeline.train.run import worker_config
+from pipeline.worker_config import worker_config
 from tests.alone import alone
 
 TIMES = ("seconds", "images_per_s")

@@ -25,6 +25,9 @@ ROWS = "history.json"
 CHECKPOINT = "checkpoint_"
 """Prefix of the checkpoint folders in a run's folder."""
 
+SECTIONS = {"seed", "transforms", "matcher", "loss", "model", "optim", "train"}
+"""Sections of params.yaml that decide the result of a training: those of stage train in dvc.yaml."""
+
 RUN_ID = "mlflow_run_id"  # file in a run's folder that holds the id of its MLflow run
 
 

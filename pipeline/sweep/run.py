@@ -12,12 +12,14 @@ from typing import Any
 from pipeline import cluster
 from pipeline.fit.config import publish_inputs
 from pipeline.params import Params, flatten, project_root
+from pipeline.params.conflicts import check_share, conflict
 from pipeline.params.paths import check_folder, outer_root, picture_root, storage_location
 from pipeline.params.runtime import RuntimeConfig
 from pipeline.params.sweep import Sweep, every_value, replaced
 from pipeline.reports.sample_images import SampleImages
-from pipeline.runs.fingerprint import digest_code
-from pipeline.runs.identity import RUN_ID, digest_file, digest_run, lock_run
+from pipeline.runs.fingerprint import digest_code, training_code
+from pipeline.runs.identity import RUN_ID, SECTIONS, digest_file, digest_run, lock_run
+from pipeline.runs.inputs import SPLITS, weights_file
 from pipeline.runs.lease import hold_lease
 from pipeline.runs.sweep_folder import SweepFolder
 from pipeline.storage.outs import read_json
@@ -31,8 +33,7 @@ from pipeline.sweep.trial import TrialBase, run_trial
 from pipeline.sweep.tuning import build_scheduler, tune
 from pipeline.tracking import Run, cluster_tags, log_code_changes, log_split, open_run, provenance_tags
 from pipeline.tracking.description import DESCRIPTION_TAG
-from pipeline.train.preflight import SPLITS, check_share, conflict, weights_file
-from pipeline.train.run import SECTIONS, training_code, worker_config
+from pipeline.worker_config import worker_config
 from retinanet.network.precision import native_precision
 
 

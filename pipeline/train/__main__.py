@@ -6,8 +6,9 @@ from argparse import Namespace
 
 from pipeline.cli.command import Command
 from pipeline.params import load_params
+from pipeline.params.conflicts import check_share
 from pipeline.params.runtime import load_runtime
-from pipeline.train.preflight import check_inputs, check_share
+from pipeline.train.preflight import check_inputs
 
 DESCRIPTION = """\
 Train on Ray with the workers set in conf/ (PIPELINE_CONF names the file, conf/local.yaml by default). Running the

@@ -16,17 +16,17 @@ from pipeline import cluster
 from pipeline.cli.progress import Progress
 from pipeline.cluster.archive import ENDED, export_archive, is_archived
 from pipeline.fit import fit
-from pipeline.fit.config import InputFiles, WorkerConfig, publish_inputs, with_weights
+from pipeline.fit.config import WorkerConfig, publish_inputs
 from pipeline.fit.ending import describe_early_end, ends_early, has_ended
 from pipeline.params import Params, flatten, project_root
 from pipeline.params.experiment import Train
-from pipeline.params.paths import check_folder, outer_root, picture_root, storage_location
+from pipeline.params.paths import check_folder, outer_root, storage_location
 from pipeline.params.runtime import RuntimeConfig
 from pipeline.reports.curves import plot_curves, write_history_csv
-from pipeline.reports.sample_images import SampleImages, choose_sample_images
-from pipeline.runs.fingerprint import describe_code, digest_code
-from pipeline.runs.identity import BEST, ROWS, RUN_ID, RunFolder, digest_file, digest_run, lock_run
-from pipeline.runs.inputs import CACHE
+from pipeline.reports.sample_images import SampleImages
+from pipeline.runs.fingerprint import digest_code, training_code
+from pipeline.runs.identity import BEST, ROWS, RUN_ID, SECTIONS, RunFolder, digest_file, digest_run, lock_run
+from pipeline.runs.inputs import ANCHORS, SPLITS, weights_file
 from pipeline.runs.lease import hold_lease
 from pipeline.runs.predecessor import begin_run
 from pipeline.storage.outs import read_json, write_atomic, write_json
@@ -41,8 +41,8 @@ from pipeline.tracking import (
     provenance_tags,
 )
 from pipeline.train.micro_batch import IMAGES_PER_STEP, halve_images, keep_size, with_at_most, with_images_per_step
-from pipeline.train.preflight import ANCHORS, SPLITS, weights_file
-from retinanet.inference.detector_file import describe_detector, load_detector, save_detector
+from pipeline.worker_config import worker_config
+from retinanet.inference.detector_file import load_detector, save_detector
 from retinanet.network.precision import native_precision
 
 MODEL = Path("models/model.pt")
@@ -50,10 +50,6 @@ REPORT = Path("reports/train.json")
 EARLIER_REPORTS = (Path("reports/prepare.json"), Path("reports/anchor_stats.json"))
 HISTORY = Path("plots/training.csv")
 CURVES = Path("plots/training.png")
-HOUSE = Path(__file__).resolve().parents[2]
-# The code that computes the result: other code must neither resume this run unasked nor pass for its result.
-CODE = (*sorted(HOUSE.glob("retinanet/**/*.py")), *sorted(HOUSE.glob("pipeline/fit/*.py")))
-SECTIONS = {"seed", "transforms", "matcher", "loss", "model", "optim", "train"}  # those of this stage in dvc.yaml
 
 
 def run(params: Params, runtime: RuntimeConfig) -> None:
@@ -95,11 +91,6 @@ def digest_training(params: Params, runtime: RuntimeConfig) -> str:
     values = {**params.model_dump(include=SECTIONS), "precision": runtime.precision}
     experiment = digest_run(values, [*SPLITS.values(), ANCHORS, *weights_file(params)])
     return f"{experiment}-{digest_code(training_code())}"
-
-
-def training_code() -> dict[str, str]:
-    """Digests of the training code; see pipeline.runs.fingerprint.describe_code."""
-    return describe_code(CODE, root=HOUSE)
 
 
 def train(params: Params, runtime: RuntimeConfig, config: WorkerConfig, *, digest: str, storage: str) -> None:
@@ -192,31 +183,6 @@ def train_in_memory(
             images = halve_images(config, workers=runtime.fewest, error=error)
             config = with_images_per_step(config, images)
             keep_size(folder, images)
-
-
-def worker_config(params: Params, runtime: RuntimeConfig, *, digest: str, run: str) -> WorkerConfig:
-    """The configuration of every worker, with the files of this machine."""
-    content = read_json(SPLITS["train"])
-    weights = weights_file(params)
-    return WorkerConfig(
-        params=with_weights(params, str(weights[0])) if weights else params,
-        runtime=runtime,
-        description=describe_detector(
-            model=params.model.model_dump(),
-            loss=params.loss.model_dump(),
-            transforms=params.transforms.model_dump(),
-            anchors=read_json(ANCHORS),
-            categories=content["categories"],
-            run={"digest": digest},
-        ),
-        data=InputFiles(
-            **{name: str(path.resolve()) for name, path in SPLITS.items()},
-            root=picture_root(content["info"]["root"], runtime),
-            sample_ids=tuple(choose_sample_images(read_json(SPLITS["val"]))),
-            run=run,
-            cache_folder=f"{CACHE}/pictures",
-        ),
-    )
 
 
 class Listener:

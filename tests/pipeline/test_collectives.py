@@ -25,7 +25,7 @@ from pipeline.fit import validation as validation_room
 from pipeline.fit.loop import load_splits, train_worker
 from pipeline.params import load_params
 from pipeline.params.runtime import load_runtime
-from pipeline.train.run import worker_config
+from pipeline.worker_config import worker_config
 from retinanet.training import engine as engine_room
 from retinanet.training import progress as progress_room
 

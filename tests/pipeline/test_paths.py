@@ -21,13 +21,13 @@ from pipeline.params import load_params, project_root
 from pipeline.params.paths import outer_root, picture_root, resolve, storage_location
 from pipeline.params.runtime import load_runtime
 from pipeline.replay.run import load_step
+from pipeline.runs.inputs import weights_file
 from pipeline.sweep.__main__ import main as sweep
 from pipeline.sweep.run import make_plan
 from pipeline.tracking.provenance import git
 from pipeline.tracking.store import find_store
 from pipeline.train.__main__ import main as train
-from pipeline.train.preflight import weights_file
-from pipeline.train.run import worker_config
+from pipeline.worker_config import worker_config
 from tests.settings import change
 
 PIPELINE = Path(__file__).parents[2] / "pipeline"

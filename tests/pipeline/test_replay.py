@@ -20,7 +20,7 @@ from pipeline.replay.__main__ import main
 from pipeline.replay.run import KEYS, load_step, replay
 from pipeline.sweep.records import configure
 from pipeline.sweep.trial import TrialBase, trial_config
-from pipeline.train.run import worker_config
+from pipeline.worker_config import worker_config
 from retinanet.training.progress import LossNotFiniteError
 from tests.alone import alone
 from tests.flaky import FlakyStore, full_disk

@@ -17,25 +17,27 @@ from pipeline.cluster import training
 from pipeline.cluster.archive import archive_run
 from pipeline.fit.config import WorkerConfig
 from pipeline.params import Params, load_params
+from pipeline.params.conflicts import check_share
 from pipeline.params.runtime import RuntimeConfig, load_runtime
 from pipeline.reports.sample_images import SampleImages
+from pipeline.runs import fingerprint
 from pipeline.runs.checksums import write_checksums
+from pipeline.runs.fingerprint import CODE, HOUSE
 from pipeline.runs.identity import BEST, ROWS, RUN_ID, RunFolder
+from pipeline.runs.inputs import weights_file
 from pipeline.storage.outs import write_json
 from pipeline.tracking import NoopRun
 from pipeline.train import run as stage
 from pipeline.train.__main__ import main
-from pipeline.train.preflight import check_share, weights_file
 from pipeline.train.run import (
-    CODE,
     MODEL,
     Listener,
     digest_training,
     export,
     train_in_memory,
-    worker_config,
     write_reports,
 )
+from pipeline.worker_config import worker_config
 from retinanet.inference.detector_file import load_detector, save_detector
 from tests.settings import change
 
@@ -179,11 +181,11 @@ def test_changed_data_makes_another_run(name: str) -> None:
 def own_code(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a copy of the code that computes the result, which names the run."""
     for path in CODE:
-        copy = project / path.relative_to(stage.HOUSE)
+        copy = project / path.relative_to(HOUSE)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(path.read_bytes())
-    monkeypatch.setattr(stage, "CODE", tuple(project / path.relative_to(stage.HOUSE) for path in CODE))
-    monkeypatch.setattr(stage, "HOUSE", project)
+    monkeypatch.setattr(fingerprint, "CODE", tuple(project / path.relative_to(HOUSE) for path in CODE))
+    monkeypatch.setattr(fingerprint, "HOUSE", project)
     return project
 
 
@@ -201,7 +203,7 @@ def test_changed_code_makes_another_run_of_the_same_experiment(own_code: Path) -
 @pytest.mark.usefixtures("own_code")
 def test_comment_in_any_file_of_the_code_makes_no_other_run() -> None:
     before = digest_training(*here())
-    for path in stage.CODE:
+    for path in fingerprint.CODE:
         with path.open("a") as file:
             file.write("# a thought\n")
     assert digest_training(*here()) == before
