@@ -70,6 +70,24 @@ print(model.metadata.metadata["class_names"], "{project}" in " ".join(sys.path))
 """
 
 
+WRITE = """
+import sys
+from pathlib import Path
+from mlflow.models import Model
+from pipeline.tracking.model import write_model
+write_model(Path("model"), Path("model.pt"), description=Model(), class_names=["cat", "dog"], example=None)
+print([name for name in ("torch", "torchvision", "retinanet.inference") if name in sys.modules])
+"""
+
+
+@pytest.mark.slow
+def test_writing_a_model_imports_neither_the_detector_nor_torchvision(tracker: Any, tmp_path: Path) -> None:
+    """The driver of a training writes it; only the workers need them."""
+    (tmp_path / "model.pt").write_text("weights")
+    assert tracker.run_python(WRITE, cwd=tmp_path, python_path=str(PROJECT)) == "[]\n"
+    assert (tmp_path / "model/MLmodel").is_file()
+
+
 @pytest.mark.slow
 def test_logged_model_loads_and_predicts_without_the_project(tracker: Any, tmp_path: Path, home: Path) -> None:
     for package in ("retinanet", "retinanet/inference", "retinanet/data"):
