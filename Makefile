@@ -59,7 +59,7 @@ check: $(STAMP)  ## lint, format, types, architecture rules and links of the doc
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_house.py tests/test_tree.py
+	$(BIN)/python -m pytest -q tests/test_house.py tests/test_chains.py tests/test_tree.py
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 format: $(STAMP)  ## format the code and mend what the linter can mend
