@@ -29,7 +29,8 @@ from pipeline.storage.outs import write_json
 from pipeline.tracking import NoopRun
 from pipeline.tracking.description import DESCRIPTION_TAG
 from pipeline.train import run as stage
-from pipeline.train.run import digest_training, worker_config
+from pipeline.train.run import digest_training
+from pipeline.worker_config import worker_config
 from retinanet.inference.detector_file import load_detector, save_detector
 from retinanet.training.state import TrainingState
 from tests.alone import alone

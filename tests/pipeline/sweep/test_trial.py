@@ -18,7 +18,7 @@ from pipeline.runs.sweep_folder import SweepFolder
 from pipeline.storage.outs import write_json
 from pipeline.sweep import trial
 from pipeline.sweep.trial import LastDetections, report_epoch, train_distributed
-from pipeline.train.run import worker_config
+from pipeline.worker_config import worker_config
 from tests.settings import change
 
 
