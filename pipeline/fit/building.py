@@ -48,11 +48,13 @@ def build_state(config: WorkerConfig, worker: Worker, *, total_steps: int) -> Tr
         network.to(memory_format=torch.channels_last)
     if runtime.recompute:
         recompute_activations(network)
-    if runtime.compile:
-        network.compile()  # in place, so that the names of the weights stay
     optimizer = build_optimizer(network, params.optim, params.train)
+    model = distribute(network, worker)
+    if runtime.compile:
+        # In place, so that the names of the weights stay; with its DistributedDataParallel, at whose buckets it is cut.
+        model.compile()
     return TrainingState(
-        model=distribute(network, worker),
+        model=model,
         criterion=build_criterion(params, grid, num_classes),
         optimizer=optimizer,
         schedule=build_schedule(optimizer, params.optim, total_steps),

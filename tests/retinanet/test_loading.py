@@ -77,9 +77,8 @@ def test_training_by_assigned_steps_is_the_same_training(small_world: SmallWorld
 
 
 def many(count: int) -> dict[str, Any]:
-    images = [
-        {"id": i, "file_name": f"\u00f6/{i}.png", "width": 64, "height": 48, "sha256": f"{i:064x}"} for i in range(count)
-    ]
+    common = {"width": 64, "height": 48}
+    images = [{"id": i, "file_name": f"\u00f6/{i}.png", "sha256": f"{i:064x}", **common} for i in range(count)]
     truths = [annotation(i + 1, i // 7, 1, [1.0, 2.0, 8.0, 9.0]) for i in range(7 * count)]
     return {
         "info": {"root": "raw"},
