@@ -16,6 +16,7 @@ from pipeline.fit.not_finite import explain_loss
 from pipeline.fit.validation import is_evaluated, validate
 from pipeline.runs.inputs import check_pictures, fetch
 from retinanet.data.splits import Split, load_split
+from retinanet.training.determinism import set_deterministic
 from retinanet.training.engine import train_epochs
 from retinanet.training.progress import CheckpointRequest, EpochReport, LossNotFiniteError, TrainingProgress
 from retinanet.training.state import TrainingState
@@ -45,6 +46,7 @@ def train_worker(config: WorkerConfig, worker: Worker, train_split: Split, val_s
         FloatingPointError: when a loss is not finite, with the step, the images, and a file that holds the batch.
     """
     torch.set_num_threads(config.runtime.cpus_per_worker)
+    set_deterministic(config.runtime.deterministic)
     batches, epochs = Batches(config, train_split, worker), config.params.train.epochs
     state = build_state(config, worker, total_steps=batches.steps * epochs)
     checkpoint = resume(state, worker)

@@ -33,6 +33,9 @@ class RuntimeConfig(Section):
     recompute: bool
     "Activation checkpointing: recompute activations in the backward pass instead of storing them."
     compile: bool
+    "torch.compile of the network, cut at the buckets in which gradients travel between workers."
+    deterministic: bool
+    "Deterministic algorithms: on a GPU, equal runs are equal to the bit instead of up to rounding, and slower."
     backend: Literal["gloo", "nccl"]
     storage: str
     "Folder or URL of checkpoints and results."
