@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 STRIDES = (8, 16, 32, 64, 128)  # px, of P3..P7
-# Image sizes whose anchors are cached, 3 MB each at 800 x 1333 px. Multi-scale training has hundreds of sizes; those of a
-# new one are made in 3 ms.
+# Image sizes whose anchors are cached, 3 MB each at 800 x 1333 px. Multi-scale training has hundreds of sizes: those of
+# a new one are made in 3 ms.
 CACHED_SIZES = 32
 
 
