@@ -232,6 +232,13 @@ PARTS = (
         for name in ("prepare_config", "validate_config")
     ),
     Part(
+        "ray._private.label_utils.validate_label_selector",
+        ("tests/pipeline/test_placement.py",),
+        "the reference for the selectors that conf/ accepts",
+        RAY,
+        ("label_selector",),
+    ),
+    Part(
         "torchvision.models.detection._utils.Matcher",
         ("tests/retinanet/test_matcher.py", "tests/retinanet/test_matcher_on_grids.py"),
         "the reference for our matcher",

@@ -20,8 +20,8 @@ from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import OutOfMemoryError
 
-from pipeline.cli.stop import StoppedError
-from pipeline.cluster.environment import worker_environment
+from pipeline.cli.stop import STOPPED, StoppedError
+from pipeline.cluster.placement import bundle
 from pipeline.cluster.signals import catch_stop_signals, run_until_stopped
 from pipeline.cluster.start import Resources, describe_cluster
 from pipeline.cluster.storage import Checkpoints
@@ -115,8 +115,7 @@ def train_on_ray(
                 raise
         newest = checkpoints.newest(warn)
         if stop_requested.is_set():
-            kept = "with a checkpoint" if newest else "before the first checkpoint"
-            raise StoppedError(f"stopped {kept}; run again to resume")
+            raise StoppedError(STOPPED if newest else "stopped before the first checkpoint; run again")
         if newest is None:
             raise RuntimeError(f"no checkpoint could be written to {storage}; see the warnings above")
         # Downloads the files if the storage is remote.
@@ -149,6 +148,7 @@ def run_trainer(
     os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = str(int(resources.has_nodes))
     events, stop = create_event_queue(), create_event_queue()
     link = {"_events": events, "_stop": stop, "_has_nodes": resources.has_nodes, "_checkpoints": checkpoints}
+    link |= {"_driver_node": driver_node()}
     trainer = (Trainer if lasting else LocalTrainer)(
         fit,
         train_loop_config={"config": config, **link},
@@ -156,8 +156,9 @@ def run_trainer(
         scaling_config=ray.train.ScalingConfig(
             num_workers=resources.most if resources.fewest == resources.most else (resources.fewest, resources.most),
             use_gpu=resources.gpus_per_worker > 0,
-            resources_per_worker={"CPU": resources.cpus_per_worker}
-            | ({"GPU": resources.gpus_per_worker} if resources.gpus_per_worker else {}),
+            resources_per_worker=bundle(resources.cpus_per_worker, resources.gpus_per_worker),
+            accelerator_type=resources.accelerator_type,
+            label_selector=dict(resources.labels) or None,
         ),
         run_config=ray.train.RunConfig(
             name=name,
@@ -165,7 +166,7 @@ def run_trainer(
             failure_config=ray.train.FailureConfig(max_failures=resources.max_failures, controller_failure_limit=3),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             callbacks=[ReportForwarder(events)],
-            worker_runtime_env={"env_vars": worker_environment(resources.cpus_per_worker, resources.gpus_per_worker)},
+            worker_runtime_env={"env_vars": resources.variables},
             logging_config=ray.train.LoggingConfig(log_level="INFO" if resources.verbose else "ERROR"),
         ),
     )
@@ -179,6 +180,11 @@ def run_trainer(
             if isinstance(cause, OutOfMemoryError):
                 raise cause from error
             raise RuntimeError(f"training failed: {first_cause(error)}") from cause
+
+
+def driver_node() -> str | None:
+    """Return the id of this process's node; None where it is on none, but connected through ray://."""
+    return None if ray.util.client.ray.is_connected() else ray.get_runtime_context().get_node_id()
 
 
 def create_event_queue() -> Queue:

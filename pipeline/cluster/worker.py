@@ -16,6 +16,7 @@ import ray.train.torch
 from ray.train import CheckpointUploadMode
 
 from pipeline.cli.progress import Throttle
+from pipeline.cluster.node_load import send_load
 from pipeline.cluster.storage import Checkpoints, WriteCheckpoint
 
 STEPS_BETWEEN_CHECKS = 20  # the preemption check is a barrier over all workers
@@ -46,12 +47,18 @@ class Worker:
 
 
 def worker(config: Mapping[str, Any]) -> Worker:
-    """Return the link of the current Ray Train worker; silences Ray's log line for every report."""
+    """Return the link of the current Ray Train worker; silences Ray's log line for every report.
+
+    The first worker of each node sends the node's load, except on the driver's, which MLflow samples there.
+    """
     from ray.train.v2._internal.execution import context as reports
 
     logging.getLogger(reports.__file__).setLevel(logging.WARNING)
     context = ray.train.get_context()
     send_event, checkpoints = EventSender(config["_events"]), config["_checkpoints"]
+    here = ray.get_runtime_context().get_node_id()
+    if context.get_local_rank() == 0 and here != config["_driver_node"]:
+        send_load(send_event, node=name_of(here))
     return Worker(
         rank=context.get_world_rank(),
         num_workers=context.get_world_size(),
@@ -64,6 +71,12 @@ def worker(config: Mapping[str, Any]) -> Worker:
             config["_stop"], first=context.get_world_rank() == 0, watches_nodes=config["_has_nodes"]
         ),
     )
+
+
+def name_of(node_id: str) -> str:
+    """Return host and address of a node, as in the tag ray.nodes."""
+    (node,) = (node for node in ray.nodes() if node["NodeID"] == node_id)
+    return f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
 
 
 class EventSender:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from pipeline.params.credentials import is_secret
 from pipeline.params.reading import read_yaml, validate
 from pipeline.params.section import Count, CountOrZero, NotNegative, Positive, Section
+
+# As Ray and Kubernetes have them: an optional prefix, a name, and a value or several.
+NAME = r"[a-zA-Z0-9](?:[\w.-]{0,61}[a-zA-Z0-9])?"
+LABEL = re.compile(rf"(?:{NAME}/)?{NAME}")
+SELECTOR = re.compile(rf"!?(?:{NAME}|in\({NAME}(?:, ?{NAME})*\))")
 
 
 class RuntimeConfig(Section):
@@ -22,6 +30,10 @@ class RuntimeConfig(Section):
     cpus_per_worker: Count
     "Also the number of threads of a worker."
     gpus_per_worker: NotNegative
+    accelerator_type: str | None
+    "Type of GPU, as Ray names it (H100, A100-80G, L4): workers run on nodes with it alone; null: on any."
+    labels: dict[str, str]
+    "Workers run on nodes with these labels alone; a value may be `a`, `!a`, `in(a, b)` or `!in(a, b)`."
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"]
     "Precision of the convolutions in training; evaluation is always fp32. auto: bf16 where it is native, else fp32."
     images_per_step: Count | None
@@ -50,12 +62,16 @@ class RuntimeConfig(Section):
     "A worker without a heartbeat for this long counts as dead."
     trials_at_once: Count | None
     "Concurrent trials of a sweep; null: as many as the resources allow."
+    environment: dict[str, str]
+    "Environment variables of the workers, over the pipeline's own."
+    dashboard: bool
+    "Start Ray's dashboard with a local Ray; a cluster has its own. Its address is printed, and a tag in MLflow."
     verbose: bool
     "Show the workers' output in the driver; otherwise it is only in Ray's logs on their nodes."
 
     def check(self) -> list[str]:
         """NCCL and TF32 need GPUs; loader processes lose their cached pictures at the end of an epoch."""
-        complaints = []
+        complaints = [*self.placement_complaints()]
         if self.backend == "nccl" and self.gpus_per_worker == 0:
             complaints.append("backend is nccl, but gpus_per_worker is 0; use gloo")
         if self.precision == "tf32" and self.gpus_per_worker == 0:
@@ -65,6 +81,25 @@ class RuntimeConfig(Section):
         if self.fewest > self.most:
             complaints.append(f"workers is [{self.fewest}, {self.most}]; expected the fewest first, then the most")
         return complaints
+
+    def placement_complaints(self) -> Iterator[str]:
+        """Yield what is wrong with accelerator_type, labels and environment."""
+        if self.accelerator_type is not None and self.gpus_per_worker == 0:
+            yield f"accelerator_type is {self.accelerator_type}, but gpus_per_worker is 0; use null"
+        if self.labels and self.fewest != self.most:
+            yield (
+                f"labels choose nodes, but workers is {self.workers}, and Ray counts nodes of an elastic run without a "
+                "look at labels; use one number"
+            )
+        for key, selector in self.labels.items():
+            if not LABEL.fullmatch(key) or not SELECTOR.fullmatch(selector):
+                yield f"labels.{key} is {selector!r}; expected a label and a, !a, in(a, b) or !in(a, b)"
+        for name in self.environment:
+            if is_secret(name):
+                yield (
+                    f"environment.{name} names a secret, which every run would store and show; set it in the "
+                    "environment of every node instead"
+                )
 
     @property
     def fewest(self) -> int:

@@ -227,9 +227,9 @@ def run_trials(plan: Plan, parent: Run) -> None:
         runtime.address,
         resources,
         dashboard=runtime.most > 1,
-        environment=cluster.worker_environment(runtime.cpus_per_worker, runtime.gpus_per_worker),
-    ):
-        parent.set_tags(cluster_tags(cluster.describe_cluster()))
+        environment=resources.variables,
+    ) as dashboard:
+        parent.set_tags(cluster_tags(cluster.describe_cluster()) | ({"ray.dashboard": dashboard} if dashboard else {}))
         tune(
             run_trial,
             base,

@@ -22,6 +22,7 @@ from ray.tune.schedulers import (
 )
 
 from pipeline.cluster import Resources
+from pipeline.cluster.placement import bundle, offered
 from pipeline.params.sweep import Sweep, constrained, kind_of
 from pipeline.runs.sweep_folder import TUNE, SweepFolder
 from pipeline.sweep.listener import Listener
@@ -56,7 +57,7 @@ def tune(
     """Run the remaining trials, until all have ended or the user stops them. Ray must be running."""
     os.environ.update(VARIABLES)
     wide = resources.most > 1
-    needs = NOTHING if wide else {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker}
+    needs = NOTHING if wide else trial_place(resources)
     runnable = ray.tune.with_resources(ray.tune.with_parameters(trainable, base=base), needs)
     path = folder.path(TUNE)
     clones = isinstance(scheduler, PopulationBasedTraining)
@@ -130,9 +131,16 @@ def name_of(trial: Any) -> str:
     return str(trial.config["key"])
 
 
+def trial_place(resources: Resources) -> ray.tune.PlacementGroupFactory:
+    """Return what a trial of one worker reserves: its CPUs and GPU, on a node that conf/ chooses."""
+    chosen = {"bundle_label_selector": [dict(resources.labels)]} if resources.labels else {}
+    own = bundle(resources.cpus_per_worker, resources.gpus_per_worker, resources.accelerator_type)
+    return ray.tune.PlacementGroupFactory([own], **chosen)
+
+
 def most_at_once(resources: Resources) -> int:
     """Return the number of trials that fit on the cluster with all their workers, at least one."""
-    there = ray.cluster_resources()
+    there = offered(resources.accelerator_type, resources.labels)
     each = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
     fits = [int(there.get(kind, 0) // (need * resources.most)) for kind, need in each.items() if need]
     return max(1, min(fits))

@@ -12,6 +12,7 @@ from pipeline.cli.stop import StoppedError
 from pipeline.tracking.interface import Row, Status
 from pipeline.tracking.lookup import active_run
 from pipeline.tracking.model import Picture, log_model
+from pipeline.tracking.node_metrics import NodeMetrics
 from pipeline.tracking.outbox import Outbox, Send, is_refusal, reason
 from pipeline.tracking.records import (
     as_dataset,
@@ -66,7 +67,7 @@ class Run:
         self._experiment_id: str | None = None
         self._last_epoch: int | None = None  # None: ask the store
         self._outbox = Outbox(self.open, address=store.public_uri)
-        self._system_metrics = SystemMetrics(store.uri)
+        self._system_metrics, self._node_metrics = SystemMetrics(store.uri), NodeMetrics()
         self._is_finished = False
 
     @property
@@ -261,12 +262,24 @@ class Run:
         """
         self._system_metrics.keep(self.run_id)
 
+    def log_node_load(self, node: str, load: Mapping[str, float]) -> None:
+        """Add a sample of another node to the system metrics; samples of all nodes are sent together, every 10 s.
+
+        Args:
+            node: host and address.
+            load: metric -> value, named as by MLflow.
+        """
+        if self._node_metrics.add(node, load):
+            self._put("load of the nodes", self._node_metrics.send)
+
     def finish(self, status: Status = "FINISHED") -> None:
         """Send waiting records and close the run, once; warn about records that still cannot be sent, and drop them."""
         if self._is_finished:
             return
         self._is_finished = True
         self._system_metrics.finish()
+        if self._node_metrics.are_waiting:
+            self._put("load of the nodes", self._node_metrics.send)
         lost = self._outbox.put_last("end of the run", lambda client, run_id: self._end(client, run_id, status))
         if lost:
             self._outbox.warn("loss", f"MLflow run {self.run_id} lacks records that were not sent: {'; '.join(lost)}")

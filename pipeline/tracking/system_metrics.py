@@ -1,4 +1,4 @@
-"""System metrics of a run: CPU, memory, disk, network and GPU, by MLflow's monitor."""
+"""System metrics of the driver's machine: CPU, memory, disk, network and GPU, by MLflow's monitor."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 
 INTERVAL_S = 10.0  # MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL overrides it
 SWITCH = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"
+
+
+def is_switched_off() -> bool:
+    """Return whether MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING is false."""
+    return os.environ.get(SWITCH, "true").lower() in ("false", "0")
 
 
 class SystemMetrics:
@@ -30,7 +35,7 @@ class SystemMetrics:
 
         Does nothing if MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING is false, or the run has no id yet.
         """
-        if run_id is None or self.is_alive or os.environ.get(SWITCH, "true").lower() in ("false", "0"):
+        if run_id is None or self.is_alive or is_switched_off():
             return
         # It prints three lines with addresses when the store is away; the outbox warns once.
         logging.getLogger("mlflow.system_metrics").setLevel(logging.CRITICAL)

@@ -66,9 +66,10 @@ def run(params: Params, runtime: RuntimeConfig) -> None:
         imports = threading.Thread(target=import_ahead, daemon=True)
         imports.start()
         ended = runtime.resume != "never" and is_archived(RunFolder(storage, digest))
-        with nullcontext() if ended else cluster.start_ray(runtime.address, cluster.Resources.of(runtime)):
+        resources = cluster.Resources.of(runtime)
+        with nullcontext("") if ended else cluster.start_ray(runtime.address, resources) as dashboard:
             imports.join()
-            train(params, runtime, config, digest=digest, storage=storage)
+            train(params, runtime, config, digest=digest, storage=storage, dashboard=dashboard)
 
 
 def import_ahead() -> None:
@@ -93,7 +94,9 @@ def digest_training(params: Params, runtime: RuntimeConfig) -> str:
     return f"{experiment}-{digest_code(training_code())}"
 
 
-def train(params: Params, runtime: RuntimeConfig, config: WorkerConfig, *, digest: str, storage: str) -> None:
+def train(
+    params: Params, runtime: RuntimeConfig, config: WorkerConfig, *, digest: str, storage: str, dashboard: str
+) -> None:
     """Train one run to its end, export its best detector, and log it."""
     folder = RunFolder(storage, digest)
     if runtime.resume == "never":
@@ -106,7 +109,7 @@ def train(params: Params, runtime: RuntimeConfig, config: WorkerConfig, *, diges
         run_digest=digest,
         ray_address=cluster.address_of(runtime.address),
     )
-    tags |= origin
+    tags |= origin | ({"ray.dashboard": dashboard} if dashboard else {})
     flat |= {f"conf.{key}": value for key, value in runtime.model_dump().items()}
     known = folder.read(RUN_ID)
     with open_run(run_id=known, name=f"train {digest[:8]}", params=flat, tags=tags) as run:
@@ -211,6 +214,8 @@ class Listener:
             print(f"warning: {event['text']}", flush=True)
         elif event["kind"] == "cluster":
             self.run.set_tags(cluster_tags(event))
+        elif event["kind"] == "load":
+            self.run.log_node_load(event["node"], event["load"])
         elif event["kind"] == "detections":
             self.sample_images.found = event["found"]
         elif not event["is_partial"]:

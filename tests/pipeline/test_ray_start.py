@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,13 @@ class Starts:
     def __init__(self, *errors: Exception) -> None:
         self.errors = list(errors)
         self.options: list[dict[str, Any]] = []
+        self.dashboard_url: str | None = None
 
-    def __call__(self, **options: Any) -> None:
+    def __call__(self, **options: Any) -> Starts:
         self.options.append(options)
         if self.errors:
             raise self.errors.pop(0)
+        return self
 
 
 @pytest.fixture
@@ -70,6 +73,49 @@ def test_failure_that_would_come_again_is_not_tried_again(address: str, error: E
     with pytest.raises(RuntimeError), start_ray(address, resources()):
         pytest.fail("it was let in")
     assert len(starts.options) == 1
+
+
+# ---- the dashboard ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("address", "wanted", "there", "shown"),
+    [
+        ("local", True, "127.0.0.1:8265", "http://127.0.0.1:8265"),
+        ("local", False, "127.0.0.1:8265", ""),  # a sweep's own, for its cleaner
+        ("local", False, None, ""),
+        ("10.0.0.1:6379", False, "10.0.0.1:8265", "http://10.0.0.1:8265"),
+        ("10.0.0.1:6379", True, "https://ray.example.org", "https://ray.example.org"),
+        ("10.0.0.1:6379", True, None, ""),  # started with --include-dashboard=false
+    ],
+)
+def test_dashboard_is_shown_where_it_was_asked_for_or_is_a_clusters(
+    address: str, wanted: bool, there: str | None, shown: str, starts: Starts, capsys: pytest.CaptureFixture[str]
+) -> None:
+    starts.dashboard_url = there
+    with start_ray(address, resources(dashboard=wanted)) as url:
+        assert url == shown
+    assert capsys.readouterr().out == (f"Ray's dashboard: {shown}\n" if shown else "")
+
+
+@pytest.mark.parametrize(("wanted", "swept"), [(True, False), (False, True), (False, False)])
+def test_local_dashboard_listens_on_the_loopback_alone(wanted: bool, swept: bool, starts: Starts) -> None:
+    with start_ray("local", resources(dashboard=wanted), dashboard=swept):
+        assert starts.options[-1]["include_dashboard"] == (wanted or swept)
+        assert starts.options[-1]["dashboard_host"] == "127.0.0.1"
+
+
+def test_missing_package_of_the_dashboard_is_a_sentence(starts: Starts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "ray.dashboard.optional_deps", raising=False)
+    monkeypatch.delattr("ray.dashboard.optional_deps", raising=False)
+    monkeypatch.setitem(sys.modules, "aiohttp_cors", None)  # its import fails
+    wanted = resources(dashboard=True)
+    with pytest.raises(ValueError, match="dashboard is true in conf/, but") as caught, start_ray("local", wanted):
+        pytest.fail("it was let in")
+    assert "aiohttp_cors" in str(caught.value) and f'install "ray[default]=={ray.__version__}"' in str(caught.value)
+    assert starts.options == []
+    with start_ray("local", resources()):
+        pass
 
 
 # ---- CPUs ------------------------------------------------------------------------------------------------------------

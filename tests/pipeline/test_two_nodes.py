@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline.reports.curves import write_history_csv
+from pipeline.tracking.store import connect, find_store
 from tests.buckets import keys_in, make_bucket, move_to_bucket, variables_of
 from tests.nodes import laid_cable, two_nodes
 from tests.pipeline.test_train_killed import rows_of_csv
@@ -59,7 +61,7 @@ def cached(home: Path, kind: str) -> int:
 
 
 def test_two_nodes_without_a_shared_folder_train_as_one(
-    pair: Trained, project: Path, stage_variables: dict[str, str], tmp_path: Path
+    pair: Trained, project: Path, stage_variables: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with laid_cable() as cable, running_s3(tmp_path, host=cable.near) as store:
         client: Any = make_bucket(store)
@@ -85,3 +87,10 @@ def test_two_nodes_without_a_shared_folder_train_as_one(
     write_history_csv(rows, on_one_node / "plots/training.csv")
     assert rows_of_csv(project) == rows_of_csv(on_one_node)
     assert (project / "models/model.pt").exists()
+    # The driver's node is sampled by MLflow, the other by its worker, without MLflow.
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("DVC_ROOT", str(project))
+    (run,) = connect(find_store()).search_runs(["1"])
+    assert run.data.tags["system.node_0"] == f"{socket.gethostname()} ({cable.far})"
+    assert {"system/cpu_utilization_percentage", "system/node_0/cpu_utilization_percentage"} <= set(run.data.metrics)
+    assert not [name for name in run.data.metrics if name.startswith("system/node_1")]
