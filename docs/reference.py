@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mkdocs.structure.files import Files
 
 ROOT = Path(__file__).resolve().parents[1]
-RUNTIME = ("local", "gpu", "cluster", "sweep")
+RUNTIME = ("local", "gpu", "cluster", "slurm", "sweep")
 """The files of conf/, in the order of the table's columns."""
 AT_THE_TOP = ("CONTRIBUTING.md", "CHANGELOG.md")
 """Documents outside docs/ that are pages as well."""

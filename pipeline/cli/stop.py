@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+STOPPED = "stopped with a checkpoint; run again to resume"
+"""What a training says; deploy/slurm.sh looks for it."""
+
 
 class StoppedError(RuntimeError):
     """The training was told to stop, and did, with a checkpoint."""

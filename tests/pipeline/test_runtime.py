@@ -12,7 +12,7 @@ from pipeline.params.runtime import load_runtime
 REPOSITORY = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", ["local", "gpu", "sweep", "cluster"])
+@pytest.mark.parametrize("name", ["local", "gpu", "sweep", "cluster", "slurm"])
 def test_shipped_places_load(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = REPOSITORY / f"conf/{name}.yaml"
     monkeypatch.setenv("PIPELINE_CONF", str(path))
