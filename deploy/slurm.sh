@@ -109,23 +109,24 @@ pause() {
 }
 
 while is_alive && [ ! -f "$JOB_FOLDER/status" ]; do pause; done
-# The other nodes may take a minute to notice that the first has stopped Ray; the job need not wait for them.
-for _ in 1 2 3 4 5 6 7 8 9 10; do
-    if is_alive; then pause; fi
-done
 trap '' TERM
-kill -TERM "$step" 2>/dev/null || true
-wait "$step" || true
 
-# ray symmetric-run returns 0 also where Ray has not started.
-[ -f "$JOB_FOLDER/status" ] || fail "the training did not begin; the reason is above"
-status="$(cat "$JOB_FOLDER/status")"
-[ "$status" != 0 ] || exit 0
-# A job that scancel has ended is no longer RUNNING.
-if grep -q "^train: stopped with a checkpoint" "$JOB_FOLDER/output" &&
+# ray symmetric-run returns 0 also where Ray has not started, so its own status says nothing.
+status=""
+if [ -f "$JOB_FOLDER/status" ]; then status="$(cat "$JOB_FOLDER/status")"; fi
+
+# Before anything else, as the time is short. A job that scancel has ended is no longer RUNNING.
+if [ "${status:-0}" != 0 ] && grep -q "^train: stopped with a checkpoint" "$JOB_FOLDER/output" &&
     [[ "$(scontrol show job "$SLURM_JOB_ID")" == *JobState=RUNNING* ]]; then
     say "the job queues again, and resumes from the checkpoint"
     scontrol requeue "$SLURM_JOB_ID"
     exit 0
 fi
+
+# `ray stop` on the first node takes up to 16 s. The other nodes may take a minute to notice; the job does not wait.
+end=$((SECONDS + 30))
+while is_alive && [ "$SECONDS" -lt "$end" ]; do pause; done
+kill -TERM "$step" 2>/dev/null || true
+wait "$step" || true
+[ -n "$status" ] || fail "the training did not begin; the reason is above"
 exit "$status"

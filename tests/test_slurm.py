@@ -102,6 +102,7 @@ class Job:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            preexec_fn=catch_ctrl_c,
         )
         if stop is not None:
             deadline = time.monotonic() + 60
@@ -119,6 +120,11 @@ class Job:
     @property
     def is_requeued(self) -> bool:
         return ["scontrol", "requeue", "41"] in self.calls("scontrol")
+
+
+def catch_ctrl_c() -> None:
+    """Runs before the script: as in Slurm, Ctrl-C ends a program, also where the tests' own shell has it ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def stage(sentence: str, *, status: int, waits: bool = False) -> str:

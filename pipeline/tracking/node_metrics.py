@@ -1,7 +1,7 @@
-"""System metrics of the nodes other than the driver's, under the names that MLflow's UI groups by node.
+"""System metrics of the nodes other than the driver's, named as MLflow does for a run on several nodes.
 
-The UI draws `system/node_<number>/<metric>` and `system/node_<number>/gpu_<i>_<metric>` as one chart per metric, with a
-curve per node. It reads numbers alone, so a tag tells the node of each number.
+The code of its page expects `system/node_<number>/<metric>` and `system/node_<number>/gpu_<i>_<metric>`, so a tag tells
+the node of each number.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def test_nodes_have_the_names_that_mlflows_page_groups(tracker: Any, clock: Clock) -> None:
+def test_nodes_have_the_names_that_mlflows_page_expects(tracker: Any, clock: Clock) -> None:
     run = tracker.begin()
     clock.seconds = time.time()
     run.log_node_load("gpu-1 (10.0.0.2)", LOAD)
