@@ -138,12 +138,22 @@ def has_no_reader() -> bool:
 
 def explain(name: str, error: Exception) -> str:
     """One sentence; what our own code does not raise itself also gets a log with the traceback."""
-    if is_users(error) and is_raised_by_us(error) and TRACEBACK not in str(error):
+    if is_sentence(error):
         return str(error)
     log = write_log(name, error)
     if is_users(origin_of(error)):
         return f"{summarise(error)}; the traceback is in {log}"
     return f"this is a bug in the pipeline: {summarise(error)}; please report it with the traceback, which is in {log}"
+
+
+def is_sentence(error: Exception) -> bool:
+    """Whether the text of an error is a sentence of ours for the user."""
+    return is_users(error) and is_raised_by_us(error) and TRACEBACK not in str(error)
+
+
+def say(error: Exception) -> str:
+    """One sentence, without a log."""
+    return str(error) if is_sentence(error) else summarise(error)
 
 
 def is_users(error: BaseException) -> bool:

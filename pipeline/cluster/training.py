@@ -74,6 +74,7 @@ def train_on_ray(
     storage: str,
     on_event: Callable[[dict[str, Any]], None],
     export: Callable[[Path], Exported],
+    max_hours: float | None = None,
 ) -> Exported:
     """Run `fit` on the workers of the connected Ray, and resume from the last checkpoint of that run if there is one.
 
@@ -83,12 +84,13 @@ def train_on_ray(
         on_event: called in this process, first with the cluster (describe_cluster), then with every report and every
             event of a worker.
         export: called in this process with the folder of the newest checkpoint.
+        max_hours: since the start of the command; then it is stopped as by SIGTERM. None: no limit.
 
     Returns:
         The result of `export`.
 
     Raises:
-        StoppedError: when SIGTERM or Ctrl-C has stopped it; the next run resumes from there.
+        StoppedError: when SIGTERM, Ctrl-C or max_hours has stopped it; the next run resumes from there.
         RuntimeError: with the worker's own error, when all retries have failed.
         torch.OutOfMemoryError: when the images of a worker do not fit its memory.
     """
@@ -96,7 +98,7 @@ def train_on_ray(
     def warn(text: str) -> None:
         on_event({"kind": "warning", "text": text})
 
-    with catch_stop_signals() as stop_requested:
+    with catch_stop_signals(max_hours) as stop_requested:
         on_event({"kind": "cluster", **describe_cluster()})
         checkpoints = Checkpoints.of(storage, name)
         try:
@@ -115,7 +117,8 @@ def train_on_ray(
                 raise
         newest = checkpoints.newest(warn)
         if stop_requested.is_set():
-            raise StoppedError(STOPPED if newest else "stopped before the first checkpoint; run again")
+            limit = f" ({stop_requested.reason})" if stop_requested.reason else ""
+            raise StoppedError((STOPPED if newest else "stopped before the first checkpoint; run again") + limit)
         if newest is None:
             raise RuntimeError(f"no checkpoint could be written to {storage}; see the warnings above")
         # Downloads the files if the storage is remote.

@@ -6,11 +6,12 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from pipeline.params.credentials import is_secret
+from pipeline.params.end_command import check_command
 from pipeline.params.reading import read_yaml, validate
 from pipeline.params.section import Count, CountOrZero, NotNegative, Positive, Section
 
@@ -60,6 +61,11 @@ class RuntimeConfig(Section):
     start_timeout_s: Positive
     hang_timeout_s: Positive
     "A worker without a heartbeat for this long counts as dead."
+    max_hours: Positive | None
+    "Hours after the start of the command at which it stops with a checkpoint, as on SIGTERM; null: no limit."
+    on_end: str | list[str] | None
+    "Command that train and sweep run when they end: a list of arguments, or a string that is split like a shell's. \
+{status}, {run}, {AP}, {epoch}, {url} and {message} are replaced; null: none."
     trials_at_once: Count | None
     "Concurrent trials of a sweep; null: as many as the resources allow."
     environment: dict[str, str]
@@ -80,6 +86,8 @@ class RuntimeConfig(Section):
             complaints.append(f"cache_images is true, which needs loader_processes 0, not {self.loader_processes}")
         if self.fewest > self.most:
             complaints.append(f"workers is [{self.fewest}, {self.most}]; expected the fewest first, then the most")
+        if self.on_end is not None:
+            complaints += check_command(self.on_end)
         return complaints
 
     def placement_complaints(self) -> Iterator[str]:
@@ -100,6 +108,10 @@ class RuntimeConfig(Section):
                     f"environment.{name} names a secret, which every run would store and show; set it in the "
                     "environment of every node instead"
                 )
+
+    def recorded(self) -> dict[str, Any]:
+        """What is recorded with a run: all but on_end, because the address of a webhook is a secret."""
+        return self.model_dump(exclude={"on_end"})
 
     @property
     def fewest(self) -> int:

@@ -6,10 +6,11 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from pipeline.cli.command import Command
+from pipeline.cli.end import Ending, tell_end
 from pipeline.params import Params, load_params
 from pipeline.params.paths import storage_location
 from pipeline.params.reading import read_yaml, validate
-from pipeline.params.runtime import load_runtime, runtime_path
+from pipeline.params.runtime import RuntimeConfig, load_runtime, runtime_path
 from pipeline.params.sweep import Sweep, check_sweep
 
 CONF = "conf/sweep.yaml"
@@ -47,16 +48,8 @@ def work(options: Namespace) -> None:
     params, conf = load_params(), runtime_path(CONF)
     runtime = load_runtime(conf)
     if options.command in ("run", "resume"):
-        # Ray, torch and MLflow are needed only here.
-        from pipeline.sweep.run import make_plan, run_sweep
-
-        plan = make_plan(params, chosen_sweep(params, options.preset), runtime)
-        if options.command == "resume" and plan.folder.read("sweep.json") is None:
-            raise ValueError(
-                f"there is no sweep {plan.name} of this params.yaml, conf/ and code in {storage_location(runtime)} to "
-                "resume; `python -m pipeline.sweep run` starts it"
-            )
-        run_sweep(plan, conf=conf, apply=options.apply)
+        with tell_end(runtime.on_end) as ending:
+            search(params, runtime, options, conf=conf, ending=ending)
         return
     from pipeline.sweep.records import newest_sweep
     from pipeline.sweep.report import report, status
@@ -66,6 +59,24 @@ def work(options: Namespace) -> None:
         print(status(folder))
     else:
         report(folder, conf=conf, apply=options.apply)
+
+
+def search(params: Params, runtime: RuntimeConfig, options: Namespace, *, conf: Path, ending: Ending) -> None:
+    """Run or resume the sweep.
+
+    Raises:
+        ValueError: when there is none to resume.
+    """
+    # Ray, torch and MLflow are needed only here.
+    from pipeline.sweep.run import make_plan, run_sweep
+
+    plan = make_plan(params, chosen_sweep(params, options.preset), runtime)
+    if options.command == "resume" and plan.folder.read("sweep.json") is None:
+        raise ValueError(
+            f"there is no sweep {plan.name} of this params.yaml, conf/ and code in {storage_location(runtime)} to "
+            "resume; `python -m pipeline.sweep run` starts it"
+        )
+    run_sweep(plan, conf=conf, apply=options.apply, ending=ending)
 
 
 def chosen_sweep(params: Params, preset: Path | None) -> Sweep:

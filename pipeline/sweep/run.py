@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import cluster
+from pipeline.cli.end import FINISHED, STOPPED, Ending
 from pipeline.fit.config import publish_inputs
 from pipeline.params import Params, flatten, project_root
 from pipeline.params.conflicts import check_share, conflict
@@ -113,8 +114,14 @@ def check_patience(base: Params, sweep: Sweep) -> None:
         )
 
 
-def run_sweep(plan: Plan, *, conf: Path, apply: bool) -> None:
-    """Run the remaining trials, and report; resumes a killed sweep, and needs no Ray for a finished one."""
+def run_sweep(plan: Plan, *, conf: Path, apply: bool, ending: Ending | None = None) -> None:
+    """Run the remaining trials, and report; resumes a killed sweep, and needs no Ray for a finished one.
+
+    Args:
+        ending: is filled in with what on_end tells.
+    """
+    ending = Ending() if ending is None else ending
+    ending.run = plan.name
     locks = outer_root(project_root()) / "runs" / "locks"
     with lock_run(locks, plan.name) as lock, hold_lease(storage_location(plan.runtime), plan.name, lock=lock):
         begun = plan.folder.read_json("sweep.json") or {"begun": time.time()}
@@ -130,8 +137,13 @@ def run_sweep(plan: Plan, *, conf: Path, apply: bool) -> None:
                 log_split(parent, split, path)
             if not plan.folder.has_ended():
                 run_trials(plan, parent)
-            log_report(parent, report(plan.folder, conf=conf, apply=apply))
-            parent.finish("FINISHED" if plan.folder.has_ended() else "KILLED")
+            ending.url, shown = parent.url, report(plan.folder, conf=conf, apply=apply)
+            log_report(parent, shown)
+            if shown is not None:
+                ending.AP, ending.message = shown.winner.mean, f"best setting: trial {shown.winner.number}"
+            has_ended = plan.folder.has_ended()
+            ending.status = FINISHED if has_ended else STOPPED
+            parent.finish("FINISHED" if has_ended else "KILLED")
 
 
 def describe(plan: Plan) -> dict[str, Any]:
@@ -212,7 +224,7 @@ def run_trials(plan: Plan, parent: Run) -> None:
     worker = replace(worker, thresholds=sweep.postprocess, trials_at_once=at_once)
     base = TrialBase(params, worker, plan.folder.url, resources)
     open_trial_run = OpenTrialRun(
-        flat, {f"conf.{key}": value for key, value in runtime.model_dump().items()}, tags, str(Path.cwd())
+        flat, {f"conf.{key}": value for key, value in runtime.recorded().items()}, tags, str(Path.cwd())
     )
     listener = Listener(
         plan.folder,
@@ -247,4 +259,5 @@ def run_trials(plan: Plan, parent: Run) -> None:
             resources=resources,
             trials_at_once=runtime.trials_at_once,
             trials=sweep.trials * sweep.seeds,
+            max_hours=runtime.max_hours,
         )

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ from ray.tune.schedulers import (
 
 from pipeline.cluster import Resources
 from pipeline.cluster.placement import bundle, offered
+from pipeline.cluster.signals import call_after
 from pipeline.params.sweep import Sweep, constrained, kind_of
 from pipeline.runs.sweep_folder import TUNE, SweepFolder
 from pipeline.sweep.listener import Listener
@@ -53,8 +54,9 @@ def tune(
     resources: Resources,
     trials_at_once: int | None,
     trials: int,
+    max_hours: float | None = None,
 ) -> None:
-    """Run the remaining trials, until all have ended or the user stops them. Ray must be running."""
+    """Run the remaining trials, until all have ended, the user stops them or max_hours have passed; Ray must run."""
     os.environ.update(VARIABLES)
     wide = resources.most > 1
     needs = NOTHING if wide else trial_place(resources)
@@ -90,21 +92,33 @@ def tune(
                 checkpoint_config=ray.tune.CheckpointConfig(num_to_keep=None if clones else 1),
             ),
         )
-    with interrupted_by_sigterm():
+    with interrupted_by_sigterm(max_hours):
         tuner.fit()
 
 
 @contextmanager
-def interrupted_by_sigterm() -> Iterator[None]:
-    """Treat SIGTERM as Ctrl-C in the body: Ray Tune handles SIGINT by saving its state and ending its trials."""
+def interrupted_by_sigterm(max_hours: float | None = None) -> Iterator[None]:
+    """Treat SIGTERM as Ctrl-C in the body: Ray Tune handles SIGINT by saving its state and ending its trials.
+
+    Args:
+        max_hours: since the start of the command, after which the body gets SIGTERM; None: no limit.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread receives signals
         return
     before = signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     try:
-        yield
+        with call_after(max_hours, interrupt):
+            yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def interrupt(reason: str) -> None:
+    """Send this process SIGTERM."""
+    with suppress(OSError):  # nobody reads it any more
+        print(f"{reason}; stopping the sweep", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def drawn_space(sampler: Sampler, trials: int) -> dict[str, Any]:

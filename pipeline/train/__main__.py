@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from pipeline.cli.command import Command
+from pipeline.cli.end import tell_end
 from pipeline.params import load_params
 from pipeline.params.conflicts import check_share
 from pipeline.params.runtime import load_runtime
@@ -23,11 +24,12 @@ keeps    checkpoints in <storage of conf/>/<digest>, one run in MLflow
 def work(options: Namespace) -> None:
     """Run the stage in the folder of params.yaml."""
     params, runtime = load_params(), load_runtime()
-    check_share(params, runtime)
-    check_inputs(params)
-    from pipeline.train.run import run  # torch, Ray and MLflow are not needed before
+    with tell_end(runtime.on_end) as ending:
+        check_share(params, runtime)
+        check_inputs(params)
+        from pipeline.train.run import run  # torch, Ray and MLflow are not needed before
 
-    run(params, runtime)
+        run(params, runtime, ending)
 
 
 COMMAND = Command("train", DESCRIPTION, work)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from pipeline import cluster
+from pipeline.cli.end import Ending
 from pipeline.cli.progress import Progress
 from pipeline.cluster.archive import ENDED, export_archive, is_archived
 from pipeline.fit import fit
@@ -52,12 +53,17 @@ HISTORY = Path("plots/training.csv")
 CURVES = Path("plots/training.png")
 
 
-def run(params: Params, runtime: RuntimeConfig) -> None:
-    """Train one run; only one process at a time."""
+def run(params: Params, runtime: RuntimeConfig, ending: Ending | None = None) -> None:
+    """Train one run; only one process at a time.
+
+    Args:
+        ending: is filled in with what on_end tells.
+    """
+    ending = Ending() if ending is None else ending
     if runtime.precision == "auto":
         runtime = runtime.model_copy(update={"precision": native_precision(runtime.gpus_per_worker > 0)})
     digest = digest_training(params, runtime)
-    storage = storage_location(runtime)
+    ending.run, storage = digest, storage_location(runtime)
     config = worker_config(params, runtime, digest=digest, run=RunFolder(storage, digest).url)
     if not cluster.is_elsewhere(runtime.address):
         check_folder(config.data.root)
@@ -69,7 +75,7 @@ def run(params: Params, runtime: RuntimeConfig) -> None:
         resources = cluster.Resources.of(runtime)
         with nullcontext("") if ended else cluster.start_ray(runtime.address, resources) as dashboard:
             imports.join()
-            train(params, runtime, config, digest=digest, storage=storage, dashboard=dashboard)
+            train(params, runtime, config, digest=digest, storage=storage, dashboard=dashboard, ending=ending)
 
 
 def import_ahead() -> None:
@@ -95,7 +101,14 @@ def digest_training(params: Params, runtime: RuntimeConfig) -> str:
 
 
 def train(
-    params: Params, runtime: RuntimeConfig, config: WorkerConfig, *, digest: str, storage: str, dashboard: str
+    params: Params,
+    runtime: RuntimeConfig,
+    config: WorkerConfig,
+    *,
+    digest: str,
+    storage: str,
+    dashboard: str,
+    ending: Ending,
 ) -> None:
     """Train one run to its end, export its best detector, and log it."""
     folder = RunFolder(storage, digest)
@@ -110,7 +123,7 @@ def train(
         ray_address=cluster.address_of(runtime.address),
     )
     tags |= origin | ({"ray.dashboard": dashboard} if dashboard else {})
-    flat |= {f"conf.{key}": value for key, value in runtime.model_dump().items()}
+    flat |= {f"conf.{key}": value for key, value in runtime.recorded().items()}
     known = folder.read(RUN_ID)
     with open_run(run_id=known, name=f"train {digest[:8]}", params=flat, tags=tags) as run:
         workers = runtime.fewest if runtime.fewest == runtime.most else f"{runtime.fewest} to {runtime.most}"
@@ -120,8 +133,9 @@ def train(
         sample_images = SampleImages(
             SPLITS["val"], root=config.data.root, score_threshold=params.evaluate.picture_score
         )
-        listener = Listener(run, folder, progress_of(params.train), sample_images, kept=known)
+        listener = Listener(run, folder, progress_of(params.train), sample_images, kept=known, ending=ending)
         listener.keep_run_id()
+        ending.url = run.url
         found = export_archive(folder, partial(export, digest=digest))
         if found is None:
             if cluster.is_elsewhere(runtime.address):
@@ -140,8 +154,11 @@ def train(
         folder.write(ENDED, str(len(history)))
         run.set_tags(describe_run(best, epochs=len(history), digest=digest, reproduce=tags.get("reproduce")))
         log_outs(run)
+    ending.reach(history)
+    ending.message = f"best epoch {best['epoch']} of {len(history)}"
     if ends_early(history, params.train):
-        print(describe_early_end(history, params.train), flush=True)
+        ending.message = describe_early_end(history, params.train)
+        print(ending.message, flush=True)
     print(f"best epoch {best['epoch']}; compare the runs with: {run.url}", flush=True)
 
 
@@ -181,6 +198,7 @@ def train_in_memory(
                 storage=storage,
                 on_event=listener,
                 export=partial(export, digest=name),
+                max_hours=runtime.max_hours,
             )
         except torch.OutOfMemoryError as error:
             images = halve_images(config, workers=runtime.fewest, error=error)
@@ -193,13 +211,21 @@ class Listener:
 
     Args:
         kept: the id of the MLflow run that the folder holds.
+        ending: gets the best epoch so far.
     """
 
     def __init__(
-        self, run: Run, folder: RunFolder, progress: Progress, sample_images: SampleImages, *, kept: str | None = None
+        self,
+        run: Run,
+        folder: RunFolder,
+        progress: Progress,
+        sample_images: SampleImages,
+        *,
+        kept: str | None = None,
+        ending: Ending | None = None,
     ) -> None:
         self.run, self.folder, self.progress, self.sample_images, self.kept = run, folder, progress, sample_images, kept
-        self.has_warned = False
+        self.ending, self.has_warned = Ending() if ending is None else ending, False
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Handle an event of the training; see pipeline.cluster.training."""
@@ -220,6 +246,7 @@ class Listener:
             self.sample_images.found = event["found"]
         elif not event["is_partial"]:
             self.progress.epoch(event["history"])
+            self.ending.reach(event["history"])
             self.run.log_history(event["history"])
             self.try_to_keep_run_id()
             self.run.log_system_metrics()  # it stops when the store does not answer

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.cli.end import Ending
 from pipeline.cluster.archive import archive_run
 from pipeline.cluster.worker import Worker
 from pipeline.fit import loop
@@ -207,11 +208,14 @@ def test_run_that_ended_early_has_finished_and_says_so(
     monkeypatch.setattr(stage, "open_run", lambda **options: nullcontext(run))
     monkeypatch.setattr(run, "set_tags", tags.update)
     digest = store_run(long_project, [0.1, 0.3, 0.3, 0.2])
-    stage.run(load_params(), load_runtime())
+    ending = Ending()
+    stage.run(load_params(), load_runtime(), ending)
+    assert ending == Ending("finished", run=digest, AP=0.3, epoch=2, message=ending.message)
     first, second = capsys.readouterr().out.splitlines()[-2:]
     assert first == (
         "ended early after epoch 4 of 6: no better AP on val than that of epoch 2 in 2 evaluations (train.patience)"
     )
+    assert ending.message == first
     assert second.startswith("best epoch 2; ")
     report = json.loads(Path("reports/train.json").read_text())
     assert (report["run"], report["epochs"], report["best"]["epoch"]) == (digest, 4, 2)

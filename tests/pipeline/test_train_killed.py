@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -14,7 +15,9 @@ import pytest
 import torch
 import yaml
 
+from tests.end_command import telling, told_in
 from tests.running import Stage, ends_well
+from tests.settings import change
 from tests.training import LONG, TIMES, lengthen
 
 pytestmark = pytest.mark.slow
@@ -92,6 +95,7 @@ def test_told_to_stop_it_keeps_a_checkpoint_and_goes_on_from_that_step(
     undisturbed: Path, project: Path, environment: dict[str, str]
 ) -> None:
     lengthen(project)
+    change("conf/local.yaml", on_end=telling(project / "told", "{status}", "{message}"))
     expected = f"epoch 1/{LONG}"
     for number, epoch in ((signal.SIGTERM, 2), (signal.SIGINT, 5)):
         stopped = Stage(project, environment)
@@ -109,7 +113,12 @@ def test_told_to_stop_it_keeps_a_checkpoint_and_goes_on_from_that_step(
         reached = state_of(project)["progress"]
         expected = f"resuming from epoch {reached['epoch']}"
         expected += f", step {len(reached['losses'])} of the next" if reached["losses"] else ""
+        assert told_in(project / "told")[-1]["arguments"] == ["stopped", stopped.lines[-1].removeprefix("train: ")]
     assert expected in ends_well(Stage(project, environment))
+    told = told_in(project / "told")
+    assert [each["arguments"][0] for each in told] == ["stopped", "stopped", "finished"]
+    best = json.loads((project / "reports/train.json").read_text())["best"]
+    assert told[-1]["variables"]["RETINANET_AP"] == f"{best['AP']:.4f}"
     assert curve_of(project) == curve_of(undisturbed)
     assert (project / "reports/train.json").read_bytes() == (undisturbed / "reports/train.json").read_bytes()
     assert_one_run_with_one_curve(project, epochs=LONG)

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from pipeline.sweep.__main__ import main
+from tests.end_command import telling, told_in
 from tests.running import Stage, ends_well
 
 pytestmark = pytest.mark.slow
@@ -28,7 +29,8 @@ SWEEP |= {"postprocess": {"nms_iou": [0.4, 0.6], "score_threshold": [0.05, 0.2]}
 def sweep_project(project: Path) -> Path:
     """A prepared project whose sweep has four short trials."""
     runtime = yaml.safe_load((project / "conf/local.yaml").read_text())
-    (project / "conf/sweep.yaml").write_text(yaml.safe_dump(runtime | {"workers": 1, "trials_at_once": 2}))
+    runtime |= {"workers": 1, "trials_at_once": 2, "on_end": telling(project / "told", "{status}", "{AP}")}
+    (project / "conf/sweep.yaml").write_text(yaml.safe_dump(runtime))
     write_sweep(project)
     return project
 
@@ -148,6 +150,10 @@ def test_a_sweep_survives_a_dead_trial_an_interruption_and_a_kill_and_its_winner
     ends_well(begin(variables | {"PIPELINE_CONF": "conf/sweep.yaml"}, "train"))
     trained = json.loads((sweep_project / "reports/train.json").read_text())
     assert trained["best"]["AP"] == winner["score"]
+    # Interrupted, to its end, nothing to do, and the winner's own training; the killed one told nothing.
+    told = [each["arguments"] for each in told_in(sweep_project / "told")]
+    assert [status for status, _ in told] == ["stopped", "finished", "finished", "finished"]
+    assert [ap for _, ap in told[1:]] == [f"{winner['score']:.4f}"] * 3
 
 
 def apply(project: Path, settings: dict[str, Any]) -> None:
