@@ -3,8 +3,9 @@
 python -m bench.gpu                       # ResNet-50, 800x1344, batch 16, bf16; --batch 8 for less memory
 python -m bench.gpu --device cpu --tiny   # shows in a minute that it works; its figures mean nothing
 
-It needs torch and torchvision and nothing of the pipeline. All contenders have equal weights, the same pixels and the
-same boxes; torchvision's are spared its own resizing. What a contender cannot do is told in its row.
+First the laws of bench.gpu_checks, then the figures. It needs torch and torchvision and nothing of the pipeline. All
+contenders have equal weights, the same pixels and the same boxes; torchvision's are spared its own resizing. What a
+contender cannot do is told in its row.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch.utils import benchmark
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection import RetinaNet as TorchvisionRetinaNet
 
+from bench.gpu_checks import run_checks
 from bench.network import (
     CANDIDATES,
     NUM_CLASSES,
@@ -99,7 +101,8 @@ def read_setting() -> Setting:
     if device.type == "cuda" and not torch.cuda.is_available():
         parser.error("there is no GPU here; --device cpu --tiny shows that the bench works")
     if chosen.tiny:
-        return Setting(device, chosen.precision, "resnet18", 2, (96, 128), 1, 1, 2, 256, "eager")
+        precision = chosen.precision if device.type == "cuda" else "fp32"  # few CPUs have instructions for bf16
+        return Setting(device, precision, "resnet18", 2, (64, 64), 1, 1, 1, 256, "eager")
     size = (chosen.size[0], chosen.size[1])
     counts = (chosen.steps, 5, chosen.rounds)
     return Setting(device, chosen.precision, chosen.backbone, chosen.batch, size, *counts, 8192, "inductor")
@@ -288,9 +291,12 @@ def compare_detections(setting: Setting, count: int) -> list[str]:
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Check, measure, and print."""
+    setting = read_setting()
+    run_checks(setting.device)
+    print(flush=True)
     with convolving_float32():  # as ours does by itself, so that the others are not in TF32 beside it
-        measure(read_setting())
+        measure(setting)
 
 
 def measure(setting: Setting) -> None:
