@@ -152,13 +152,18 @@ PARTS = (
     # ---- in tests only ----
     Part(
         "torch.utils._python_dispatch.TorchDispatchMode",
-        ("tests/gpu/interpreted_kernel.py", "tests/gpu/test_kernels.py", "tests/gpu/test_waits.py"),
+        (
+            "tests/gpu/interpreted_kernel.py",
+            "tests/gpu/test_deterministic.py",
+            "tests/gpu/test_kernels.py",
+            "tests/gpu/test_waits.py",
+        ),
         "counts kernels, bytes and copies; torch documents it under this name",
         TORCH,
     ),
     Part(
         "torch.utils._pytree.tree_leaves",
-        ("tests/gpu/interpreted_kernel.py",),
+        ("tests/gpu/interpreted_kernel.py", "tests/gpu/test_deterministic.py"),
         "finds the tensors among the arguments of an operation",
         TORCH,
     ),
