@@ -143,6 +143,7 @@ def build_transforms(section: Section) -> Transforms:
         short_side=section.short_side,
         long_side=section.long_side,
         size_divisor=section.size_divisor,
+        canvas=section.canvas,
         mean=section.mean,
         std=section.std,
         horizontal_flip=section.horizontal_flip,

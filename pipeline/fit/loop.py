@@ -46,7 +46,7 @@ def train_worker(config: WorkerConfig, worker: Worker, train_split: Split, val_s
         FloatingPointError: when a loss is not finite, with the step, the images, and a file that holds the batch.
     """
     torch.set_num_threads(config.runtime.cpus_per_worker)
-    set_deterministic(config.runtime.deterministic)
+    set_deterministic(config.runtime.deterministic, one_size=config.params.transforms.canvas is not None)
     batches, epochs = Batches(config, train_split, worker), config.params.train.epochs
     state = build_state(config, worker, total_steps=batches.steps * epochs)
     checkpoint = resume(state, worker)

@@ -85,6 +85,8 @@ class Transforms(Section):
     "Px after resizing, at most."
     size_divisor: Count
     "A batch is padded to a multiple of this, in px."
+    canvas: Annotated[list[Count], Field(min_length=2, max_length=2)] | None
+    "Height and width to which every training batch is padded, px; images fit into it. null: the batch's largest image."
     mean: PerChannel
     "RGB, of images in [0, 1]."
     std: Annotated[list[Positive], Field(min_length=3, max_length=3)]

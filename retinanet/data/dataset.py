@@ -129,7 +129,7 @@ class TrainingBatches(Dataset[Batch]):
         records = [self.split.records[index] for index in indices]
         drawn = [self.transforms.draw(self.seed, self.epoch, record.image_id) for record in records]
         sizes = [self.transforms.resized_size(record.size, draw) for record, draw in zip(records, drawn, strict=True)]
-        padded_size = self.transforms.padded_size_of(sizes)
+        padded_size = self.transforms.training_size_of(sizes)
         mine = range(self.rank, len(indices), self.num_workers)
         loaded = [self.transforms.apply(self.split.picture(indices[i]), records[i].boxes, drawn[i]) for i in mine]
         images = self.transforms.pad([image for image, _, _ in loaded], padded_size)

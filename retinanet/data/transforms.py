@@ -27,6 +27,7 @@ class Augmentation:
 
     Attributes:
         short_side: px after resizing.
+        within: height and width that the resized image has at most, px; None: no limit but long_side.
         crop: height and width of the crop, as fractions of the picture's.
         crop_at: where the crop lies, from 0 (top, left) to 1 (bottom, right).
         scale: factor on the resized image; above 1 it is cropped to its size at 1.
@@ -36,6 +37,7 @@ class Augmentation:
     """
 
     short_side: int
+    within: tuple[int, int] | None = None
     crop: tuple[float, float] = (1.0, 1.0)
     crop_at: tuple[float, float] = (0.0, 0.0)
     scale: float = 1.0
@@ -68,6 +70,8 @@ class Transforms:
         short_side: px after resizing; of several, training draws one, evaluation uses the largest.
         long_side: px, at most.
         size_divisor: a batch is padded to a multiple of this, px.
+        canvas: height and width to which every training batch is padded, px; images are resized to fit into it. None:
+            to the largest image of the batch.
         mean, std: RGB of images in [0, 1].
         horizontal_flip, vertical_flip: probabilities.
         random_crop: smallest fraction of each side of a picture that a crop before resizing keeps, as the relative
@@ -81,6 +85,7 @@ class Transforms:
     short_side: int | Sequence[int] = 800
     long_side: int = 1333
     size_divisor: int = 32
+    canvas: Sequence[int] | None = None
     mean: Sequence[float] = (0.485, 0.456, 0.406)
     std: Sequence[float] = (0.229, 0.224, 0.225)
     horizontal_flip: float = 0.5
@@ -112,6 +117,7 @@ class Transforms:
         flips = generator.random(2) < (self.horizontal_flip, self.vertical_flip)
         return Augmentation(
             short_side,
+            within=None if self.canvas is None else (self.canvas[0], self.canvas[1]),
             **self._draw_crops(*seed),
             scale=scale,
             horizontal_flip=bool(flips[0]),
@@ -144,6 +150,8 @@ class Transforms:
         top, height = cut(size[0], augmentation.crop[0], augmentation.crop_at[0])
         left, width = cut(size[1], augmentation.crop[1], augmentation.crop_at[1])
         factor = min(augmentation.short_side / min(height, width), self.long_side / max(height, width))
+        if augmentation.within is not None:
+            factor = min(factor, augmentation.within[0] / height, augmentation.within[1] / width)
         scale = augmentation.scale
         if scale <= 1:
             return Geometry(top, left, height, width, scaled((height, width), factor * scale))
@@ -157,6 +165,10 @@ class Transforms:
     def resized_size(self, size: tuple[int, int], augmentation: Augmentation) -> tuple[int, int]:
         """Height and width of a picture after cropping and resizing, px: at least 1 each."""
         return self.geometry(size, augmentation).size
+
+    def training_size_of(self, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+        """The padded size of a training batch: the canvas where there is one."""
+        return self.padded_size_of(sizes if self.canvas is None else [(self.canvas[0], self.canvas[1])])
 
     def padded_size_of(self, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
         """The padded size of a batch: the largest height and width, rounded up to multiples of size_divisor."""

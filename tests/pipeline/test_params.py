@@ -141,6 +141,7 @@ WRONG: dict[str, list[object]] = {
     "transforms.hue": [0.6],
     "transforms.scale_jitter": [[1.0], [0.0, 1.0]],
     "transforms.random_crop": [0.0, 1.1],
+    "transforms.canvas": [[640], [0, 640], 640],
     "transforms.min_visible": [-0.1, 1.1],
     "anchors.base_scale": [0, -1.0, float("nan")],
     "anchors.aspect_ratios": [[], [0.0]],

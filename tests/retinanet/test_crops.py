@@ -119,3 +119,28 @@ def test_crops_are_drawn_independently_of_sizes_and_factors() -> None:
     columns = [[d.short_side, d.scale, *d.crop, *d.crop_at, *d.scale_at] for d in drawn]
     correlations = torch.corrcoef(torch.tensor(columns, dtype=torch.float64).T) - torch.eye(8)
     assert correlations.abs().max() < 0.25
+
+
+# ---- canvas ----
+
+
+def test_image_is_resized_to_fit_into_the_canvas() -> None:
+    # 64 x 96 into 48 x 64: short side 64 would give 64 x 96; 48 / 64 = .75 and 64 / 96 = .67, so 43 x 64.
+    transforms = Transforms(short_side=64, long_side=96, canvas=[48, 64])
+    assert transforms.resized_size((64, 96), transforms.draw(0, 0, 0)) == (43, 64)
+    assert transforms.resized_size((64, 96), transforms.for_evaluation) == (64, 96)
+    assert transforms.training_size_of([(43, 64)]) == (64, 64)  # multiples of 32
+
+
+@given(height=sides, width=sides, seed=st.integers(0, 1000))
+def test_every_draw_fits_into_the_canvas(height: int, width: int, seed: int) -> None:
+    transforms = replace(CROPPED, canvas=(40, 72))
+    shown = transforms.resized_size((height, width), transforms.draw(seed, 0, 0))
+    assert shown[0] <= 40 and shown[1] <= 72
+
+
+def test_every_training_batch_has_the_size_of_the_canvas(small_world: Any) -> None:
+    split = load_split(small_world.train)
+    transforms = Transforms(short_side=[48, 64], long_side=96, canvas=[96, 128], scale_jitter=(0.5, 2.0))
+    batches = [TrainingBatches(split, transforms, batch_size=2, seed=0, epoch=epoch) for epoch in range(3)]
+    assert {batch.padded_size for steps in batches for batch in (steps[i] for i in range(len(steps)))} == {(96, 128)}
