@@ -12,12 +12,12 @@ from torch.testing import assert_close
 from torchvision.ops import generalized_box_iou_loss
 
 from retinanet.anchors.boxes import decode_boxes, encode_boxes
+from retinanet.anchors.dense_matcher import match_anchors
 from retinanet.anchors.grid import Grid, build_grid
 from retinanet.anchors.matcher import IGNORED
 from retinanet.losses import BOX_LOSSES, CODE_LOSSES, sigmoid_focal_loss, smooth_l1_loss, softmax_focal_loss
 from retinanet.losses.criterion import NORMALISERS, Assignment, Criterion, ImageGroundTruth
 from retinanet.network.predictions import Predictions, permute_from_N_A_K, permute_to_N_A_K
-from tests.dense_matcher import match_anchors
 
 Run = Callable[..., tuple[dict[str, Tensor], Tensor, Tensor, Assignment]]
 SIZE = (64, 96)

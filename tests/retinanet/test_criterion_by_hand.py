@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from retinanet.anchors.dense_matcher import match_anchors
 from retinanet.anchors.grid import build_grid
 from retinanet.anchors.matcher import BACKGROUND
 from retinanet.losses.criterion import Assignment, Criterion, ImageGroundTruth, class_weighting
 from retinanet.network.predictions import Predictions
-from tests.dense_matcher import match_anchors
 
 Run = Callable[..., tuple[dict[str, Tensor], Tensor, Tensor, Assignment]]
 SIZE = (64, 96)

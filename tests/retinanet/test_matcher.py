@@ -1,4 +1,4 @@
-"""The laws of matching, on the dense form of tests/dense_matcher.py; test_matcher_on_grids.py says that ours is it."""
+"""The laws of matching, on the dense matcher; test_matcher_on_grids.py holds its fast twin to it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
+from retinanet.anchors.dense_matcher import match_anchors
 from retinanet.anchors.grid import build_grid
 from retinanet.anchors.matcher import BACKGROUND, IGNORED, LOW_QUALITY
-from tests.dense_matcher import match_anchors
 
 Golden = Callable[[str], dict[str, Tensor]]
 CASES = [

@@ -13,9 +13,9 @@ from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
 import retinanet.anchors.overlaps as overlaps
+from retinanet.anchors.dense_matcher import match_anchors as match_densely
 from retinanet.anchors.grid import Grid, build_grid
 from retinanet.anchors.matcher import BACKGROUND, IGNORED, LOW_QUALITY, match_anchors
-from tests.dense_matcher import match_anchors as match_densely
 
 THRESHOLDS = [(0.5, 0.4), (0.7, 0.05), (0.5, 0.5), (0.3, 0.0), (1.0, 1.0), (0.35, 0.1)]
 
