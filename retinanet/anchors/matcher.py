@@ -1,12 +1,8 @@
-"""The matcher of anchors and ground truth (paper, section 4, "Anchors").
-
-The best box of an anchor is the one with the highest IoU (the first of equals). With IoU >= foreground_iou the anchor
-is foreground, below background_iou it is background, between the two it is ignored: exactly 0.5 is foreground, exactly
-0.4 ignored. Beyond the paper, a box that no anchor reaches keeps its best anchors (36.2 AP against 35.5,
-facebookresearch/maskrcnn-benchmark#102). An anchor without any overlap never matches.
+"""The matcher of anchors and ground truth: the fast twin of dense_matcher.py, which states the rule. Read that first.
 
 Nearly all anchors of an image are background. So only the overlapping pairs of `overlaps` are looked at, and each is
-encoded as one integer, the bits of the IoU above those of the box: the best box of an anchor is a maximum.
+encoded as one integer, the bits of the IoU above those of the box: the best box of an anchor is a maximum. On one
+thread that is 70 to 130 times as fast as torchvision, which computes every IoU (bench/RESULTS.md).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from torchvision.ops import generalized_box_iou_loss
 
 from retinanet.anchors.boxes import decode_boxes, encode_boxes
-from retinanet.anchors.dense_matcher import match_anchors
+from retinanet.anchors.dense_matcher import match_densely
 from retinanet.anchors.grid import Grid, build_grid
 from retinanet.anchors.matcher import IGNORED
 from retinanet.losses import BOX_LOSSES, CODE_LOSSES, sigmoid_focal_loss, smooth_l1_loss, softmax_focal_loss
@@ -83,7 +83,7 @@ def test_losses_are_the_sums_over_anchors_divided_by_the_foreground(
     anchors = GRID.anchors(SIZE)
     loss_cls, loss_box, num_foreground = 0.0, 0.0, 0
     for i, (boxes, labels) in enumerate(TRUTHS):
-        matches = match_anchors(boxes, anchors)
+        matches = match_densely(boxes, anchors)
         targets = torch.zeros(len(anchors), K, dtype=torch.float64)
         foreground = matches >= 0
         targets[foreground.nonzero()[:, 0], labels[matches[foreground]]] = 1
@@ -106,7 +106,7 @@ def test_softmax_loss_and_giou_by_their_definition(run: Run, generator: torch.Ge
         permute_to_N_A_K(predictions.box_deltas, 4)[0],
     )
     anchors, (boxes, labels) = GRID.anchors(SIZE), TRUTHS[0]
-    matches = match_anchors(boxes, anchors)
+    matches = match_densely(boxes, anchors)
     foreground = matches >= 0
     classes = torch.where(foreground, labels[matches.clamp(min=0)] + 1, 0)  # 0 is the background
     weights = torch.tensor([0.7, 0.1, 0.2, 0.3])

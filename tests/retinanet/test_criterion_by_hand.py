@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from retinanet.anchors.dense_matcher import match_anchors
+from retinanet.anchors.dense_matcher import match_densely
 from retinanet.anchors.grid import build_grid
 from retinanet.anchors.matcher import BACKGROUND
 from retinanet.losses.criterion import Assignment, Criterion, ImageGroundTruth, class_weighting
@@ -124,7 +124,7 @@ def test_assignment_speaks_of_the_truths_of_the_whole_batch() -> None:
     anchors = GRID.anchors(SIZE)
     assert assignment.num_foreground.tolist()[1] == 0
     for i, (boxes, labels) in enumerate(TRUTHS):
-        matches = match_anchors(boxes, anchors)
+        matches = match_densely(boxes, anchors)
         chosen = assignment.foreground.image == i
         at = assignment.foreground.anchor[chosen]
         assert torch.equal(at, (matches >= 0).nonzero()[:, 0])

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
-from retinanet.anchors.dense_matcher import match_anchors
+from retinanet.anchors.dense_matcher import match_densely
 from retinanet.anchors.grid import build_grid
 from retinanet.anchors.matcher import BACKGROUND, IGNORED, LOW_QUALITY
 
@@ -52,20 +52,20 @@ THRESHOLD_TRUTHS = torch.tensor([[100.0 * i, 0, 100.0 * i + 10, h] for i, h in e
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_exactly_half_is_foreground_and_exactly_two_fifths_is_ignored(dtype: torch.dtype) -> None:
-    matches = match_anchors(THRESHOLD_TRUTHS.to(dtype), THRESHOLD_ANCHORS.to(dtype), low_quality="none")
+    matches = match_densely(THRESHOLD_TRUTHS.to(dtype), THRESHOLD_ANCHORS.to(dtype), low_quality="none")
     assert matches.tolist() == [0, IGNORED, IGNORED, BACKGROUND, IGNORED]
     assert matches.dtype == torch.int64
 
 
 @pytest.mark.parametrize("low_quality", ["truth", "anchor"])
 def test_low_quality_gives_every_truth_its_best_anchor(low_quality: str) -> None:
-    assert match_anchors(THRESHOLD_TRUTHS, THRESHOLD_ANCHORS, low_quality=low_quality).tolist() == [0, 1, 2, 3, 4]
+    assert match_densely(THRESHOLD_TRUTHS, THRESHOLD_ANCHORS, low_quality=low_quality).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_thresholds_are_parameters() -> None:
     options = {"foreground_iou": 0.45, "background_iou": 0.399, "low_quality": "none"}
     # the IoUs are .5, .4, .499, .399, .45
-    found = match_anchors(THRESHOLD_TRUTHS.double(), THRESHOLD_ANCHORS.double(), **options)  # type: ignore[arg-type]
+    found = match_densely(THRESHOLD_TRUTHS.double(), THRESHOLD_ANCHORS.double(), **options)  # type: ignore[arg-type]
     assert found.tolist() == [0, IGNORED, 2, IGNORED, 4]
 
 
@@ -73,17 +73,17 @@ def test_a_claimed_anchor_answers_for_the_claimant_or_for_its_own_best_truth() -
     # Truth 0 covers 18/20 of anchor 0; truth 1 has IoU 100 / 700 with it, and no better anchor.
     anchors = torch.tensor([[0.0, 0, 20, 20], [40, 40, 60, 60]])
     truths = torch.tensor([[0.0, 0, 20, 18], [10, 10, 30, 30]])
-    assert match_anchors(truths, anchors, low_quality="truth").tolist() == [1, BACKGROUND]
-    assert match_anchors(truths, anchors, low_quality="anchor").tolist() == [0, BACKGROUND]
+    assert match_densely(truths, anchors, low_quality="truth").tolist() == [1, BACKGROUND]
+    assert match_densely(truths, anchors, low_quality="anchor").tolist() == [0, BACKGROUND]
     # The last truth wins, so their order matters in "truth" only.
-    assert match_anchors(truths.flip(0), anchors, low_quality="truth").tolist() == [1, BACKGROUND]
-    assert match_anchors(truths.flip(0), anchors, low_quality="anchor").tolist() == [1, BACKGROUND]
+    assert match_densely(truths.flip(0), anchors, low_quality="truth").tolist() == [1, BACKGROUND]
+    assert match_densely(truths.flip(0), anchors, low_quality="anchor").tolist() == [1, BACKGROUND]
 
 
 @pytest.mark.parametrize("low_quality", LOW_QUALITY)
 def test_all_anchors_of_an_image_without_truths_are_background(low_quality: str) -> None:
     anchors = build_grid().anchors((64, 96))
-    matches = match_anchors(torch.zeros(0, 4), anchors, low_quality=low_quality)
+    matches = match_densely(torch.zeros(0, 4), anchors, low_quality=low_quality)
     assert matches.shape == (1161,)
     assert (matches == BACKGROUND).all()
 
@@ -95,9 +95,9 @@ def test_a_truth_that_overlaps_nothing_changes_nothing(
 ) -> None:
     anchors, truths = build_grid().anchors((64, 96))[:900], random_truths(generator, 4)
     anchors = torch.cat([anchors, torch.tensor([[10.0, 10, 10, 10]])])  # two boxes without area: 0 / 0
-    alone = match_anchors(truths, anchors, low_quality=low_quality)
+    alone = match_densely(truths, anchors, low_quality=low_quality)
     assert torch.equal(
-        match_anchors(torch.cat([truths, torch.tensor([truth])]), anchors, low_quality=low_quality), alone
+        match_densely(torch.cat([truths, torch.tensor([truth])]), anchors, low_quality=low_quality), alone
     )
 
 
@@ -105,8 +105,8 @@ def test_a_truth_that_overlaps_nothing_changes_nothing(
 def test_permuted_anchors_have_permuted_labels(generator: torch.Generator, low_quality: str) -> None:
     anchors, truths = build_grid().anchors((64, 96)), random_truths(generator, 6)
     order = torch.randperm(len(anchors), generator=generator)
-    expected = match_anchors(truths, anchors, low_quality=low_quality)[order]
-    assert torch.equal(match_anchors(truths, anchors[order], low_quality=low_quality), expected)
+    expected = match_densely(truths, anchors, low_quality=low_quality)[order]
+    assert torch.equal(match_densely(truths, anchors[order], low_quality=low_quality), expected)
     assert (expected >= 0).any()
 
 
@@ -115,7 +115,7 @@ def test_every_truth_owns_its_best_anchors_unless_a_later_truth_claims_them(gene
     for _ in range(20):
         truths = random_truths(generator, 5, side=10.0)
         iou = box_iou(truths, anchors)
-        matches = match_anchors(truths, anchors)
+        matches = match_densely(truths, anchors)
         for truth, best in enumerate(iou.amax(dim=1)):
             owners = matches[iou[truth] == best]
             assert (owners >= truth).all()
@@ -130,7 +130,7 @@ def test_labels_are_those_of_torchvisions_matcher(generator: torch.Generator, lo
     for count in range(1, 9):
         truths = random_truths(generator, count)
         expected = reference(box_iou(truths, anchors))  # -1 background, -2 between: our numbers too
-        assert torch.equal(match_anchors(truths, anchors, low_quality=low_quality), expected)
+        assert torch.equal(match_densely(truths, anchors, low_quality=low_quality), expected)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_labels_are_those_of_torchvisions_matcher(generator: torch.Generator, lo
 def test_labels_are_those_of_the_peers(golden: Golden, case: str, rule: str, low_quality: str) -> None:
     arrays = golden("assign")
     anchors = arrays.get(f"{case}__anchors", golden("anchors")["yhenon_64x96"]).float()
-    ours = as_golden(match_anchors(arrays[f"{case}__gt"].float(), anchors, low_quality=low_quality))
+    ours = as_golden(match_densely(arrays[f"{case}__gt"].float(), anchors, low_quality=low_quality))
     theirs = arrays[f"{case}__{rule}"].tolist()
     if case in IOU_0 and low_quality != "none":
         # The peers are wrong: IoU 0 is the truth's best IoU, so all its anchors of IoU 0 turn foreground. Ours do not.
