@@ -1,8 +1,7 @@
 """The plan of the house, kept: walls, floors, doors, dvc.yaml that hides nothing, and how a room looks.
 
 The source is read with ast, not imported, so an import inside a function counts like one at the top. A room is a
-module or a folder directly under a package; inside a folder its files are one room. What ruff and mypy can say
-is not said here.
+module or a folder directly under a package; inside a folder its files are one room. ruff and mypy say the rest.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ COMMANDS = (
     "replay",
     "clean",
     "ui",
-    "__main__",  # calls all others
+    "__main__",
 )  # every other room of the pipeline is a door or a help to these
 
 DETECTOR_LIBRARIES = {"torch", "torchvision", "numpy", "PIL", "fsspec", "hotcoco", "triton"}

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
 from torch import Tensor
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from retinanet.losses import focal_background, kernel, maps, sparse_sigmoid_focal_loss
+from tests.focal_problems import FocalProblem, demand_the_rule, focal_problems
 
 GAMMAS = [0.0, 0.5, 1.0, 2.0, 5.0]
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
@@ -82,6 +84,14 @@ def test_loss_through_the_kernel_is_that_of_the_cpu(
         loss.backward()
         results.append((loss.detach(), leaf.grad))
     assert_close(results[1], results[0], rtol=1e-5, atol=1e-7)
+
+
+@settings(max_examples=60, deadline=None)
+@given(problem=focal_problems())
+def test_loss_through_the_kernel_is_what_the_rule_says(problem: FocalProblem) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(maps, "uses_kernel", lambda device: True)
+        demand_the_rule(problem, 2e-6 + 1e-5 * problem.gamma)
 
 
 class Bytes(TorchDispatchMode):

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-import retinanet.losses.maps as maps
 from retinanet.losses import (
+    blocks,
     focal_background,
     sigmoid_focal_loss,
     softmax_focal_loss,
@@ -84,7 +84,7 @@ def test_sparse_loss_is_the_sum_of_the_dense_one(
     alpha: str,
     gamma: float,
 ) -> None:
-    monkeypatch.setattr(maps, "CPU_BLOCK", 37)  # several blocks, the last one shorter
+    monkeypatch.setattr(blocks, "CPU_BLOCK", 37)  # several blocks, the last one shorter
     problem = map_problem(generator, num_foreground=11, num_ignored=13)
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
         logits, options = problem["logits"].to(dtype), {"class_alpha": ALPHAS[alpha], "gamma": gamma}
@@ -150,14 +150,13 @@ def test_gradients_of_the_sparse_form(generator: torch.Generator, gamma: float) 
     assert torch.autograd.gradcheck(lambda x: sparse(x, problem, class_alpha=ALPHAS["per_class"], gamma=gamma), logits)
 
 
-@pytest.mark.parametrize("form", ["dense", "sparse", "softmax"])
+@pytest.mark.parametrize("form", ["sparse", "softmax"])
 def test_float16_gradients_do_not_vanish_before_they_are_scaled(
     value_and_slope: Slope, generator: torch.Generator, form: str
 ) -> None:
     problem = map_problem(generator, num_foreground=3, num_ignored=3)
     problem["image_weights"] = torch.full((N,), 1e-4)
     forms: dict[str, Callable[[Tensor], Tensor]] = {
-        "dense": lambda x: 1e-4 * sigmoid_focal_loss(x, torch.zeros_like(x), alpha=0.25, gamma=2.0),
         "sparse": lambda x: sparse(x, problem, class_alpha=ALPHAS["scalar"], gamma=2.0),
         "softmax": lambda x: (
             1e-4
@@ -205,12 +204,11 @@ def test_the_gradient_is_made_in_place(generator: torch.Generator, monkeypatch: 
     assert logits.grad.data_ptr() in made
 
 
-@pytest.mark.parametrize("form", ["dense", "sparse", "softmax"])
+@pytest.mark.parametrize("form", ["sparse", "softmax"])
 def test_a_second_derivative_is_refused_and_not_wrong(generator: torch.Generator, form: str) -> None:
     problem = map_problem(generator, num_foreground=3, num_ignored=3)
     logits = problem["logits"].requires_grad_()
     forms: dict[str, Callable[[], Tensor]] = {
-        "dense": lambda: sigmoid_focal_loss(logits, torch.zeros_like(logits), alpha=0.25, gamma=2.0).sum(),
         "sparse": lambda: sparse(logits, problem, class_alpha=ALPHAS["scalar"], gamma=2.0),
         "softmax": lambda: softmax_focal_loss(
             logits.movedim(1, -1), torch.zeros(N, H, W, dtype=torch.int64), class_weights=None, gamma=2.0
