@@ -1,11 +1,11 @@
-"""Progress of a training: a bar of steps in a terminal, and a line per epoch, which is all that a log gets."""
+"""Progress of a training: a bar of steps in a terminal, a line per epoch in a log; of other work: a line per minute."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 from tqdm import tqdm
 
@@ -45,6 +45,29 @@ class Progress:
         parts = f"(class {row['loss_cls']:.4f}, box {row['loss_box']:.4f})"
         pace = f"{row['images_per_s']:.1f} images/s  {left} left"
         print(f"epoch {row['epoch']}/{self.epochs}  loss {row['loss']:.4f} {parts}{ap}  {pace}", flush=True)
+
+
+class Count:
+    """Counts what is done of a total: a bar in a terminal, a line a minute in a log."""
+
+    def __init__(self, total: int, *, title: str, unit: str) -> None:
+        self.total, self.title, self.unit, self.done = total, title, unit, 0
+        self._bar = tqdm(total=total, disable=None, unit=unit, desc=title)
+        self._may_tell = Throttle(seconds=60.0)
+        self._may_tell()  # the first line after a minute
+
+    def __call__(self, done: int = 1) -> None:
+        """So many more are done."""
+        self.done += done
+        self._bar.update(done)
+        if self._bar.disable and self._may_tell():
+            print(f"{self.title}: {self.done} of {self.total} {self.unit}s", flush=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
 
 
 class Throttle:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from pipeline.cli.stop import StoppedError
 from pipeline.cluster.environment import worker_environment  # first: it sets variables that Ray reads on import
-from pipeline.cluster.start import Resources, address_of, describe_cluster, is_elsewhere, start_ray
+from pipeline.cluster.start import Resources, describe_cluster, start_ray
+from pipeline.params.runtime import address_of, is_elsewhere
 
 __all__ = [
     "Resources",

@@ -17,7 +17,7 @@ from pipeline.cluster.environment import worker_environment
 from pipeline.cluster.placement import ACCELERATOR, offered, there_are, words
 from pipeline.cluster.processors import count_cpus
 from pipeline.cluster.runtime_env import code_environment
-from pipeline.params.runtime import RuntimeConfig
+from pipeline.params.runtime import RuntimeConfig, address_of, is_elsewhere
 
 # Of a local Ray, with the output of its workers.
 LOGS = f"{os.environ.get('RAY_TMPDIR', '/tmp')}/ray/session_latest/logs"
@@ -176,16 +176,6 @@ def connect(options: Mapping[str, Any]) -> str:
         raise RuntimeError(f"no Ray at {options['address']!r} (RAY_ADDRESS, or address in conf/): {reason}") from error
     url: str = context.dashboard_url or ""
     return url if "://" in url or not url else f"http://{url}"
-
-
-def address_of(address: str) -> str:
-    """Return the address of Ray: RAY_ADDRESS if set, else this address."""
-    return os.environ.get("RAY_ADDRESS") or address
-
-
-def is_elsewhere(address: str) -> bool:
-    """Return whether workers may run on machines that do not see our files."""
-    return address_of(address) != "local"
 
 
 def wait_for_nodes(resources: Resources) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
+from pipeline.cli.progress import Count
+from pipeline.evaluate.sharing import DetectionConfig, detect_on_ray, is_shared
 from pipeline.params import Params, flatten
 from pipeline.params.paths import check_folder, picture_root, storage_location
 from pipeline.params.runtime import RuntimeConfig
@@ -19,10 +21,9 @@ from pipeline.reports.results import JUDGED, write_results
 from pipeline.runs.identity import RUN_ID, RunFolder
 from pipeline.storage.outs import nest, read_json, write_atomic, write_json
 from pipeline.tracking import Run, log_split, open_existing_run, provenance_tags
-from retinanet.data.dataset import EvaluationBatches, prefetch
 from retinanet.data.splits import Split
 from retinanet.evaluation.coco_eval import CocoResult, ImageDetections, coco_results, evaluate_detections
-from retinanet.inference.detector import Detector
+from retinanet.inference.detector_file import load_detector
 
 MODEL = Path("models/model.pt")
 REPORT = Path("reports/evaluate.json")
@@ -35,30 +36,60 @@ COLUMNS = 4
 
 def run(params: Params, runtime: RuntimeConfig) -> None:
     """Detect, evaluate and draw."""
-    detector = Detector.load(MODEL, "cuda" if torch.cuda.is_available() else "cpu")
-    detector.postprocess = detector.build_postprocess(
-        score_threshold=params.postprocess.score_threshold,
-        candidates_per_level=params.postprocess.candidates_per_level,
-        nms_iou=params.postprocess.nms_iou,
-        max_detections=params.postprocess.max_detections,
-        min_size=params.postprocess.min_size,
-    )
-    content = read_json(Path(f"data/prepared/{params.evaluate.split}.json"))
+    truths = Path(f"data/prepared/{params.evaluate.split}.json")
+    content = read_json(truths)
     root = picture_root(content["info"]["root"], runtime)
     check_folder(root)
     split = Split(content, root=root)
+    config = DetectionConfig(
+        model=str(MODEL.resolve()),
+        split=str(truths.resolve()),
+        root=root,
+        postprocess=params.postprocess.model_dump(),
+        device="cuda" if runtime.gpus_per_worker else "cpu",
+        threads=runtime.cpus_per_worker,
+        processes=runtime.loader_processes,
+    )
+    description, detect = find_detector(config, runtime, split)
 
     # Opened first, so that an error of MLflow comes before the work.
-    with open_training(detector.description["run"]["digest"], params, runtime) as run:
-        detections = detect(detector, split, processes=runtime.loader_processes)
+    with open_training(description["run"]["digest"], params, runtime) as run:
+        detections = detect()
         result = evaluate_detections(content, detections)
         write_json(REPORT, nest(result.metrics))
         write_results(DETECTIONS, coco_results(content, detections))
         write_atomic(CURVE, lambda path: write_precision_recall_csv(result.precision_recall, path))
         write_atomic(CURVE_PICTURE, lambda path: plot_precision_recall(result.precision_recall, path))
         write_atomic(SHEET, lambda path: draw_detections(split, detections, params).save(path))
-        record(run, result, split=params.evaluate.split, epoch=detector.description["run"]["epoch"])
+        record(run, result, split=params.evaluate.split, epoch=description["run"]["epoch"])
     print(summary(result, params.evaluate.split))
+
+
+def find_detector(
+    config: DetectionConfig, runtime: RuntimeConfig, split: Split
+) -> tuple[dict[str, Any], Callable[[], dict[int, ImageDetections]]]:
+    """The description of the detector, and the function that detects with it on every image, in the order of the split.
+
+    Raises:
+        ValueError: when there is no detector.
+    """
+    if is_shared(runtime, len(split.records)):
+        _, description = load_detector(MODEL)
+        return description, lambda: in_order(detect_on_ray(config, runtime, len(split.records)), split)
+    from pipeline.evaluate import detection  # imports torchvision, which the driver of Ray's workers does not need
+
+    detector = detection.load(config, MODEL, "cuda" if torch.cuda.is_available() else "cpu")
+
+    def detect() -> dict[int, ImageDetections]:
+        with Count(len(split.records), title="evaluate", unit="image") as count:
+            return in_order(detection.detect(detector, split, processes=config.processes, count=count), split)
+
+    return detector.description, detect
+
+
+def in_order(detections: Mapping[int, ImageDetections], split: Split) -> dict[int, ImageDetections]:
+    """Detections by image id, in the order of the split."""
+    return {record.image_id: detections[record.image_id] for record in split.records}
 
 
 def open_training(digest: str, params: Params, runtime: RuntimeConfig) -> Run:
@@ -71,15 +102,6 @@ def open_training(digest: str, params: Params, runtime: RuntimeConfig) -> Run:
     flat = flatten(params.model_dump())
     tags = provenance_tags(params=flat, run_digest=digest) | {"kind": "evaluate"}
     return open_existing_run(run_id=run_id, digest=digest, name=f"evaluate {digest[:8]}", params=flat, tags=tags)
-
-
-def detect(detector: Detector, split: Split, *, processes: int) -> dict[int, ImageDetections]:
-    """Detections of every image by its id, in the order of the split, in px of the original image."""
-    batches = EvaluationBatches(split, detector.transforms)
-    ahead = prefetch(batches, processes=processes, device=detector.device)
-    found = dict(detector.predict(tqdm(ahead, total=len(batches), disable=None, unit="batch", desc="evaluate")))
-    ordered = {record.image_id: found[record.image_id] for record in split.records}
-    return {image_id: (d.boxes.numpy(), d.scores.numpy(), d.labels.numpy()) for image_id, d in ordered.items()}
 
 
 def draw_detections(split: Split, detections: Mapping[int, ImageDetections], params: Params) -> Image.Image:

@@ -124,6 +124,16 @@ class RuntimeConfig(Section):
         return self.workers if isinstance(self.workers, int) else self.workers[1]
 
 
+def address_of(address: str) -> str:
+    """Return the address of Ray: RAY_ADDRESS if set, else this address."""
+    return os.environ.get("RAY_ADDRESS") or address
+
+
+def is_elsewhere(address: str) -> bool:
+    """Return whether workers may run on machines that do not see our files."""
+    return address_of(address) != "local"
+
+
 def runtime_path(default: str = "conf/local.yaml") -> Path:
     """The file named by PIPELINE_CONF, or the default."""
     return Path(os.environ.get("PIPELINE_CONF", default)).expanduser()

@@ -16,6 +16,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from pipeline.evaluate import detection
 from pipeline.evaluate import run as stage
 from pipeline.evaluate.__main__ import main
 from pipeline.evaluate.run import CURVE, CURVE_PICTURE, DETECTIONS, REPORT, SHEET
@@ -114,7 +115,7 @@ def test_mlflow_that_refuses_is_told_before_the_work(monkeypatch: pytest.MonkeyP
         raise ValueError("MLflow cannot open a run")
 
     monkeypatch.setattr(stage, "open_existing_run", refuse)
-    monkeypatch.setattr(stage, "detect", lambda *arguments: pytest.fail("detects"))
+    monkeypatch.setattr(detection, "detect", lambda *arguments, **options: pytest.fail("detects"))
     with pytest.raises(ValueError, match="MLflow cannot open a run"):
         main([])
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from pipeline import cluster, prepare
 from pipeline.compare.run import root_of
+from pipeline.evaluate import detection
 from pipeline.evaluate import run as evaluate
 from pipeline.export import run as export
 from pipeline.params import load_params, project_root
@@ -256,7 +257,7 @@ def begins_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray and the detection on pictures fail the test."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(cluster, "start_ray", lambda *arguments, **options: pytest.fail("Ray starts"))
-    monkeypatch.setattr(evaluate, "detect", lambda *arguments: pytest.fail("detection starts"))
+    monkeypatch.setattr(detection, "detect", lambda *arguments, **options: pytest.fail("detection starts"))
 
 
 def run_command(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,9 +267,6 @@ def run_command(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     elif command == "sweep":
         sweep(["run"])
     else:
-        monkeypatch.setattr(
-            evaluate.Detector, "load", lambda *arguments: type("Detector", (), {"build_postprocess": dict})
-        )
         evaluate.run(load_params(), load_runtime())
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.evaluate import detection
 from pipeline.evaluate import run as stage
 from pipeline.evaluate.__main__ import main as evaluate
 from pipeline.tracking import Run, find_run, open_existing_run, open_run, outbox
@@ -173,14 +174,14 @@ def test_mlflow_that_goes_away_in_the_middle_costs_no_out(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train("d1")
-    detect = stage.detect
+    detect = detection.detect
 
     def detect_and_lose_mlflow(*arguments: Any, **options: Any) -> Any:
         monkeypatch.setattr("mlflow.MlflowClient.get_run", lambda *_: (_ for _ in ()).throw(ConnectionError("away")))
         return detect(*arguments, **options)
 
     monkeypatch.setattr(outbox, "LAST_PAUSES_S", (0.0,))
-    monkeypatch.setattr(stage, "detect", detect_and_lose_mlflow)
+    monkeypatch.setattr(detection, "detect", detect_and_lose_mlflow)
     evaluate([])
     assert all(path.exists() for path in (stage.REPORT, stage.DETECTIONS, stage.CURVE_PICTURE, stage.SHEET))
     told = capsys.readouterr()
