@@ -15,7 +15,6 @@ from typing import Any, Generic, TypeVar
 import ray
 
 from pipeline.cli.stop import StoppedError
-from pipeline.cluster.environment import worker_environment
 from pipeline.cluster.signals import catch_stop_signals
 from pipeline.cluster.start import Resources
 
@@ -75,10 +74,15 @@ class Workers(Generic[Piece, Result]):
 
     def add(self) -> None:
         """Start one more worker; Ray starts it when there is room."""
-        cpus, gpus = self.resources.cpus_per_worker, self.resources.gpus_per_worker
-        variables = {"env_vars": worker_environment(cpus, gpus)}
-        options = {"num_cpus": cpus, "num_gpus": gpus, "runtime_env": variables}
-        worker = ray.remote(**options)(PieceWorker).remote(self.prepare)
+        each = self.resources
+        worker_class = ray.remote(
+            num_cpus=each.cpus_per_worker,
+            num_gpus=each.gpus_per_worker,
+            accelerator_type=each.accelerator_type,
+            label_selector=dict(each.labels) or None,
+            runtime_env={"env_vars": each.variables},
+        )(PieceWorker)
+        worker = worker_class.remote(self.prepare)
         self.awaited[worker.answer.remote()] = worker, []
 
     def collect(self) -> Iterator[Result]:
@@ -116,7 +120,7 @@ class Workers(Generic[Piece, Result]):
         self.failures += 1
         if self.failures > self.resources.max_failures:
             raise RuntimeError(f"a worker failed, and max_failures in conf/ allows no more: {error}") from cause
-        print(f"warning: a worker failed ({last_line(error)}); its work is repeated by another", flush=True)
+        print(f"warning: a worker failed ({reason_of(error)}); its work is repeated by another", flush=True)
         self.waiting.extendleft(piece)
         self.add()
 
@@ -156,6 +160,8 @@ class PieceWorker(Generic[Piece, Result]):
         return self.work(piece)
 
 
-def last_line(error: Exception) -> str:
-    """Return the last line of an error of Ray, whose text may be a traceback."""
-    return str(error).strip().rpartition("\n")[2].strip()
+def reason_of(error: Exception) -> str:
+    """Return in one line why a worker failed: its own error, or the first line of Ray's, which fills a paragraph."""
+    cause = getattr(error, "cause", None)
+    text = f"{type(cause).__name__}: {cause}" if isinstance(cause, Exception) else str(error)
+    return text.strip().partition("\n")[0]

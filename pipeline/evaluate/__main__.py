@@ -9,7 +9,7 @@ from pipeline.params import load_params
 from pipeline.params.runtime import load_runtime
 
 DESCRIPTION = """\
-Run models/model.pt on the test (or val) split and compute the COCO metrics.
+Run models/model.pt on the test (or val) split and compute the COCO metrics; on a cluster Ray's workers detect.
 
 reads    params.yaml (postprocess, evaluate), models/model.pt, data/prepared/<split>.json, the images
 writes   reports/evaluate.json, reports/detections.json.gz (a COCO results file), plots/precision_recall.{csv,png},

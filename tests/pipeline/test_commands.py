@@ -50,9 +50,13 @@ def test_a_wrong_parameter_is_named_before_any_heavy_package_is_there(name: str,
 
 @pytest.mark.parametrize(
     ("module", "absent"),
-    [("pipeline.train.run", ["torchvision", "torch._dynamo", "ray.train", "mlflow"]), ("pipeline.cluster", ["torch"])],
+    [
+        ("pipeline.train.run", ["torchvision", "torch._dynamo", "ray.train", "mlflow"]),
+        ("pipeline.evaluate.run", ["torchvision", "torch._dynamo", "ray", "mlflow"]),
+        ("pipeline.cluster", ["torch"]),
+    ],
 )
-def test_driver_of_a_training_imports_no_detector(module: str, absent: list[str]) -> None:
+def test_driver_imports_no_detector(module: str, absent: list[str]) -> None:
     """Seconds before the first step that only the workers must spend."""
     code = f"import sys, {module}; print([name for name in {absent} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
