@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any, Generic, TypeVar
 
 import ray
@@ -42,15 +42,11 @@ def do_pieces(
         ValueError: a user's mistake that a worker has found, or no worker starts within start_timeout_s.
         RuntimeError: with the error of the last worker, when more than max_failures have failed.
     """
-    with catch_stop_signals() as stop_requested:
-        workers = Workers(prepare, pieces, resources)
-        try:
-            while workers.pieces_left:
-                if stop_requested.is_set():
-                    raise StoppedError("stopped before its end; run again to start over")
-                yield from workers.collect()
-        finally:
-            workers.end()
+    with catch_stop_signals() as stop_requested, closing(Workers(prepare, pieces, resources)) as workers:
+        while workers.pieces_left:
+            if stop_requested.is_set():
+                raise StoppedError("stopped before its end; run again to start over")
+            yield from workers.collect()
 
 
 class Workers(Generic[Piece, Result]):
@@ -136,7 +132,7 @@ class Workers(Generic[Piece, Result]):
                 "too small; wait for them, or lower cpus_per_worker and gpus_per_worker in conf/"
             )
 
-    def end(self) -> None:
+    def close(self) -> None:
         """End all workers, also those that still start."""
         for worker in [*self.idle, *(worker for worker, _ in self.awaited.values())]:
             with suppress(ray.exceptions.RayError):  # of a head that is gone
