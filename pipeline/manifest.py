@@ -15,7 +15,7 @@ from pipeline.cli.command import Command
 from pipeline.formats import SplitFiles
 from pipeline.formats.digests import Digests
 from pipeline.formats.root import Root
-from pipeline.formats.sources import describe, is_listed, read_from
+from pipeline.formats.sources import describe, has_sources
 from pipeline.params import load_params
 from pipeline.params.experiment import Data
 from pipeline.storage.outs import write_json
@@ -62,7 +62,7 @@ def build_manifest(data: Data, before: dict[str, Any]) -> dict[str, Any]:
     }
     root = Root(data.root)
     if root.is_local and not root.exists():
-        return keep_previous(data, before, files)
+        return keep_previous(root, data, before, files)
     digests = Digests(DIGESTS)
     sources = describe(root, data.format, files, digests)
     if root.is_local:
@@ -70,11 +70,9 @@ def build_manifest(data: Data, before: dict[str, Any]) -> dict[str, Any]:
     return {"root": data.root, "sources": sources}
 
 
-def keep_previous(data: Data, before: dict[str, Any], files: dict[str, SplitFiles]) -> dict[str, Any]:
+def keep_previous(root: Root, data: Data, before: dict[str, Any], files: dict[str, SplitFiles]) -> dict[str, Any]:
     """Return the previous manifest, if it has the same sources."""
-    annotations, folders = read_from(data.format, files)
-    asked = {source.path for source in annotations} | {f"{source.path.rstrip('/')}/" for source in folders}
-    if before.get("root") != data.root or set(before.get("sources", {})) != asked:
+    if before.get("root") != data.root or not has_sources(root, data.format, files, before.get("sources", {})):
         raise ValueError(
             f"data.root: there is no folder {data.root} here; set it to the folder or URL of the data set, or fetch "
             f"the data with `dvc pull {data.root}`"
@@ -90,7 +88,7 @@ def summary(url: str, content: dict[str, Any], before: dict[str, Any]) -> str:
     changed = sorted(path for path in sources if sources[path] != old.get(path))
     files = sum(entry.get("files", 1) for entry in sources.values())
     line = f"{url}: {files} files, " + (f"changed: {', '.join(changed)}" if changed else "none has changed")
-    if is_listed(root):
+    if root.can_list:
         return line
     return (
         f"{line}; {root.protocol} cannot list folders, so only annotation files are checked: if an image has "

@@ -53,7 +53,7 @@ def read_data(params: Params, folder: Path) -> tuple[dict[str, Split], list[str]
         return {
             name: draw_split(folder / "images", name, getattr(data.shapes, name), **drawing) for name in sections
         }, []
-    files = {name: SplitFiles(section.annotations, section.images) for name, section in sections.items()}
+    files = {name: SplitFiles(section.annotations or "", section.images or "") for name, section in sections.items()}
     return read_splits(data.format, data.root, files, classes=data.classes)
 
 

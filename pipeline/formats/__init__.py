@@ -1,23 +1,20 @@
 """Read a user's data set -> the prepared COCO dictionary of each split, and a report of dropped records.
 
-A new format is one room with a reader and one line in READERS.
+A new format is one room with a reader and one line in READERS (readers.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from pipeline.formats.checking import check_split
 from pipeline.formats.classes import choose_classes
-from pipeline.formats.coco import read_coco
-from pipeline.formats.records import RawSplit, Split, SplitFiles
+from pipeline.formats.readers import READERS
+from pipeline.formats.records import Split, SplitFiles
 from pipeline.formats.report import format_report, summarise
 from pipeline.formats.root import Root
-from pipeline.formats.voc import read_voc
 
 __all__ = ["READERS", "Split", "SplitFiles", "format_report", "read_splits", "summarise"]
-
-READERS: dict[str, Callable[..., RawSplit]] = {"coco": read_coco, "voc": read_voc}
 
 
 def read_splits(
@@ -38,7 +35,7 @@ def read_splits(
     if name not in READERS:
         raise ValueError(f"data.format is {name!r}; expected one of {', '.join(READERS)}")
     source = Root(root)
-    raw = {split: READERS[name](source, paths, split=split) for split, paths in files.items()}
+    raw = {split: READERS[name].read(source, paths, split=split) for split, paths in files.items()}
     categories, notes = choose_classes({split: found.categories for split, found in raw.items()}, classes)
     splits = {split: check_split(source, found, categories, split=split) for split, found in raw.items()}
     return splits, [*notes, *(f"{name}: {note}" for name, split in splits.items() for note in split.notes)]

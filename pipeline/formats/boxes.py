@@ -10,6 +10,8 @@ from pipeline.formats.records import Box
 
 # Files round to a few decimals: x + width may exceed the edge by a rounding error.
 EDGE_PX = 1e-6
+# Half a unit of the sixth decimal in the centre and in half the side, and a little more.
+EDGE_FRACTION = 1e-6
 
 
 def find_fault(box: Box, size: tuple[int, int]) -> str | None:
@@ -40,6 +42,23 @@ def clip(box: Box, size: tuple[int, int]) -> Box:
     x, w = _clip_side(x, w, size[0])
     y, h = _clip_side(y, h, size[1])
     return (x, y, w, h)
+
+
+def scale(box: Box, size: tuple[int, int]) -> Box:
+    """Convert a box (x, y, w, h) from fractions of the image's sides to px; rounding at the edges is undone."""
+    x, y, w, h = box
+    x, w = _round_side(x, w)
+    y, h = _round_side(y, h)
+    return (x * size[0], y * size[1], w * size[0], h * size[1])
+
+
+def _round_side(start: float, length: float) -> tuple[float, float]:
+    """Move an edge that exceeds 0 or 1 by a rounding error of six decimals onto it."""
+    if -EDGE_FRACTION <= start < 0:
+        start, length = 0.0, length + start
+    if 1 < start + length <= 1 + EDGE_FRACTION:
+        length = 1 - start
+    return start, length
 
 
 def _clip_side(start: float, length: float, limit: int) -> tuple[float, float]:

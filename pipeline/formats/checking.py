@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from pipeline.formats.boxes import clip, find_fault
+from pipeline.formats.boxes import clip, find_fault, scale
 from pipeline.formats.pictures import Picture, inspect_pictures, notes_on_pictures
 from pipeline.formats.records import (
     CocoAnnotation,
@@ -28,7 +28,8 @@ def check_split(root: Root, raw: RawSplit, categories: list[CocoCategory], *, sp
     images = {image.id: _Image(image, picture) for image, picture in zip(raw.images, pictures, strict=True)}
     ids = {category["name"]: category["id"] for category in categories}
 
-    chosen = [box for box in raw.boxes if box.category in ids or not box.category]
+    boxes = [_in_pixels(box, images[box.image_id]) for box in raw.boxes]
+    chosen = [box for box in boxes if box.category in ids or not box.category]
     seen = [box for box in chosen if images[box.image_id].is_there]
     faults = {box.id: _fault(box, images[box.image_id]) for box in seen}
     kept = [box for box in seen if faults[box.id] is None]
@@ -96,6 +97,10 @@ class _Image:
 
     def _finding(self, split: str, reason: str) -> Finding:
         return Finding(split, self.raw.file, self.raw.path, record="image", category="", box="", reason=reason)
+
+
+def _in_pixels(box: RawBox, image: _Image) -> RawBox:
+    return replace(box, xywh=scale(box.xywh, image.size), in_fractions=False) if box.in_fractions else box
 
 
 def _fault(box: RawBox, image: _Image) -> str | None:

@@ -55,6 +55,8 @@ class RawBox:
     area: float | None = None
     """the segment's area, px^2; None: width * height"""
     iscrowd: int = 0
+    in_fractions: bool = False
+    """whether `xywh` is in fractions of the image's sides, not px"""
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,12 @@ class Split:
     """boxes of each class that `data.classes` excludes"""
     notes: list[str] = field(default_factory=list)
     """sentences on the split as a whole"""
+
+
+def repeated_images(listed: list[str], *, file: str, split: str) -> list[Finding]:
+    """Return a finding for every further occurrence of an image in a list."""
+    repeats = [image for image, count in Counter(listed).items() for _ in range(count - 1)]
+    return [Finding(split, file, image, "image", "", "", "listed twice") for image in repeats]
 
 
 def box_text(box: Box) -> str:

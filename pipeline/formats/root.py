@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import posixpath
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path, PureWindowsPath
 from typing import Any
 from urllib.parse import unquote
@@ -19,6 +22,10 @@ __all__ = ["MISSING", "THREADS", "Root", "check_stays_inside", "join"]
 
 # Concurrent reads: enough to hide network latency, few enough for a laptop's disk.
 THREADS = 8
+# A web server has no listing: HEAD requests for all images take an hour, a listing takes seconds.
+UNLISTED = ("http", "https")
+# Files created by desktop environments.
+NOISE = (".DS_Store", "Thumbs.db")
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,11 @@ class Root:
         """The protocol of this file system, e.g. s3."""
         return str(self.url.partition("://")[0]) if not self.is_local else "file"
 
+    @property
+    def can_list(self) -> bool:
+        """Whether the file system can list folders."""
+        return self.protocol not in UNLISTED
+
     def exists(self) -> bool:
         return bool(self._system.exists(self._base))
 
@@ -87,6 +99,32 @@ class Root:
         infos = [info for info in found if info["name"].rstrip("/") != location]
         entries = [(info["name"].rstrip("/").rpartition("/")[2], info) for info in infos]
         return [(name, _followed(info)) for name, info in entries if _leads(info)] if self.is_local else entries
+
+    def walk(self, folder: str, *, named_by: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield every file below a folder: (path below the folder, fsspec's info)."""
+        ahead: list[str] = [""]
+        entered: set[str] = set()
+        while ahead:
+            inner = ahead.pop()
+            for name, info in sorted(self.entries(f"{folder}/{inner}", named_by=named_by), key=itemgetter(0)):
+                path = f"{inner}/{name}".lstrip("/")
+                if info["type"] != "directory" and name not in NOISE:
+                    yield path, info
+                elif info["type"] == "directory" and info["name"] not in entered:  # links may form a cycle
+                    entered.add(info["name"])
+                    ahead.append(path)
+
+    def below(self, folder: str, path: str) -> str | None:
+        """Return a path as written in a folder of the root, relative to the root; None if it leads outside.
+
+        An absolute path is accepted if it lies below a local root.
+        """
+        plain = path.replace("\\", "/")
+        if self.is_local and plain.startswith(f"{self._base}/"):
+            folder, plain = "", plain.removeprefix(f"{self._base}/")
+        found = posixpath.normpath(posixpath.join(folder, plain))
+        leaves = found.startswith(("/", "../")) or found == ".." or bool(PureWindowsPath(plain).drive)
+        return None if leaves or "://" in plain else found
 
     def shown(self, path: str) -> str:
         """Return the full path or URL, for messages."""

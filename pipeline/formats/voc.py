@@ -8,7 +8,6 @@ are ordinary boxes.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -18,7 +17,7 @@ from xml.etree.ElementTree import ParseError
 
 from defusedxml.ElementTree import fromstring
 
-from pipeline.formats.records import Box, Category, Finding, RawBox, RawImage, RawSplit, SplitFiles
+from pipeline.formats.records import Box, Category, RawBox, RawImage, RawSplit, SplitFiles, repeated_images
 from pipeline.formats.root import MISSING, THREADS, Root, check_stays_inside, join
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def read_voc(root: Root, files: SplitFiles, *, split: str) -> RawSplit:
         boxes=boxes,
         num_images=len(listed),
         num_boxes=len(boxes),
-        dropped=_repeated(listed, file=root.shown(files.annotations), split=split),
+        dropped=repeated_images(listed, file=root.shown(files.annotations), split=split),
     )
 
 
@@ -69,16 +68,16 @@ def _read_list(root: Root, path: str, *, split: str) -> list[str]:
     return stems
 
 
-def _repeated(listed: list[str], *, file: str, split: str) -> list[Finding]:
-    repeats = [stem for stem, count in Counter(listed).items() for _ in range(count - 1)]
-    return [Finding(split, file, stem, "image", "", "", "listed twice") for stem in repeats]
-
-
 def annotations_folder(list_path: str) -> str:
     """Return `Annotations` beside the list's folder ImageSets, or beside the list itself without one."""
     parts = PurePosixPath(list_path).parts
     depth = parts.index("ImageSets") if "ImageSets" in parts else len(parts) - 1
     return "/".join([*parts[:depth], "Annotations"])
+
+
+def follow_voc(root: Root, files: SplitFiles, *, split: str) -> tuple[list[str], list[str]]:
+    """Return the list of a split, and the folders of its images and XML files."""
+    return [files.annotations], [files.images, annotations_folder(files.annotations)]
 
 
 def _read_page(root: Root, folder: str, pictures: str, stem: str, *, list_file: str) -> _Page:

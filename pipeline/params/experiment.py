@@ -15,9 +15,9 @@ class Split(Section):
     """Locations of one split, relative to data.root."""
 
     annotations: str | None
-    "Relative to data.root. coco: the JSON file; voc: the list, e.g. ImageSets/Main/train.txt."
+    "Relative to data.root. coco: the JSON file; voc: the list, e.g. ImageSets/Main/train.txt; yolo: data.yaml."
     images: str | None
-    "Folder of the images, relative to data.root."
+    "Folder of the images, relative to data.root; yolo: the key in data.yaml, null for the split's own name."
 
 
 class Shapes(Section):
@@ -52,7 +52,7 @@ class Shapes(Section):
 class Data(Section):
     """The data set."""
 
-    format: Literal["shapes", "coco", "voc"]
+    format: Literal["shapes", "coco", "voc", "yolo"]
     "shapes draws its own images and needs no download."
     root: str
     "Folder or URL of images and annotation files; shapes ignores it."
@@ -69,7 +69,11 @@ class Data(Section):
         complaints = []
         for name in ("train", "val", "test"):
             split = getattr(self, name)
-            if self.format != "shapes" and split is not None and None in (split.annotations, split.images):
+            if self.format == "shapes" or split is None:
+                continue
+            if self.format == "yolo" and split.annotations is None:
+                complaints.append(f"{name}.annotations must name data.yaml with data.format yolo")
+            if self.format != "yolo" and None in (split.annotations, split.images):
                 complaints.append(f"{name}.annotations and {name}.images must be given with data.format {self.format}")
         if self.classes is not None and len(set(self.classes)) < len(self.classes):
             complaints.append("classes names a class twice")

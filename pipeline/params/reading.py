@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 from ruamel.yaml.reader import ReaderError
 
 from pipeline.params.credentials import credentials_in
@@ -41,6 +42,26 @@ def parse_yaml(text: str, *, source: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{source} holds {type(content).__name__}, expected a mapping of sections")
     return content
+
+
+def parse_plain_yaml(text: str, *, source: str, deepest: int) -> dict[str, Any]:
+    """Parse the mapping in a YAML text from anywhere.
+
+    Refuse aliases, of which a few lines stand for gigabytes, and depth, in which the parser's time is quadratic.
+    """
+    depth = 0
+    try:
+        for event in YAML(typ="safe", pure=True).parse(text):
+            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+            if isinstance(event, AliasEvent):
+                raise ValueError(f"{source} contains a YAML alias (*name); write the value out")
+            if depth > deepest:
+                raise ValueError(f"{source} is nested more than {deepest} levels deep; remove what is not needed")
+        return parse_yaml(text, source=source)
+    except YAMLError as error:
+        raise ValueError(explain_yaml(error, text, source=source)) from None
+    except (TypeError, KeyError, IndexError, AttributeError, AssertionError, OverflowError) as error:  # its own bugs
+        raise ValueError(f"{source} cannot be read as YAML ({type(error).__name__}: {error})") from None
 
 
 def explain_yaml(error: Exception, text: str, *, source: str) -> str:

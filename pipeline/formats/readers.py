@@ -1,0 +1,37 @@
+"""The table of formats: how each is read, and which files and folders the stage manifest compares for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from pipeline.formats.coco import read_coco
+from pipeline.formats.records import RawSplit, SplitFiles
+from pipeline.formats.root import Root
+from pipeline.formats.voc import follow_voc, read_voc
+from pipeline.formats.yolo import follow_yolo, read_yolo
+
+Followed = tuple[list[str], list[str]]
+
+
+def follow_declared(root: Root, files: SplitFiles, *, split: str) -> Followed:
+    """Return the annotation files and the folders that params.yaml itself names."""
+    return [files.annotations], [files.images]
+
+
+class Reader(NamedTuple):
+    """A format."""
+
+    read: Callable[..., RawSplit]
+    """(root, files, split=) -> the content of a split's files, unchecked"""
+    follow: Callable[..., Followed] = follow_declared
+    """(root, files, split=) -> the annotation files and the folders that `read` reads, by their paths below the root"""
+    asks_files: bool = False
+    """whether `follow` reads annotation files to know the others"""
+
+
+READERS: dict[str, Reader] = {
+    "coco": Reader(read_coco),
+    "voc": Reader(read_voc, follow_voc),
+    "yolo": Reader(read_yolo, follow_yolo, asks_files=True),
+}
