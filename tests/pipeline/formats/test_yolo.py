@@ -66,10 +66,12 @@ def test_row_that_is_no_box_is_dropped_with_its_number_and_reason(source: Any) -
 
 
 def test_box_beyond_the_edge_is_clipped_but_rounding_of_six_decimals_is_no_finding(source: Any) -> None:
-    # 0.9166667 + 0.1666667 / 2 = 1.00000005, the right edge rounded to seven decimals.
-    split = read(source, labels="0 0.9166667 0.5 0.1666667 1.0\n0 0.95 0.5 0.2 0.4")
+    # 0.916667 + 0.166667 / 2 = 1.0000005, an edge at 1 rounded to six decimals; 0.083333 - 0.166667 / 2 = -0.0000005.
+    rows = ["0 0.916667 0.5 0.166667 1.0", "0 0.95 0.5 0.2 0.4", "0 0.083333 0.5 0.166667 1.0"]
+    split = read(source, labels="\n".join(rows))
     assert [finding.record for finding in split.clipped] == ["row 2"]
     assert all(box["bbox"][0] + box["bbox"][2] <= 20 + 1e-6 for box in split.coco["annotations"])
+    assert split.coco["annotations"][2]["bbox"][0] == 0
     assert split.coco["annotations"][1]["bbox"] == pytest.approx([17, 3, 3, 4])
 
 
