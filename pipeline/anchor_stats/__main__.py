@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 
 from pipeline.cli.command import Command
 from pipeline.params import load_params
@@ -15,15 +15,22 @@ writes   anchors.json (what train reads), reports/anchor_stats.json
 """
 
 
+def add_options(parser: ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "--suggest", action="store_true", help="fit anchors to the boxes, print them, and write nothing"
+    )
+
+
 def work(options: Namespace) -> None:
     """Run the stage in the folder of params.yaml."""
     params = load_params()
-    from pipeline.anchor_stats.run import run  # torch is not needed before
+    from pipeline.anchor_stats.run import run, suggest  # torch is not needed before
 
-    run(params)
+    (suggest if options.suggest else run)(params)
 
 
-COMMAND = Command("anchor_stats", DESCRIPTION, work)
+COMMAND = Command("anchor_stats", DESCRIPTION, work, add_options)
 main = COMMAND.main
 
 if __name__ == "__main__":

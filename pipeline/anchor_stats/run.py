@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pipeline.anchor_stats.advice import advise
+from pipeline.anchor_stats.fitting import as_command, fit_anchors, mean_best_iou
 from pipeline.params import Params
 from pipeline.params.detector import Anchors, Matcher
 from pipeline.params.experiment import Transforms as Section
@@ -30,14 +32,38 @@ def run(params: Params) -> None:
     """Write the anchors and what they cover."""
     content = read_json(TRAIN)
     grid = anchor_grid(params.anchors)
-    coverage = AnchorCoverage(content["categories"])
+    coverage, scaled = AnchorCoverage(content["categories"]), [torch.zeros(0, 4)]
     records = tqdm(Records(content), disable=None, unit="image", desc="anchor_stats")
     for record, boxes, image_size in at_training_scale(records, params.transforms):
         coverage.add(record, *cover(boxes, grid, image_size, params.matcher))
+        scaled.append(boxes)
     report = coverage.report(params.matcher.foreground_iou, params.matcher.background_iou)
     write_json(ANCHORS, grid.to_dict())
     write_json(REPORT, report)
     print(summary(report))
+    best_iou, owned = torch.cat(coverage.best_iou), torch.cat(coverage.owned)
+    for sentence in advise(torch.cat(scaled), best_iou, owned, grid, params.matcher):
+        print(f"advice: {sentence}")
+
+
+def suggest(params: Params) -> None:
+    """Print anchors that fit the training split better, as a command; writes nothing.
+
+    Raises:
+        ValueError: when the split has no boxes.
+    """
+    scaled = list(at_training_scale(Records(read_json(TRAIN)), params.transforms))
+    boxes = torch.cat([torch.zeros(0, 4), *(boxes for _, boxes, _ in scaled)])
+    if len(boxes) == 0:
+        raise ValueError(f"{TRAIN} has no boxes, so there is nothing that anchors could fit")
+    height, width = (max(side) for side in zip(*(size for _, _, size in scaled), strict=True))
+    print(f"fitting {len(params.anchors.aspect_ratios)} aspect ratios and the sizes to {len(boxes)} boxes", flush=True)
+    fitted = fit_anchors(boxes, (height, width), params.anchors, seed=params.seed)
+    before, after = (mean_best_iou(boxes, (height, width), anchors) for anchors in (params.anchors, fitted))
+    if fitted == params.anchors:
+        print(f"no better anchors found: the mean best IoU is {before:.3f}")
+        return
+    print(f"mean best IoU {after:.3f} instead of {before:.3f} with:\n{as_command(fitted)}")
 
 
 def anchor_grid(anchors: Anchors) -> Grid:
