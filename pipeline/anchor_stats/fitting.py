@@ -62,7 +62,7 @@ def fit_anchors(boxes: Tensor, image_size: tuple[int, int], anchors: Anchors, *,
 
 
 def fit_sizes(sample: Tensor, image_size: tuple[int, int], anchors: Anchors) -> Anchors:
-    """Fit the sizes of every level and the ratios, from anchors with one base scale on: Powell's method."""
+    """Fit the sizes of every level and the ratios, from anchors with one base scale on (COBYLA, Powell 1994)."""
     sizes = build(anchors).sizes
     count = sum(map(len, sizes))
     first = [math.log(value) for value in (*(side for level in sizes for side in level), *anchors.aspect_ratios)]
@@ -78,9 +78,8 @@ def fit_sizes(sample: Tensor, image_size: tuple[int, int], anchors: Anchors) -> 
     found = minimize(
         lambda point: -mean_best_iou(sample, image_size, section(point)),
         first,
-        method="Powell",
-        bounds=[(value - 1.5, value + 1.5) for value in first],
-        options={"maxfev": 1500, "xtol": 1e-2, "ftol": 1e-4},
+        method="COBYLA",
+        options={"maxiter": 1500, "rhobeg": 0.2},
     )
     return section(found.x)
 
