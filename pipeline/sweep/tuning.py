@@ -106,12 +106,19 @@ def interrupted_by_sigterm(max_hours: float | None = None) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread receives signals
         return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    before = signal.signal(signal.SIGTERM, lambda number, frame: raise_sigint())
     try:
         with call_after(max_hours, interrupt):
             yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def raise_sigint() -> None:
+    """Do what Ctrl-C does, also where a shell has started this process in the background, with SIGINT ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)
 
 
 def interrupt(reason: str) -> None:

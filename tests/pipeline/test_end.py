@@ -228,7 +228,7 @@ def test_mistake_that_is_found_before_ray_starts_is_told_too(told: Path) -> None
     [
         (["no-such-command", "{status}"], "no-such-command could not be run: No such file or directory"),
         (
-            [sys.executable, "-c", "print('x'); raise SystemExit('no route')"],
+            [sys.executable, "-c", "print('x', flush=True); raise SystemExit('no route')"],
             f"{sys.executable} ended with status 1 (no route)",
         ),
         ([sys.executable, "-c", "raise SystemExit(3)"], f"{sys.executable} ended with status 3"),

@@ -85,9 +85,14 @@ def test_signal_before_the_limit_is_what_stopped_it() -> None:
 
 
 @pytest.mark.usefixtures("old")
-def test_sweep_is_interrupted_when_its_limit_is_reached() -> None:
-    with pytest.raises(KeyboardInterrupt), interrupted_by_sigterm(hours(0.1)):
-        time.sleep(20)
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN])  # ignored: a shell's background job
+def test_sweep_is_interrupted_when_its_limit_is_reached(handler: Any) -> None:
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), interrupted_by_sigterm(hours(0.1)):
+            time.sleep(20)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert timers() == []
     with interrupted_by_sigterm(None):
         assert timers() == []
