@@ -22,7 +22,8 @@ from torch import Tensor
 
 from bench.ratios import table
 from pipeline.anchor_stats.fitting import fit_anchors, mean_best_iou
-from pipeline.anchor_stats.run import anchor_grid, at_training_scale
+from pipeline.anchor_stats.grid import anchor_grid
+from pipeline.anchor_stats.run import at_training_scale
 from pipeline.params import load_params
 from pipeline.params.detector import Anchors
 from retinanet.anchors.overlaps import lowest_best_iou

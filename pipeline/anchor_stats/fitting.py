@@ -16,8 +16,8 @@ import torch
 from scipy.optimize import OptimizeResult, differential_evolution, minimize
 from torch import Tensor
 
+from pipeline.anchor_stats.grid import anchor_grid
 from pipeline.params.detector import Anchors
-from retinanet.anchors.grid import Grid, build_grid
 from retinanet.anchors.overlaps import lowest_best_iou
 
 MOST_BOXES = 2000  # an even sample: the mean of so many IoUs is known to .005
@@ -63,7 +63,7 @@ def fit_anchors(boxes: Tensor, image_size: tuple[int, int], anchors: Anchors, *,
 
 def fit_sizes(sample: Tensor, image_size: tuple[int, int], anchors: Anchors) -> Anchors:
     """Fit the sizes of every level and the ratios, from anchors with one base scale on (COBYLA, Powell 1994)."""
-    sizes = build(anchors).sizes
+    sizes = anchor_grid(anchors).sizes
     count = sum(map(len, sizes))
     first = [math.log(value) for value in (*(side for level in sizes for side in level), *anchors.aspect_ratios)]
 
@@ -92,18 +92,7 @@ def at_point(anchors: Anchors, point: Sequence[float]) -> Anchors:
 
 def mean_best_iou(boxes: Tensor, image_size: tuple[int, int], anchors: Anchors) -> float:
     """Mean over [M, 4] boxes of the IoU with the best anchor of the grid of an image of that size."""
-    return float(lowest_best_iou(boxes, build(anchors).shapes(image_size)).double().mean())
-
-
-def build(anchors: Anchors) -> Grid:
-    """The grid of the section, without the rounding of torchvision's."""
-    return build_grid(
-        base_scale=anchors.base_scale,
-        scales_per_octave=anchors.scales_per_octave,
-        sizes=anchors.sizes,
-        aspect_ratios=anchors.aspect_ratios,
-        offset=anchors.offset,
-    )
+    return float(lowest_best_iou(boxes, anchor_grid(anchors).shapes(image_size)).double().mean())
 
 
 def as_command(anchors: Anchors) -> str:

@@ -12,11 +12,12 @@ from tqdm import tqdm
 
 from pipeline.anchor_stats.advice import advise
 from pipeline.anchor_stats.fitting import as_command, fit_anchors, mean_best_iou
+from pipeline.anchor_stats.grid import anchor_grid
 from pipeline.params import Params
-from pipeline.params.detector import Anchors, Matcher
+from pipeline.params.detector import Matcher
 from pipeline.params.experiment import Transforms as Section
 from pipeline.storage.outs import read_json, write_json
-from retinanet.anchors.grid import Grid, build_grid
+from retinanet.anchors.grid import Grid
 from retinanet.anchors.matcher import match_anchors
 from retinanet.data.records import Record, Records
 from retinanet.data.transforms import Transforms
@@ -64,19 +65,6 @@ def suggest(params: Params) -> None:
         print(f"no better anchors found: the mean best IoU is {before:.3f}")
         return
     print(f"mean best IoU {after:.3f} instead of {before:.3f} with:\n{as_command(fitted)}")
-
-
-def anchor_grid(anchors: Anchors) -> Grid:
-    """The grid of section anchors."""
-    return build_grid(
-        base_scale=anchors.base_scale,
-        scales_per_octave=anchors.scales_per_octave,
-        sizes=anchors.sizes,
-        aspect_ratios=anchors.aspect_ratios,
-        offset=anchors.offset,
-        rounded=anchors.rounded,
-        strides_from_image=anchors.strides_from_image,
-    )
 
 
 def at_training_scale(records: Iterable[Record], section: Section) -> Iterator[tuple[Record, Tensor, tuple[int, int]]]:

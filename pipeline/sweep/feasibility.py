@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.anchor_stats.run import anchor_grid, at_training_scale, cover
+from pipeline.anchor_stats.grid import anchor_grid
+from pipeline.anchor_stats.run import at_training_scale, cover
 from pipeline.params import Params, flatten
 from pipeline.params.sweep import Sweep
 from pipeline.storage.outs import read_json

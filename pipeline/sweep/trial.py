@@ -12,7 +12,7 @@ from typing import Any
 import ray.tune
 import torch
 
-from pipeline.anchor_stats.run import anchor_grid
+from pipeline.anchor_stats.grid import anchor_grid
 from pipeline.cluster import Resources
 from pipeline.cluster.storage import Checkpoints, WriteCheckpoint
 from pipeline.cluster.training import run_trainer

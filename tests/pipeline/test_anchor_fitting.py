@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pipeline.anchor_stats.advice import advise
 from pipeline.anchor_stats.fitting import as_command, fit_anchors, mean_best_iou
-from pipeline.anchor_stats.run import anchor_grid, cover
+from pipeline.anchor_stats.grid import anchor_grid
+from pipeline.anchor_stats.run import cover
 from pipeline.params.detector import Anchors, Matcher
 
 SIZE = (256, 320)
@@ -55,6 +56,14 @@ def test_fitted_anchors_are_never_worse(seed: int) -> None:
     sides = 4 + torch.rand(30, 2, generator=generator) * 200
     boxes = boxes_of([(float(w), float(h)) for w, h in sides], 30, seed)
     assert mean_best_iou(boxes, SIZE, fit_anchors(boxes, SIZE, PAPER)) >= mean_best_iou(boxes, SIZE, PAPER)
+
+
+def test_anchors_are_judged_as_they_are_trained_with_whole_pixels() -> None:
+    # A side of 10.4 px is 10 px where anchors are rounded: the box of 10 px is an anchor then, and only then.
+    anchors = PAPER.model_copy(update={"scales_per_octave": None, "sizes": [[10.4]] * 5, "aspect_ratios": [1.0]})
+    box = torch.tensor([[-1.0, -1.0, 9.0, 9.0]])  # around the first centre, 4 px
+    assert mean_best_iou(box, SIZE, anchors) == pytest.approx(100 / 108.16, abs=1e-4)  # 10 * 10 / (10.4 * 10.4)
+    assert mean_best_iou(box, SIZE, anchors.model_copy(update={"rounded": True})) == pytest.approx(1.0, abs=1e-4)
 
 
 def test_command_sets_what_was_fitted() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.anchor_stats.run import anchor_grid
+from pipeline.anchor_stats.grid import anchor_grid
 from pipeline.fit.building import build_criterion, build_network, build_optimizer, build_schedule, build_transforms
 from pipeline.fit.config import InputFiles, WorkerConfig
 from pipeline.params import Params, load_params
