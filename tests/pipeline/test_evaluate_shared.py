@@ -44,8 +44,11 @@ def change_runtime(**options: Any) -> None:
 
 
 def evaluate() -> list[bytes]:
-    """The bytes of all outs."""
+    """The bytes of all outs, by one thread as in a worker: their number may change the last bit of a score."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     main([])
+    torch.set_num_threads(threads)
     return [path.read_bytes() for path in OUTS]
 
 
@@ -160,7 +163,8 @@ def test_two_workers_of_ray_one_of_which_dies_give_the_bytes_of_one_process(
     monkeypatch.setattr(sharing, "prepare", prepare_or_die)
     change_runtime(workers=2)
     capsys.readouterr()
-    assert evaluate() == alone
+    shared = evaluate()
+    assert [path.name for path, own, one in zip(OUTS, shared, alone, strict=True) if own != one] == []
     printed = capsys.readouterr().out
     assert "detecting on 24 images with 2 workers" in printed
     assert printed.count("its work is repeated by another") == 1
