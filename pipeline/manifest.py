@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cli.command import Command
-from pipeline.formats import SplitFiles
+from pipeline.formats import declared_files
 from pipeline.formats.digests import Digests
+from pipeline.formats.looking import AUTO, resolve
 from pipeline.formats.root import Root
 from pipeline.formats.sources import describe, has_sources
 from pipeline.params import load_params
@@ -55,24 +56,22 @@ def build_manifest(data: Data, before: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: when there is no such folder, or a server does not answer.
     """
-    files = {
-        name: SplitFiles(section.annotations or "", section.images or "")
-        for name in ("train", "val", "test")
-        if (section := getattr(data, name)) is not None
-    }
     root = Root(data.root)
     if root.is_local and not root.exists():
-        return keep_previous(root, data, before, files)
+        return keep_previous(root, data, before)
+    name, files, _ = resolve(data)
     digests = Digests(DIGESTS)
-    sources = describe(root, data.format, files, digests)
+    sources = describe(root, name, files, digests)
     if root.is_local:
         digests.keep()
     return {"root": data.root, "sources": sources}
 
 
-def keep_previous(root: Root, data: Data, before: dict[str, Any], files: dict[str, SplitFiles]) -> dict[str, Any]:
-    """Return the previous manifest, if it has the same sources."""
-    if before.get("root") != data.root or not has_sources(root, data.format, files, before.get("sources", {})):
+def keep_previous(root: Root, data: Data, before: dict[str, Any]) -> dict[str, Any]:
+    """Return the previous manifest, if it has the same sources; which ones `auto` would find is not known here."""
+    sources = before.get("sources", {})
+    is_same = data.format == AUTO or has_sources(root, data.format, declared_files(data), sources)
+    if before.get("root") != data.root or not is_same:
         raise ValueError(
             f"data.root: there is no folder {data.root} here; set it to the folder or URL of the data set, or fetch "
             f"the data with `dvc pull {data.root}`"

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from pipeline.cli.command import Command
-from pipeline.formats import Split, SplitFiles, format_report, read_splits, summarise
+from pipeline.formats import READERS, Split, format_report, merge, read_splits, summarise
+from pipeline.formats.looking import as_settings, look, resolve
+from pipeline.formats.root import Root
 from pipeline.formats.shapes import draw_split
 from pipeline.params import Params, load_params
+from pipeline.params.editing import as_yaml, edit_yaml
+from pipeline.storage.outs import write_atomic
 
 PREPARED = Path("data/prepared")
 REPORT = Path("reports/prepare.json")
@@ -26,8 +31,20 @@ writes   data/prepared/{train,val,test}.json, and data/prepared/images/ where fo
 """
 
 
+def add_options(parser: ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "--look", metavar="FOLDER", help="say what data set a folder holds and print section data for it; no stage runs"
+    )
+    parser.add_argument("--write", action="store_true", help="with --look: set the section in params.yaml")
+
+
 def work(options: Namespace) -> None:
     """Run the stage in the folder of params.yaml."""
+    if options.look is not None:
+        return look_at(options.look, write=options.write)
+    if options.write:
+        raise ValueError("--write goes with --look FOLDER")
     params = load_params()
     unfinished = PREPARED.with_name("prepared.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -46,15 +63,41 @@ def work(options: Namespace) -> None:
 def read_data(params: Params, folder: Path) -> tuple[dict[str, Split], list[str]]:
     """Return the splits of section `data`, and notes; `shapes` draws into `folder`, which becomes PREPARED."""
     data = params.data
-    sections = {name: section for name in ("train", "val", "test") if (section := getattr(data, name)) is not None}
     if data.format == "shapes":
         drawing = data.shapes.model_dump(exclude={"train", "val", "test"})
         drawing |= {"root": f"{PREPARED}/images", "classes": data.classes, "seed": params.seed}
-        return {
-            name: draw_split(folder / "images", name, getattr(data.shapes, name), **drawing) for name in sections
-        }, []
-    files = {name: SplitFiles(section.annotations or "", section.images or "") for name, section in sections.items()}
-    return read_splits(data.format, data.root, files, classes=data.classes)
+        names = [name for name in ("train", "val", "test") if getattr(data, name) is not None]
+        return {name: draw_split(folder / "images", name, getattr(data.shapes, name), **drawing) for name in names}, []
+    name, files, sentence = resolve(data)
+    if sentence:
+        print(sentence, flush=True)
+    if "val" not in files:
+        raise ValueError(f"{data.root} has no split val; name its files in data.val")
+    if params.evaluate.split not in files:
+        raise ValueError(f"evaluate.split is {params.evaluate.split}, which {data.root} does not have; set it to val")
+    return read_splits(name, data.root, files, classes=data.classes)
+
+
+def look_at(folder: str, *, write: bool) -> None:
+    """Print what a folder holds, and section `data` for it, which `write` sets in params.yaml."""
+    root = Root(folder)
+    if root.is_local and not root.exists():
+        raise ValueError(f"there is no folder {folder}")
+    resolved = look(root)
+    print(resolved.sentence)
+    for split, files in resolved.files.items():
+        raw = merge([READERS[resolved.format].read(root, one, split=split) for one in files.each])
+        names = [category.name for category in raw.categories if not category.names_data_set]
+        shown = ", ".join(names[:SHOWN]) + (", .." if len(names) > SHOWN else "")
+        print(f"{split}: {len(raw.images)} images, {len(raw.boxes)} boxes, {len(names)} classes: {shown}")
+    settings = as_settings(folder, resolved) | ({} if "test" in resolved.files else {"evaluate.split": "val"})
+    if not write:
+        print(f"\n{as_yaml(settings)}")
+        return print(f"to set this in params.yaml: python -m pipeline.prepare --look {shlex.quote(folder)} --write")
+    path = Path("params.yaml")
+    text = edit_yaml(path.read_text(encoding="utf-8"), settings)
+    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    print(f"{path}: {', '.join(settings)} set; run `dvc repro`")
 
 
 def write_json(path: Path, content: object, *, indent: int | None = None) -> None:
@@ -77,7 +120,7 @@ def replace_folder(path: Path, finished: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-COMMAND = Command("prepare", DESCRIPTION, work)
+COMMAND = Command("prepare", DESCRIPTION, work, add_options)
 main = COMMAND.main
 
 if __name__ == "__main__":

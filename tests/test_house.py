@@ -48,7 +48,7 @@ DOORS = {
     "ray.train": {"pipeline.cluster"},
     "ray.tune": {"pipeline.sweep"},
     "mlflow": {"pipeline.tracking"},
-    "ruamel": {"pipeline.params", "pipeline.sweep"},  # reads params.yaml and conf/; writes a sweep's winner
+    "ruamel": {"pipeline.params"},  # reads params.yaml and conf/, and sets values in them
     "yaml": set(),  # another reading of the same file than DVC's
     "dvc": set(),
     "dvclive": set(),

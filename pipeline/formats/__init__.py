@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 
 from pipeline.formats.checking import check_split
 from pipeline.formats.classes import choose_classes
+from pipeline.formats.declared import declared_files
+from pipeline.formats.merging import merge
 from pipeline.formats.readers import READERS
 from pipeline.formats.records import Split, SplitFiles
 from pipeline.formats.report import format_report, summarise
 from pipeline.formats.root import Root
 
-__all__ = ["READERS", "Split", "SplitFiles", "format_report", "read_splits", "summarise"]
+__all__ = ["READERS", "Split", "SplitFiles", "declared_files", "format_report", "merge", "read_splits", "summarise"]
 
 
 def read_splits(
@@ -35,7 +37,8 @@ def read_splits(
     if name not in READERS:
         raise ValueError(f"data.format is {name!r}; expected one of {', '.join(READERS)}")
     source = Root(root)
-    raw = {split: READERS[name].read(source, paths, split=split) for split, paths in files.items()}
+    read = READERS[name].read
+    raw = {split: merge([read(source, one, split=split) for one in paths.each]) for split, paths in files.items()}
     categories, notes = choose_classes({split: found.categories for split, found in raw.items()}, classes)
     splits = {split: check_split(source, found, categories, split=split) for split, found in raw.items()}
     return splits, [*notes, *(f"{name}: {note}" for name, split in splits.items() for note in split.notes)]

@@ -86,8 +86,8 @@ def _check_agrees(ids: Mapping[str, int | None], category: Category, *, split: s
     name, number = names.get(category.id, category.name), ids.get(category.name, category.id)
     if name != category.name or number != category.id:
         raise ValueError(
-            f"data.{split}.annotations: class {category.name!r} has id {category.id}, but in an earlier split "
-            f"{name!r} has id {number}; give all splits the same categories"
+            f"data.{split}.annotations: class {category.name!r} has id {category.id}, but before "
+            f"{name!r} has id {number}; give all splits and files the same categories"
         )
 
 

@@ -7,10 +7,12 @@ pycocotools takes an annotation of id 0 for no match at all.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.formats.numbering import number_uniquely
+from pipeline.formats.recognised import Recognised, by_split, image_folder
 from pipeline.formats.records import Box, Category, Finding, RawBox, RawImage, RawSplit, SplitFiles, box_text
 from pipeline.formats.root import MISSING, Root, check_stays_inside, join
 
@@ -21,6 +23,9 @@ NAN = float("nan")
 SMALLEST_ID, LARGEST_ID = -(2**63), 2**63 - 1
 # Supercategory of Roboflow's root category; other tools omit it.
 NO_SUPERCATEGORY = (None, "", "none")
+
+COCO_BEGINNING = re.compile(r'\s*\{\s*"(info|licenses|images|annotations|categories|type)"\s*:')
+FILE_NAME = re.compile(r'"file_name"\s*:\s*("(?:[^"\\]|\\.)+")')
 
 
 def read_coco(root: Root, files: SplitFiles, *, split: str) -> RawSplit:
@@ -46,6 +51,29 @@ def read_coco(root: Root, files: SplitFiles, *, split: str) -> RawSplit:
         dropped=dropped,
         notes=_changed_ids(given, numbers),
     )
+
+
+def recognise_coco(root: Root, paths: Sequence[str]) -> list[Recognised]:
+    """Recognise JSON files that begin as COCO's do; `instances_` goes before COCO's other annotations."""
+    files = {path: _begins_as_coco(root, path) for path in paths if path.lower().endswith(".json")}
+    found = {path: image for path, image in files.items() if image is not None}
+    instances = {path: image for path, image in found.items() if "instances_" in path}
+    splits: dict[str, SplitFiles] = {}
+    for split, names in by_split(instances or found).items():
+        folders = [image_folder(paths, found[name], beside=name) for name in names]
+        if None not in folders and len(set(folders)) == 1:
+            splits[split] = SplitFiles(names[0], folders[0] or ".", tuple(names[1:]))
+    listed = ", ".join(file for files in splits.values() for file in (files.annotations, *files.more))
+    return [Recognised(splits, f"{listed}, with images, annotations and categories")] if "train" in splits else []
+
+
+def _begins_as_coco(root: Root, path: str) -> str | None:
+    """Return the first file_name in a file that begins with a key of COCO's."""
+    head = root.head(path, named_by="data.root").decode("utf-8-sig", errors="replace")
+    if not COCO_BEGINNING.match(head):
+        return None
+    name = FILE_NAME.search(head) or FILE_NAME.search(root.read(path, named_by="data.root").decode(errors="replace"))
+    return str(json.loads(name[1])) if name else None
 
 
 def _load(root: Root, path: str, *, file: str, split: str) -> Record:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from pipeline.formats.coco import read_coco
+from pipeline.formats.coco import read_coco, recognise_coco
+from pipeline.formats.recognised import Recognised
 from pipeline.formats.records import RawSplit, SplitFiles
 from pipeline.formats.root import Root
-from pipeline.formats.voc import follow_voc, read_voc
+from pipeline.formats.voc import follow_voc, read_voc, recognise_voc
 from pipeline.formats.yolo import follow_yolo, read_yolo
+from pipeline.formats.yolo_config import recognise_yolo
 
 Followed = tuple[list[str], list[str]]
 
@@ -24,6 +26,8 @@ class Reader(NamedTuple):
 
     read: Callable[..., RawSplit]
     """(root, files, split=) -> the content of a split's files, unchecked"""
+    recognise: Callable[[Root, Sequence[str]], list[Recognised]]
+    """(root, paths of all its files) -> every way in which the format can read them; empty if it cannot"""
     follow: Callable[..., Followed] = follow_declared
     """(root, files, split=) -> the annotation files and the folders that `read` reads, by their paths below the root"""
     asks_files: bool = False
@@ -31,7 +35,7 @@ class Reader(NamedTuple):
 
 
 READERS: dict[str, Reader] = {
-    "coco": Reader(read_coco),
-    "voc": Reader(read_voc, follow_voc),
-    "yolo": Reader(read_yolo, follow_yolo, asks_files=True),
+    "coco": Reader(read_coco, recognise_coco),
+    "voc": Reader(read_voc, recognise_voc, follow_voc),
+    "yolo": Reader(read_yolo, recognise_yolo, follow_yolo, asks_files=True),
 }

@@ -17,6 +17,13 @@ class SplitFiles(NamedTuple):
 
     annotations: str
     images: str
+    more: tuple[str, ...] = ()
+    """further annotation files of the split"""
+
+    @property
+    def each(self) -> list[SplitFiles]:
+        """One entry for each annotation file."""
+        return [SplitFiles(file, self.images) for file in (self.annotations, *self.more)]
 
 
 class Category(NamedTuple):

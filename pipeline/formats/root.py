@@ -51,6 +51,13 @@ class Root:
             data: bytes = retry(lambda: self._system.cat_file(location))
         return data
 
+    def head(self, path: str, *, named_by: str, size: int = 2**20) -> bytes:
+        """Return the first bytes of a file."""
+        location = self._locate(path, named_by=named_by)
+        with explained(self.url):
+            data: bytes = retry(lambda: self._system.cat_file(location, start=0, end=size))
+        return data
+
     def has_file(self, path: str, *, named_by: str) -> bool:
         """Return whether the file exists; unlike fsspec's isfile, raise an error if the server does not answer."""
         location = self._locate(path, named_by=named_by)

@@ -39,16 +39,17 @@ def read_from(root: Root, name: str, files: Mapping[str, SplitFiles]) -> tuple[l
     annotations: list[Source] = []
     folders: list[Source] = []
     for split, paths in files.items():
-        found, below = READERS[name].follow(root, paths, split=split)
-        annotations += [Source(path, f"data.{split}.annotations") for path in found]
-        folders += [Source(path, f"data.{split}.images") for path in below]
+        for one in paths.each:
+            found, below = READERS[name].follow(root, one, split=split)
+            annotations += [Source(path, f"data.{split}.annotations") for path in found]
+            folders += [Source(path, f"data.{split}.images") for path in below]
     return _once(annotations), _once(folders)
 
 
 def has_sources(root: Root, name: str, files: Mapping[str, SplitFiles], described: Mapping[str, Entry]) -> bool:
     """Return whether a manifest is of these files, as far as this shows without the data."""
     if READERS[name].asks_files:
-        return {paths.annotations for paths in files.values()} <= set(described)
+        return {one.annotations for paths in files.values() for one in paths.each} <= set(described)
     annotations, folders = read_from(root, name, files)
     asked = {source.path for source in annotations} | {f"{source.path.rstrip('/')}/" for source in folders}
     return asked == set(described)

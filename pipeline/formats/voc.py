@@ -8,7 +8,8 @@ are ordinary boxes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import PurePosixPath
@@ -17,6 +18,7 @@ from xml.etree.ElementTree import ParseError
 
 from defusedxml.ElementTree import fromstring
 
+from pipeline.formats.recognised import Recognised, image_folder
 from pipeline.formats.records import Box, Category, RawBox, RawImage, RawSplit, SplitFiles, repeated_images
 from pipeline.formats.root import MISSING, THREADS, Root, check_stays_inside, join
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp", ".tif", ".tiff", ".webp")
+
+LISTED = re.compile(r"((?:.+/)?)ImageSets/Main/(?:train|trainval)\.txt")
 
 
 class _Page(NamedTuple):
@@ -78,6 +82,31 @@ def annotations_folder(list_path: str) -> str:
 def follow_voc(root: Root, files: SplitFiles, *, split: str) -> tuple[list[str], list[str]]:
     """Return the list of a split, and the folders of its images and XML files."""
     return [files.annotations], [files.images, annotations_folder(files.annotations)]
+
+
+def recognise_voc(root: Root, paths: Sequence[str]) -> list[Recognised]:
+    """Recognise every folder with ImageSets/Main/train.txt (else trainval.txt) and Annotations."""
+    homes = dict.fromkeys(found[1] for path in paths if (found := LISTED.fullmatch(path)))
+    pages = [path for path in paths if path.lower().endswith(".xml")]
+    found = []
+    for home in homes:
+        names = {name for name in ("train", "trainval", "val", "test") if f"{home}ImageSets/Main/{name}.txt" in paths}
+        train = "train" if "train" in names else "trainval"
+        page = next((path for path in pages if path.startswith(f"{home}Annotations/")), None)
+        folder = page and _folder_of_images(paths, page)
+        if folder is not None and train in names:
+            lists = {"train": train} | {name: name for name in ("val", "test") if name in names}
+            files = {split: f"{home}ImageSets/Main/{name}.txt" for split, name in lists.items()}
+            splits = {split: SplitFiles(file, folder or ".") for split, file in files.items()}
+            found.append(Recognised(splits, f"{', '.join(files.values())} and {home}Annotations"))
+    return found
+
+
+def _folder_of_images(paths: Sequence[str], page: str) -> str | None:
+    """Return the folder that has the image of an XML file, judging by its name."""
+    stem = PurePosixPath(page).stem
+    folders = (image_folder(paths, stem + suffix, beside=page) for suffix in SUFFIXES)
+    return next((folder for folder in folders if folder is not None), None)
 
 
 def _read_page(root: Root, folder: str, pictures: str, stem: str, *, list_file: str) -> _Page:

@@ -7,8 +7,10 @@ to data.yaml; an entry `../train/images` that is not there, as Roboflow writes i
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from pipeline.formats.recognised import Recognised
 from pipeline.formats.records import SplitFiles
 from pipeline.formats.root import MISSING, Root
 from pipeline.params.reading import parse_plain_yaml
@@ -55,6 +57,22 @@ def read_config(root: Root, files: SplitFiles, *, split: str) -> YoloConfig:
             "one image path per line"
         )
     return YoloConfig(_read_names(content, file=file), base, folders, lists, notes)
+
+
+def recognise_yolo(root: Root, paths: Sequence[str]) -> list[Recognised]:
+    """Recognise every YAML file with names and with a key of a training split."""
+    return [found for path in paths if path.lower().endswith((".yaml", ".yml")) for found in _recognise(root, path)]
+
+
+def _recognise(root: Root, path: str) -> list[Recognised]:
+    try:
+        content = _parse(root.head(path, named_by="data.root", size=LARGEST_BYTES + 1), file=root.shown(path))
+    except ValueError:
+        return []  # a YAML file of something else
+    keys = {"train": "train", "val": "val" if content.get("val") else "valid", "test": "test"}
+    splits = {split: SplitFiles(path, key if key != split else "") for split, key in keys.items() if content.get(key)}
+    is_known = bool(content.get("names")) and "train" in splits
+    return [Recognised(splits, f"{path}, which has names and train")] if is_known else []
 
 
 def _parse(data: bytes, *, file: str) -> dict[str, Any]:

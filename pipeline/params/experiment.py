@@ -14,8 +14,8 @@ PerChannel = Annotated[list[Finite], Field(min_length=3, max_length=3)]
 class Split(Section):
     """Locations of one split, relative to data.root."""
 
-    annotations: str | None
-    "Relative to data.root. coco: the JSON file; voc: the list, e.g. ImageSets/Main/train.txt; yolo: data.yaml."
+    annotations: str | Annotated[list[str], Field(min_length=1)] | None
+    "Relative to data.root, or a list. coco: the JSON file; voc: the list of names; yolo: data.yaml."
     images: str | None
     "Folder of the images, relative to data.root; yolo: the key in data.yaml, null for the split's own name."
 
@@ -52,8 +52,8 @@ class Shapes(Section):
 class Data(Section):
     """The data set."""
 
-    format: Literal["shapes", "coco", "voc", "yolo"]
-    "shapes draws its own images and needs no download."
+    format: Literal["auto", "shapes", "coco", "voc", "yolo"]
+    "auto finds format and files in root, whatever train, val and test say; shapes draws its own images."
     root: str
     "Folder or URL of images and annotation files; shapes ignores it."
     train: Split
@@ -69,7 +69,7 @@ class Data(Section):
         complaints = []
         for name in ("train", "val", "test"):
             split = getattr(self, name)
-            if self.format == "shapes" or split is None:
+            if self.format in ("auto", "shapes") or split is None:
                 continue
             if self.format == "yolo" and split.annotations is None:
                 complaints.append(f"{name}.annotations must name data.yaml with data.format yolo")

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ruamel.yaml import YAML
 from scipy.stats import ttest_ind
 
 from pipeline.params import flatten
+from pipeline.params.editing import edit_yaml
 from pipeline.runs.sweep_folder import ENDED, FINISHED, SweepFolder
 from pipeline.storage.outs import write_atomic
 from pipeline.sweep.listener import best_row
@@ -190,19 +190,8 @@ def winning_command(winner: Setting, plan: Mapping[str, Any], conf: Path) -> str
 
 def apply_settings(settings: Mapping[str, Any], path: Path) -> None:
     """Write values to params.yaml; keep comments and layout."""
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 4096
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    yaml.representer.add_representer(type(None), lambda own, _: own.represent_scalar("tag:yaml.org,2002:null", "null"))
-    content = yaml.load(path)
-    for name, value in settings.items():
-        *outer, last = name.split(".")
-        section = content
-        for part in outer:
-            section = section[part]
-        section[last] = value
-    write_atomic(path, lambda temporary: yaml.dump(content, temporary))
+    text = edit_yaml(path.read_text(encoding="utf-8"), settings)
+    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_csv(settings: Sequence[Setting], base: Mapping[str, Any], path: Path) -> None:

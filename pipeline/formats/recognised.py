@@ -1,0 +1,65 @@
+"""What a format finds in a folder of which only the names of the files are known, and what names tell."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from pipeline.formats.records import SplitFiles
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+# The words by which data sets call their splits.
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+class Recognised(NamedTuple):
+    """A data set as one format would read it.
+
+    Attributes:
+        files: of `train`, and of `val` and `test` where the data set has them; keys in this order.
+        evidence: what shows the format, to stand after "because of": "train.json, which has images and categories".
+    """
+
+    files: dict[str, SplitFiles]
+    evidence: str
+
+
+def split_of(path: str) -> str | None:
+    """Return the split that the words of a path name, the last one first: `valid/_annotations.json` is of val."""
+    for word in reversed(re.findall("[a-z]+", path.lower())):
+        if word in SPLIT_WORDS:
+            return SPLIT_WORDS[word]
+    return None
+
+
+def by_split(paths: Iterable[str]) -> dict[str, list[str]]:
+    """Group paths by the split that they name, in the order train, val, test; those that name none are of train."""
+    groups: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    for path in paths:
+        groups[split_of(path) or "train"].append(path)
+    return {split: found for split, found in groups.items() if found}
+
+
+def image_folder(paths: Sequence[str], name: str, *, beside: str) -> str | None:
+    """Return the folder to which an image's name is relative, "" for the root; None if there is no such image.
+
+    Args:
+        paths: of all files of the data set.
+        name: as an annotation file writes it, e.g. `a.jpg` or `train/a.jpg`.
+        beside: the annotation file; of several folders with such an image, the one nearest to it counts.
+    """
+    plain = name.replace("\\", "/").removeprefix("./").lstrip("/")
+    folders = [path.removesuffix(plain).rstrip("/") for path in paths if path == plain or path.endswith(f"/{plain}")]
+    return max(folders, key=lambda folder: _nearness(folder, beside), default=None)
+
+
+def _nearness(folder: str, file: str) -> tuple[bool, int, int]:
+    """Rank a folder: the same split, then more parts in common, then the shorter path."""
+    parts, others = folder.split("/"), file.split("/")[:-1]
+    common = sum(one == other for one, other in zip(parts, others, strict=False))
+    return split_of(folder) == split_of(file), common, -len(folder)

@@ -1,0 +1,51 @@
+"""Set values in a YAML file of parameters; comments and layout stay."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from ruamel.yaml import YAML
+
+
+def edit_yaml(text: str, settings: Mapping[str, Any]) -> str:
+    """Return the text with these values, by dotted key; a section that was null becomes one with these keys."""
+    yaml = _round_trip()
+    content = yaml.load(text)
+    for name, value in settings.items():
+        *outer, last = name.split(".")
+        section = content
+        for part in outer:
+            if section[part] is None:
+                section[part] = {}
+            section = section[part]
+        section[last] = value
+    return _dump(yaml, content)
+
+
+def as_yaml(settings: Mapping[str, Any]) -> str:
+    """Return values by dotted key as a YAML text of their sections."""
+    content: dict[str, Any] = {}
+    for name, value in settings.items():
+        *outer, last = name.split(".")
+        section = content
+        for part in outer:
+            section = section.setdefault(part, {})
+        section[last] = value
+    return _dump(_round_trip(), content)
+
+
+def _round_trip() -> YAML:
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.representer.add_representer(type(None), lambda own, _: own.represent_scalar("tag:yaml.org,2002:null", "null"))
+    return yaml
+
+
+def _dump(yaml: YAML, content: object) -> str:
+    out = io.StringIO()
+    yaml.dump(content, out)
+    return out.getvalue()
