@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from pipeline.formats.records import SplitFiles
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+# As cameras write them.
+CAPITAL_SUFFIXES = (".JPG", ".JPEG", ".PNG")
 # The words by which data sets call their splits.
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -56,6 +58,33 @@ def image_folder(paths: Sequence[str], name: str, *, beside: str) -> str | None:
     plain = name.replace("\\", "/").removeprefix("./").lstrip("/")
     folders = [path.removesuffix(plain).rstrip("/") for path in paths if path == plain or path.endswith(f"/{plain}")]
     return max(folders, key=lambda folder: _nearness(folder, beside), default=None)
+
+
+def image_names(stem: str) -> list[str]:
+    """Return the names that the image of an annotation file may have, the likeliest first."""
+    return [stem + suffix for suffix in (*IMAGE_SUFFIXES[:3], *CAPITAL_SUFFIXES, *IMAGE_SUFFIXES[3:])]
+
+
+def files_of_folders(images: Mapping[str, str | None]) -> dict[str, SplitFiles]:
+    """Return the files of each split, for a format with folders of annotation files.
+
+    A folder stands for its subfolders too. A split whose folders have their images in different places is left out.
+
+    Args:
+        images: by folder, "" for the root: where its images are, None if there are none.
+    """
+    topmost = [folder for folder in images if not any(_is_below(folder, other) for other in images)]
+    splits: dict[str, SplitFiles] = {}
+    for split, folders in by_split(topmost).items():
+        places = {images[folder] for folder in folders}
+        if None not in places and len(places) == 1:
+            first, *more = [folder or "." for folder in folders]
+            splits[split] = SplitFiles(first, images[folders[0]] or "", tuple(more))
+    return splits
+
+
+def _is_below(folder: str, other: str) -> bool:
+    return folder != other and (not other or folder.startswith(f"{other}/"))
 
 
 def _nearness(folder: str, file: str) -> tuple[bool, int, int]:

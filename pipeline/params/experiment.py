@@ -8,6 +8,9 @@ from pydantic import Field
 
 from pipeline.params.section import Count, CountOrZero, Finite, Fraction, NotNegative, Positive, Section
 
+# Formats that know where their images are if `images` is null.
+FIND_IMAGES = ("yolo", "labelme")
+
 PerChannel = Annotated[list[Finite], Field(min_length=3, max_length=3)]
 
 
@@ -15,9 +18,9 @@ class Split(Section):
     """Locations of one split, relative to data.root."""
 
     annotations: str | Annotated[list[str], Field(min_length=1)] | None
-    "Relative to data.root, or a list. coco: the JSON file; voc: the list of names; yolo: data.yaml."
+    "Relative to data.root, or a list. coco: JSON file; voc: list of names; yolo: data.yaml; labelme: folder of JSON."
     images: str | None
-    "Folder of the images, relative to data.root; yolo: the key in data.yaml, null for the split's own name."
+    "Folder of the images, relative to data.root; yolo: key in data.yaml; null, where allowed: as docs/data.md says."
 
 
 class Shapes(Section):
@@ -52,7 +55,7 @@ class Shapes(Section):
 class Data(Section):
     """The data set."""
 
-    format: Literal["auto", "shapes", "coco", "voc", "yolo"]
+    format: Literal["auto", "shapes", "coco", "voc", "yolo", "labelme"]
     "auto finds format and files in root, whatever train, val and test say; shapes draws its own images."
     root: str
     "Folder or URL of images and annotation files; shapes ignores it."
@@ -71,10 +74,10 @@ class Data(Section):
             split = getattr(self, name)
             if self.format in ("auto", "shapes") or split is None:
                 continue
-            if self.format == "yolo" and split.annotations is None:
-                complaints.append(f"{name}.annotations must name data.yaml with data.format yolo")
-            if self.format != "yolo" and None in (split.annotations, split.images):
-                complaints.append(f"{name}.annotations and {name}.images must be given with data.format {self.format}")
+            keys = ["annotations"] if self.format in FIND_IMAGES else ["annotations", "images"]
+            if None in [getattr(split, key) for key in keys]:
+                needed = " and ".join(f"{name}.{key}" for key in keys)
+                complaints.append(f"{needed} must be given with data.format {self.format}")
         if self.classes is not None and len(set(self.classes)) < len(self.classes):
             complaints.append("classes names a class twice")
         return complaints
