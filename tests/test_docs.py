@@ -136,7 +136,7 @@ def test_the_reference_has_every_parameter_once_with_its_shipped_value() -> None
     assert all(kind.strip() not in ("", "any") for _, kind in rows)
     assert [line for line in page.splitlines() if line.endswith("|  |")] == []  # each has a meaning
     assert "| `optim.lr` | number > 0 | `0.012` | " in page
-    assert "| `workers` | integer >= 1 or list of 2 (integer >= 1) | `2` | `1` | `[2, 4]` | `8` | `1` | " in page
+    assert "| `workers` | integer >= 1 or list of 2 (integer >= 1) | `1` | `1` | `[2, 4]` | `8` | `1` | " in page
 
 
 def test_every_command_that_a_document_names_is_there() -> None:

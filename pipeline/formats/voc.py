@@ -86,7 +86,7 @@ def follow_voc(root: Root, files: SplitFiles, *, split: str) -> tuple[list[str],
 
 def recognise_voc(root: Root, paths: Sequence[str]) -> list[Recognised]:
     """Recognise every folder with ImageSets/Main/train.txt (else trainval.txt) and Annotations."""
-    homes = dict.fromkeys(found[1] for path in paths if (found := LISTED.fullmatch(path)))
+    homes = dict.fromkeys(listed[1] for path in paths if (listed := LISTED.fullmatch(path)))
     pages = [path for path in paths if path.lower().endswith(".xml")]
     found = []
     for home in homes:
