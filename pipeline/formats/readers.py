@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from pipeline.formats.coco import read_coco, recognise_coco
+from pipeline.formats.cvat import follow_cvat, read_cvat, recognise_cvat
 from pipeline.formats.labelme import follow_labelme, read_labelme, recognise_labelme
 from pipeline.formats.recognised import Recognised
 from pipeline.formats.records import RawSplit, SplitFiles
@@ -40,4 +41,5 @@ READERS: dict[str, Reader] = {
     "voc": Reader(read_voc, recognise_voc, follow_voc),
     "yolo": Reader(read_yolo, recognise_yolo, follow_yolo, asks_files=True),
     "labelme": Reader(read_labelme, recognise_labelme, follow_labelme),
+    "cvat": Reader(read_cvat, recognise_cvat, follow_cvat),
 }

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import IO, Any
 from urllib.parse import unquote
 
 from fsspec import AbstractFileSystem
@@ -57,6 +58,13 @@ class Root:
         with explained(self.url):
             data: bytes = retry(lambda: self._system.cat_file(location, start=0, end=size))
         return data
+
+    @contextmanager
+    def open(self, path: str, *, named_by: str) -> Iterator[IO[bytes]]:
+        """Open a file to read it piece by piece."""
+        location = self._locate(path, named_by=named_by)
+        with explained(self.url), self._system.open(location, "rb") as stream:
+            yield stream
 
     def has_file(self, path: str, *, named_by: str) -> bool:
         """Return whether the file exists; unlike fsspec's isfile, raise an error if the server does not answer."""

@@ -9,7 +9,7 @@ from pydantic import Field
 from pipeline.params.section import Count, CountOrZero, Finite, Fraction, NotNegative, Positive, Section
 
 # Formats that know where their images are if `images` is null.
-FIND_IMAGES = ("yolo", "labelme")
+FIND_IMAGES = ("yolo", "labelme", "cvat")
 
 PerChannel = Annotated[list[Finite], Field(min_length=3, max_length=3)]
 
@@ -18,7 +18,7 @@ class Split(Section):
     """Locations of one split, relative to data.root."""
 
     annotations: str | Annotated[list[str], Field(min_length=1)] | None
-    "Relative to data.root, or a list. coco: JSON file; voc: list of names; yolo: data.yaml; labelme: folder of JSON."
+    "Relative to data.root, or a list. What it names depends on the format, see docs/data.md."
     images: str | None
     "Folder of the images, relative to data.root; yolo: key in data.yaml; null, where allowed: as docs/data.md says."
 
@@ -55,7 +55,7 @@ class Shapes(Section):
 class Data(Section):
     """The data set."""
 
-    format: Literal["auto", "shapes", "coco", "voc", "yolo", "labelme"]
+    format: Literal["auto", "shapes", "coco", "voc", "yolo", "labelme", "cvat"]
     "auto finds format and files in root, whatever train, val and test say; shapes draws its own images."
     root: str
     "Folder or URL of images and annotation files; shapes ignores it."
