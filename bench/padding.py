@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from retinanet.data.dataset import aspect_ratio, global_batches, orientations
+from retinanet.data.dataset import aspect_ratio
+from retinanet.data.sampling import global_batches, orientations
 from retinanet.data.transforms import Transforms
 
 NUM_IMAGES = 5000

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from torch import Tensor
+
 from pipeline.cli.progress import Throttle
 from pipeline.cluster.worker import Worker
 from pipeline.fit.building import build_transforms
 from pipeline.fit.config import WorkerConfig
 from pipeline.params import Params
 from retinanet.data.dataset import TrainingBatches
+from retinanet.data.sampling import repeat_factors
 from retinanet.data.splits import Split
 from retinanet.data.transforms import Transforms
 from retinanet.losses.criterion import Criterion
@@ -28,7 +31,11 @@ class Batches:
     def __init__(self, config: WorkerConfig, split: Split, worker: Worker) -> None:
         self.config, self.worker = config, worker
         transforms = build_transforms(config.params.transforms)
-        self.of_epoch = partial(share_of_epoch, config.params, split, transforms, worker.rank, worker.num_workers)
+        threshold = config.params.train.repeat_threshold
+        factors = None if threshold is None else repeat_factors(split.records, threshold)
+        self.of_epoch = partial(
+            share_of_epoch, config.params, split, transforms, factors, worker.rank, worker.num_workers
+        )
         self.steps = len(self.of_epoch(0))
 
     def loader(self, criterion: Criterion) -> Callable[[int, int], Iterator[AssignedBatch]]:
@@ -54,7 +61,13 @@ class Batches:
 
 
 def share_of_epoch(
-    params: Params, split: Split, transforms: Transforms, rank: int, num_workers: int, epoch: int
+    params: Params,
+    split: Split,
+    transforms: Transforms,
+    factors: Tensor | None,
+    rank: int,
+    num_workers: int,
+    epoch: int,
 ) -> TrainingBatches:
     """One worker's share of an epoch (0-based)."""
     return TrainingBatches(
@@ -65,4 +78,5 @@ def share_of_epoch(
         epoch=epoch,
         rank=rank,
         num_workers=num_workers,
+        factors=factors,
     )

@@ -163,6 +163,8 @@ class Train(Section):
     "Epochs between evaluations; the last epoch is always evaluated."
     patience: Count | None
     "Evaluations without a better AP on val after which training ends early; null: it never does."
+    repeat_threshold: Annotated[float, Field(gt=0, le=1)] | None
+    "Images of a class in a smaller fraction f of the images are shown sqrt(repeat_threshold / f) times; null: once."
     on_nan: Literal["stop"] | Count
     "What to do at a loss that is not finite; a number: skip up to this many such steps in the whole training."
 

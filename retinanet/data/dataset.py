@@ -11,14 +11,14 @@ from itertools import accumulate
 from multiprocessing.context import BaseContext
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from retinanet.data.records import Record
+from retinanet.data.sampling import REPEATS, global_batches, orientations
 from retinanet.data.splits import Split
-from retinanet.data.transforms import Transforms, seeded
+from retinanet.data.transforms import Transforms
 
 
 class Batch(NamedTuple):
@@ -52,40 +52,10 @@ class Batch(NamedTuple):
         return list(zip(self.boxes.split(self.counts), self.labels.split(self.counts), strict=True))
 
 
-def global_batches(groups: Sequence[int], batch_size: int, *, seed: int, epoch: int) -> list[list[int]]:
-    """The images of every step of an epoch: a permutation drawn from (seed, epoch), dealt into full batches by group.
-
-    A batch is emitted as soon as one of the groups fills it, as in Detectron2's AspectRatioGroupedDataset, so that
-    portrait and landscape images do not pad each other; what the groups have left at the end is mixed. Images that do
-    not fill a batch are dropped, others in every epoch. A data set smaller than one batch is repeated.
-
-    Args:
-        groups: the group of each image; see orientation.
-    """
-    order = seeded(seed, epoch).permutation(len(groups))
-    order = np.resize(order, max(len(groups), batch_size))
-    waiting: dict[int, list[int]] = {group: [] for group in sorted(set(groups))}
-    batches = []
-    for index in order.tolist():
-        queue = waiting[groups[index]]
-        queue.append(index)
-        if len(queue) == batch_size:
-            batches.append(queue.copy())
-            queue.clear()
-    rest = [index for queue in waiting.values() for index in queue]
-    return batches + [rest[start : start + batch_size] for start in range(0, len(rest) - batch_size + 1, batch_size)]
-
-
 def aspect_ratio(size: tuple[int, int]) -> float:
     """Height / width."""
     height, width = size
     return height / width
-
-
-def orientations(sizes: Tensor) -> list[int]:
-    """Group of each image [N, 2] of height and width: 1 for portrait, 0 for landscape and square."""
-    groups: list[int] = (sizes[:, 0] > sizes[:, 1]).int().tolist()
-    return groups
 
 
 class TrainingBatches(Dataset[Batch]):
@@ -93,6 +63,7 @@ class TrainingBatches(Dataset[Batch]):
 
     Args:
         rank, num_workers: of the training; a share is every num_workers-th image of a global batch.
+        factors: [N] how often each image is shown in an epoch, on average; None: once.
     """
 
     def __init__(
@@ -105,6 +76,7 @@ class TrainingBatches(Dataset[Batch]):
         epoch: int,
         rank: int = 0,
         num_workers: int = 1,
+        factors: Tensor | None = None,
     ) -> None:
         if batch_size < num_workers:
             raise ValueError(
@@ -117,7 +89,7 @@ class TrainingBatches(Dataset[Batch]):
         self.split, self.transforms = split, transforms
         self.seed, self.epoch, self.rank, self.num_workers = seed, epoch, rank, num_workers
         groups = orientations(split.records.sizes)
-        self.steps = global_batches(groups, batch_size, seed=seed, epoch=epoch)
+        self.steps = global_batches(groups, batch_size, seed=seed, epoch=epoch, factors=factors)
 
     def __len__(self) -> int:
         """Steps of the epoch."""
@@ -125,9 +97,13 @@ class TrainingBatches(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         """This worker's share of a step, padded to the size of the whole global batch."""
-        indices = self.steps[step]
+        repetitions, indices = zip(*(divmod(image, len(self.split.records)) for image in self.steps[step]), strict=True)
         records = [self.split.records[index] for index in indices]
-        drawn = [self.transforms.draw(self.seed, self.epoch, record.image_id) for record in records]
+        seeds = [
+            (self.seed, self.epoch, record.image_id, *([REPEATS, times] if times else []))
+            for record, times in zip(records, repetitions, strict=True)
+        ]
+        drawn = [self.transforms.draw(*seed) for seed in seeds]
         sizes = [self.transforms.resized_size(record.size, draw) for record, draw in zip(records, drawn, strict=True)]
         padded_size = self.transforms.training_size_of(sizes)
         mine = range(self.rank, len(indices), self.num_workers)

@@ -47,7 +47,14 @@ def rows_of(aps: list[float | None]) -> list[dict[str, Any]]:
 
 
 def section(patience: int | None, *, epochs: int = 20, evaluate_every: int = 1) -> Train:
-    return Train(batch_size=8, epochs=epochs, evaluate_every=evaluate_every, patience=patience, on_nan="stop")
+    return Train(
+        batch_size=8,
+        epochs=epochs,
+        evaluate_every=evaluate_every,
+        patience=patience,
+        repeat_threshold=None,
+        on_nan="stop",
+    )
 
 
 # ---- the rule --------------------------------------------------------------------------------------------------------

@@ -112,7 +112,7 @@ def test_misspelt_section_is_told_with_the_right_one(tmp_path: Path) -> None:
 
 def test_key_that_resembles_nothing_is_told_with_all_that_are_valid(tmp_path: Path) -> None:
     told = complaint_about(put(shipped(), "train.zzz", 1), tmp_path)
-    known = "train.batch_size, train.epochs, train.evaluate_every, train.patience, train.on_nan"
+    known = "train.batch_size, train.epochs, train.evaluate_every, train.patience, train.repeat_threshold, train.on_nan"
     assert told == f"train.zzz is not a parameter; valid here: {known}"
 
 

@@ -17,11 +17,10 @@ from retinanet.data.dataset import (
     Batch,
     EvaluationBatches,
     TrainingBatches,
-    global_batches,
-    orientations,
     prefetch,
     split_batch,
 )
+from retinanet.data.sampling import global_batches, orientations
 from retinanet.data.splits import Split, load_split
 from retinanet.data.transforms import Transforms, seeded
 from tests.small_world import SmallWorld, annotation
