@@ -123,7 +123,7 @@ def test_classes_are_the_labels_by_name_and_each_shape_of_a_group_is_an_object(s
         ("", "../../img/a.png", "img/a.png"),
         ("", "..\\..\\img\\a.png", "img/a.png"),
         ("", "C:\\Users\\me\\a.png", "json/deep/a.png"),
-        ("", "/home/me/a.png", "json/deep/a.png"),
+        ("", "/data/mine/a.png", "json/deep/a.png"),
         ("", "../../../../secret/a.png", "json/deep/a.png"),
         ("", "gone.png", "json/deep/page.png"),  # the image of which LabelMe opens the file
         ("", None, "json/deep/page.JPG"),
