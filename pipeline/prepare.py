@@ -75,7 +75,7 @@ def read_data(params: Params, folder: Path) -> tuple[dict[str, Split], list[str]
         raise ValueError(f"{data.root} has no split val; name its files in data.val")
     if params.evaluate.split not in files:
         raise ValueError(f"evaluate.split is {params.evaluate.split}, which {data.root} does not have; set it to val")
-    return read_splits(name, data.root, files, classes=data.classes)
+    return read_splits(name, data.root, files, classes=data.classes, difficult=data.difficult)
 
 
 def look_at(folder: str, *, write: bool) -> None:

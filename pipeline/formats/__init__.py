@@ -12,7 +12,7 @@ from pipeline.formats.classes import choose_classes
 from pipeline.formats.declared import declared_files
 from pipeline.formats.merging import merge
 from pipeline.formats.readers import READERS
-from pipeline.formats.records import Split, SplitFiles
+from pipeline.formats.records import Difficult, Split, SplitFiles
 from pipeline.formats.report import format_report, summarise
 from pipeline.formats.root import Root
 
@@ -20,7 +20,12 @@ __all__ = ["READERS", "Split", "SplitFiles", "declared_files", "format_report", 
 
 
 def read_splits(
-    name: str, root: str, files: Mapping[str, SplitFiles], *, classes: Sequence[str] | None = None
+    name: str,
+    root: str,
+    files: Mapping[str, SplitFiles],
+    *,
+    classes: Sequence[str] | None = None,
+    difficult: Difficult = "keep",
 ) -> tuple[dict[str, Split], list[str]]:
     """Read, check and number all splits of a data set.
 
@@ -29,6 +34,7 @@ def read_splits(
         root: folder or URL of annotations and images
         files: per split, in the order train, val, test
         classes: names that select and order the classes; None selects all
+        difficult: whether objects that the source marks as difficult are kept, kept as crowds, or dropped
 
     Returns:
         splits: by the same names, all with the same categories
@@ -40,5 +46,7 @@ def read_splits(
     read = READERS[name].read
     raw = {split: merge([read(source, one, split=split) for one in paths.each]) for split, paths in files.items()}
     categories, notes = choose_classes({split: found.categories for split, found in raw.items()}, classes)
-    splits = {split: check_split(source, found, categories, split=split) for split, found in raw.items()}
+    splits = {
+        split: check_split(source, found, categories, split=split, difficult=difficult) for split, found in raw.items()
+    }
     return splits, [*notes, *(f"{name}: {note}" for name, split in splits.items() for note in split.notes)]

@@ -12,6 +12,7 @@ from pipeline.formats.records import (
     CocoAnnotation,
     CocoCategory,
     CocoImage,
+    Difficult,
     Finding,
     RawBox,
     RawImage,
@@ -22,16 +23,18 @@ from pipeline.formats.records import (
 from pipeline.formats.root import Root
 
 
-def check_split(root: Root, raw: RawSplit, categories: list[CocoCategory], *, split: str) -> Split:
+def check_split(
+    root: Root, raw: RawSplit, categories: list[CocoCategory], *, split: str, difficult: Difficult
+) -> Split:
     """Open every image and check every box of a split; order and ids stay as in the reader's records."""
     pictures = inspect_pictures(root, raw.images, split=split)
     images = {image.id: _Image(image, picture) for image, picture in zip(raw.images, pictures, strict=True)}
     ids = {category["name"]: category["id"] for category in categories}
 
-    boxes = [_in_pixels(box, images[box.image_id]) for box in raw.boxes]
+    boxes = [_as_crowd(_in_pixels(box, images[box.image_id]), difficult) for box in raw.boxes]
     chosen = [box for box in boxes if box.category in ids or not box.category]
     seen = [box for box in chosen if images[box.image_id].is_there]
-    faults = {box.id: _fault(box, images[box.image_id]) for box in seen}
+    faults = {box.id: _fault(box, images[box.image_id], difficult) for box in seen}
     kept = [box for box in seen if faults[box.id] is None]
     cut = [box for box in kept if clip(box.xywh, images[box.image_id].size) != box.xywh]
     boxes_of = Counter(box.image_id for box in chosen)
@@ -103,8 +106,15 @@ def _in_pixels(box: RawBox, image: _Image) -> RawBox:
     return replace(box, xywh=scale(box.xywh, image.size), in_fractions=False) if box.in_fractions else box
 
 
-def _fault(box: RawBox, image: _Image) -> str | None:
-    return find_fault(box.xywh, image.size) if box.category else "no class name"
+def _as_crowd(box: RawBox, difficult: Difficult) -> RawBox:
+    return replace(box, iscrowd=1) if box.difficult and difficult == "crowd" else box
+
+
+def _fault(box: RawBox, image: _Image, difficult: Difficult) -> str | None:
+    if not box.category:
+        return "no class name"
+    dropped = "difficult, and data.difficult is drop" if box.difficult and difficult == "drop" else None
+    return find_fault(box.xywh, image.size) or dropped
 
 
 def _annotation(box: RawBox, image: _Image, ids: Mapping[str, int]) -> CocoAnnotation:

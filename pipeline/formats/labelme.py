@@ -147,7 +147,8 @@ def _read_shape(shape: object, *, record: str) -> PageObject:
     kind = given[:SHOWN] if isinstance(given, str) else type(given).__name__
     points = _read_points(shape.get("points"))
     reason = _reason(kind, len(points))
-    return PageObject(category, NO_BOX if reason else _enclose(kind, points), record, reason)
+    box = NO_BOX if reason else _enclose(kind, points)
+    return PageObject(category, box, record, reason, difficult=shape.get("difficult") is True)
 
 
 def _reason(kind: str, num_points: int) -> str | None:

@@ -18,6 +18,8 @@ class PageObject(NamedTuple):
     """its name in the file: "object 3" of its image"""
     reason: str | None = None
     """why it is no box, for the report"""
+    difficult: bool = False
+    """marked as hard to recognise, even for people"""
 
 
 class Page(NamedTuple):
@@ -33,12 +35,18 @@ class Page(NamedTuple):
 
 
 def join_pages(
-    pages: Iterable[Page], *, split: str, categories: Sequence[Category] | None = None, notes: Sequence[str] = ()
+    pages: Iterable[Page],
+    *,
+    split: str,
+    categories: Sequence[Category] | None = None,
+    repeats: Sequence[Finding] = (),
+    notes: Sequence[str] = (),
 ) -> RawSplit:
     """Number images and boxes from 1, in the order of the pages; an image of several pages has the boxes of all.
 
     Args:
         categories: None: those of the boxes, sorted by name
+        repeats: further occurrences of an image in a list
     """
     images: dict[str, RawImage] = {}
     boxes: list[RawBox] = []
@@ -49,7 +57,7 @@ def join_pages(
         image = images.setdefault(page.image, RawImage(len(images) + 1, page.image, page.size, page.file))
         for item in page.objects:
             if item.reason is None:
-                boxes.append(RawBox(len(boxes) + 1, image.id, item.category, item.xywh, record=item.record))
+                boxes.append(_box(item, image, number=len(boxes) + 1))
             else:
                 dropped.append(_finding(item, page, split=split))
     names = sorted({box.category for box in boxes} - {""})
@@ -57,11 +65,15 @@ def join_pages(
         categories=[Category(None, name) for name in names] if categories is None else list(categories),
         images=list(images.values()),
         boxes=boxes,
-        num_images=len(images),
+        num_images=len(images) + len(repeats),
         num_boxes=len(boxes) + len(dropped),
-        dropped=dropped,
+        dropped=[*dropped, *repeats],
         notes=[*notes, *_repeated(repeated)],
     )
+
+
+def _box(item: PageObject, image: RawImage, *, number: int) -> RawBox:
+    return RawBox(number, image.id, item.category, item.xywh, record=item.record, difficult=item.difficult)
 
 
 def _finding(item: PageObject, page: Page, *, split: str) -> Finding:

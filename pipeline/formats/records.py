@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypedDict
+from typing import Literal, NamedTuple, TypedDict
 
 Box = tuple[float, float, float, float]
+
+Difficult = Literal["keep", "crowd", "drop"]
+"""What becomes of difficult objects: ordinary boxes, crowds, which are not trained on, or dropped records."""
 
 
 class SplitFiles(NamedTuple):
@@ -64,6 +67,8 @@ class RawBox:
     iscrowd: int = 0
     in_fractions: bool = False
     """whether `xywh` is in fractions of the image's sides, not px"""
+    difficult: bool = False
+    """marked as hard to recognise, even for people"""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pydantic import Field
 from pipeline.params.section import Count, CountOrZero, Finite, Fraction, NotNegative, Positive, Section
 
 # Formats that know where their images are if `images` is null.
-FIND_IMAGES = ("yolo", "labelme", "cvat")
+FIND_IMAGES = ("voc", "yolo", "labelme", "cvat")
 
 PerChannel = Annotated[list[Finite], Field(min_length=3, max_length=3)]
 
@@ -65,6 +65,8 @@ class Data(Section):
     "null: no test split; evaluate.split must then be val."
     classes: Annotated[list[str], Field(min_length=1)] | None
     "null: all classes, in the order of the data set; a list selects and orders them."
+    difficult: Literal["keep", "crowd", "drop"]
+    "Objects that voc or labelme marks as difficult: ordinary boxes; evaluated as crowds, not trained on; or dropped."
     shapes: Shapes
 
     def check(self) -> list[str]:

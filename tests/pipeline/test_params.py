@@ -223,7 +223,8 @@ TOGETHER: list[tuple[dict[str, object], str]] = [
         {"data.shapes.min_size": 12, "data.shapes.max_size": 8, "data.shapes.image_size": 64},
         "data.shapes.min_size 12 <= max_size 8 <= image_size 64 must hold",
     ),
-    ({"data.format": "voc"}, "data.train.annotations and train.images must be given with data.format voc"),
+    ({"data.format": "coco"}, "data.train.annotations and train.images must be given with data.format coco"),
+    ({"data.format": "voc"}, "data.train.annotations must be given with data.format voc"),
     ({"data.classes": ["a", "a"]}, "data.classes names a class twice"),
     ({"transforms.scale_jitter": [1.5, 0.5]}, "transforms.scale_jitter is [1.5, 0.5]; give the smaller factor first"),
 ]

@@ -116,6 +116,13 @@ def test_classes_are_the_labels_by_name_and_each_shape_of_a_group_is_an_object(s
     assert [box["category_id"] for box in split.coco["annotations"]] == [2, 1, 2]
 
 
+def test_difficult_shape_of_x_anylabeling_is_a_crowd_if_params_say_so(source: Any) -> None:
+    source.write("json/a.png", source.png())
+    shapes = [_shape("rectangle", (1, 1), (5, 5)) | {"difficult": hard} for hard in (True, False)]
+    split = read(source, {"json/a.json": page(*shapes)}, difficult="crowd")
+    assert [box["iscrowd"] for box in split.coco["annotations"]] == [1, 0]
+
+
 @pytest.mark.parametrize(
     ("images", "image_path", "place"),
     [
