@@ -1,4 +1,6 @@
-"""COCO JSON: one file per split with `images`, `annotations` and `categories`; polygons and masks are not read.
+"""COCO JSON: one file per split with `images`, `annotations` and `categories`.
+
+The box of an annotation is its `bbox`; without one it is that of its `segmentation`, which is not read otherwise.
 
 Ids of images and categories are the file's. Those of annotations are too, but for ids below 1 and repeated ones:
 pycocotools takes an annotation of id 0 for no match at all.
@@ -12,13 +14,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.formats.numbering import number_uniquely
+from pipeline.formats.outlines import NO_BOX, json_number
 from pipeline.formats.recognised import Recognised, by_split, image_folder
 from pipeline.formats.records import Box, Category, Finding, RawBox, RawImage, RawSplit, SplitFiles, box_text
 from pipeline.formats.root import MISSING, Root, check_stays_inside, join
+from pipeline.formats.segmentation import enclose_segmentation
 
 Record = dict[str, Any]
 
-NAN = float("nan")
 # Ids are kept in arrays of int64.
 SMALLEST_ID, LARGEST_ID = -(2**63), 2**63 - 1
 # Supercategory of Roboflow's root category; other tools omit it.
@@ -152,18 +155,19 @@ def _read_boxes(
         image = images.get(_key(record.get("image_id")))
         name = names.get(_key(record.get("category_id")))
         first = firsts.setdefault(record["id"], record)
+        box = _box(record)
         reason = _reason(first is not record and _is_same_box(first, record), image, name, record)
         if reason is not None or image is None or name is None:
             where = f"image {record.get('image_id')}" if image is None else image.path
             shown = f"id {record.get('category_id')}" if name is None else name
-            bbox = box_text(_numbers(record.get("bbox")))
+            bbox = box_text(box)
             yield Finding(split, file, where, f"annotation {record['id']}", shown, bbox, reason or "")
             continue
         yield RawBox(
             id=number,
             image_id=image.id,
             category=name,
-            xywh=_numbers(record.get("bbox")),
+            xywh=box,
             record=f"annotation {record['id']}",
             area=_area(record.get("area")),
             iscrowd=int(record.get("iscrowd") == 1),
@@ -177,11 +181,14 @@ def _reason(is_repeated: bool, image: RawImage | None, name: str | None, record:
         return f"no image record with id {record.get('image_id')}"
     if name is None:
         return f"no category with id {record.get('category_id')}"
+    if not record.get("bbox") and _box(record) is NO_BOX:
+        return "no bbox, and no segmentation that gives one"
     return None
 
 
 def _is_same_box(first: Record, second: Record) -> bool:
-    return all(first.get(key) == second.get(key) for key in ("image_id", "category_id", "bbox"))
+    keys = ("image_id", "category_id", "bbox", *(() if first.get("bbox") else ("segmentation",)))
+    return all(first.get(key) == second.get(key) for key in keys)
 
 
 def _changed_ids(given: list[int], numbers: list[int]) -> list[str]:
@@ -215,23 +222,18 @@ def _size(record: Record) -> tuple[int, int] | None:
     return (width, height) if type(width) is int and type(height) is int else None
 
 
-def _numbers(value: object) -> Box:
-    """Return x, y, w, h; NaN for anything but a number."""
+def _box(record: Record) -> Box:
+    """Return x, y, w, h of the bbox, else of the segmentation; NaN for anything but a number."""
+    value = record.get("bbox") or None
+    if value is None:
+        return enclose_segmentation(record.get("segmentation"))
     if not isinstance(value, list) or len(value) != 4:
-        return (NAN, NAN, NAN, NAN)
-    x, y, w, h = map(_number, value)
+        return NO_BOX
+    x, y, w, h = map(json_number, value)
     return (x, y, w, h)
-
-
-def _number(value: object) -> float:
-    """Return a number as float; NaN for anything else, also for integers too large for a float."""
-    try:
-        return float(value) if type(value) in (int, float) else NAN  # type: ignore[arg-type]
-    except OverflowError:
-        return NAN
 
 
 def _area(value: object) -> float | None:
     """Return the segment's area if the file has a valid one."""
-    area = _number(value)
+    area = json_number(value)
     return area if 0 < area < float("inf") else None

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from pipeline.formats.outlines import NO_BOX, Point, enclose, enclose_circle, number
+from pipeline.formats.outlines import NO_BOX, Point, enclose, enclose_circle, json_number
 from pipeline.formats.pages import Page, PageObject, join_pages
 from pipeline.formats.recognised import IMAGE_SUFFIXES, Recognised, files_of_folders, image_folder, image_names
 from pipeline.formats.records import Box, RawSplit, SplitFiles
@@ -166,7 +166,7 @@ def _read_points(value: object) -> list[Point]:
     points = value if isinstance(value, list) else []
     if not all(isinstance(point, list) and len(point) == 2 for point in points):
         return []
-    return [(number(x), number(y)) for x, y in points]
+    return [(json_number(x), json_number(y)) for x, y in points]
 
 
 def _enclose(kind: str, points: list[Point]) -> Box:

@@ -13,7 +13,7 @@ NO_BOX: Box = (NAN, NAN, NAN, NAN)
 Point = tuple[float, float]
 
 
-def number(value: object) -> float:
+def json_number(value: object) -> float:
     """Return a number of a JSON file as float; NaN for anything else, also for integers too large for a float."""
     try:
         return float(value) if type(value) in (int, float) else NAN  # type: ignore[arg-type]
@@ -21,7 +21,7 @@ def number(value: object) -> float:
         return NAN
 
 
-def numeral(text: str | None) -> float:
+def text_number(text: str | None) -> float:
     """Return a number of a text or XML file as float; NaN for anything else, also for Python's 1_000."""
     try:
         return float(text) if text and "_" not in text else NAN

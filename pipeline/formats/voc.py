@@ -17,7 +17,7 @@ from xml.etree.ElementTree import ParseError
 
 from defusedxml.ElementTree import fromstring
 
-from pipeline.formats.outlines import numeral
+from pipeline.formats.outlines import text_number
 from pipeline.formats.pages import Page, PageObject, join_pages
 from pipeline.formats.recognised import Recognised, files_of_folders, image_folder, image_names
 from pipeline.formats.records import RawSplit, SplitFiles, repeated_images
@@ -191,14 +191,14 @@ def _parse(data: bytes, *, file: str) -> Element:
 
 def _read_object(element: Element, *, record: str) -> PageObject:
     """Return an object; its class is "" if missing."""
-    corners = (numeral(element.findtext(f"bndbox/{corner}")) for corner in ("xmin", "ymin", "xmax", "ymax"))
+    corners = (text_number(element.findtext(f"bndbox/{corner}")) for corner in ("xmin", "ymin", "xmax", "ymax"))
     x1, y1, x2, y2 = corners
     category, difficult = (element.findtext("name") or "").strip(), (element.findtext("difficult") or "").strip()
     return PageObject(category, (x1, y1, x2 - x1, y2 - y1), record, difficult=difficult == "1")
 
 
 def _read_size(page: Element) -> tuple[int, int] | None:
-    width, height = numeral(page.findtext("size/width")), numeral(page.findtext("size/height"))
+    width, height = text_number(page.findtext("size/width")), text_number(page.findtext("size/height"))
     return (int(width), int(height)) if math.isfinite(width) and math.isfinite(height) else None
 
 

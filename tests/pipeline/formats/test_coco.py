@@ -51,7 +51,7 @@ def test_coco_keeps_ids_numbers_crowds_and_segment_areas(source: Any) -> None:
         ({"bbox": [1, 1, 10**400, 3]}, "not four finite numbers"),
         ({"bbox": [1, 1, 3]}, "not four finite numbers"),
         ({"bbox": ["1", True, 3, 3]}, "not four finite numbers"),
-        ({"bbox": None}, "not four finite numbers"),
+        ({"bbox": None}, "no bbox, and no segmentation that gives one"),
         ({"bbox": [20, 1, 3, 3]}, "completely outside the image"),
         ({"bbox": [-3, 1, 3, 3]}, "completely outside the image"),
         ({"bbox": [1, 10, 3, 3]}, "completely outside the image"),
@@ -226,3 +226,30 @@ def test_picture_lying_by_its_exif_has_the_size_as_it_is_seen(source: Any) -> No
     assert [(kept["width"], kept["height"]) for kept in split.coco["images"]] == [(10, 20)] * 2
     (finding,) = split.resized
     assert finding.reason.endswith("its boxes seem to ignore the image's EXIF orientation")
+
+
+def test_annotation_without_bbox_has_the_box_of_its_segmentation(source: Any) -> None:
+    """Hand-worked in test_segmentation.py; a bbox that is there is taken as it is."""
+    polygon, runs = [[4, 1, 9, 5.5, 6, 7]], {"size": [4, 4], "counts": "52114"}
+    boxes = [
+        source.box(1, segmentation=polygon),
+        source.box(2, None, segmentation=polygon),
+        source.box(3, [], segmentation=runs, area=5),
+        source.box(4, None),
+        source.box(5, None, segmentation=[[]]),
+        source.box(2, None, segmentation=runs),  # another object of the same id
+        source.box(2, None, segmentation=polygon),
+    ]
+    del boxes[1]["bbox"]
+    split = source.read_coco(source.coco([source.image(1)], boxes))
+    assert [(box["bbox"], box["area"]) for box in split.coco["annotations"]] == [
+        ([1, 2, 3, 4], 12),
+        ([4, 1, 5, 6], 30),
+        ([1, 0, 2, 3], 5),
+        ([1, 0, 2, 3], 6),
+    ]
+    assert [(finding.record, finding.reason) for finding in split.dropped] == [
+        ("annotation 4", "no bbox, and no segmentation that gives one"),
+        ("annotation 5", "no bbox, and no segmentation that gives one"),
+        ("annotation 2", "repeated annotation; the first is kept"),
+    ]
