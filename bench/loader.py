@@ -31,14 +31,15 @@ from retinanet.network.model import normalise_images
 
 NUM_IMAGES, QUALITY = 16, 85
 SIZE, SHORT_SIDE, RESIZED = (480, 640), 800, (800, 1067)  # px
+PHOTOGRAPH, NUM_PHOTOGRAPHS = (3000, 4000), 4
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
-def write_pictures(folder: Path, size: tuple[int, int] = SIZE) -> list[Path]:
+def write_pictures(folder: Path, size: tuple[int, int] = SIZE, count: int = NUM_IMAGES) -> list[Path]:
     """Coarse colours with some noise; at 640 x 480 px a file has about 70 kB, as those of COCO."""
     rng, (height, width) = np.random.default_rng(0), size
     paths = []
-    for number in range(NUM_IMAGES):
+    for number in range(count):
         coarse = Image.fromarray(rng.integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8))
         smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
         noisy = (smooth + rng.normal(0, 6, smooth.shape)).clip(0, 255).astype(np.uint8)
@@ -47,7 +48,9 @@ def write_pictures(folder: Path, size: tuple[int, int] = SIZE) -> list[Path]:
     return paths
 
 
-def build_batches(paths: list[Path], size: tuple[int, int] = SIZE, short_side: int = SHORT_SIDE) -> TrainingBatches:
+def build_batches(
+    paths: list[Path], size: tuple[int, int] = SIZE, short_side: int = SHORT_SIDE, *, scaled_decoding: bool = False
+) -> TrainingBatches:
     """An epoch of one batch."""
     images = [
         {"id": number, "file_name": path.name, "height": size[0], "width": size[1]} for number, path in enumerate(paths)
@@ -60,7 +63,7 @@ def build_batches(paths: list[Path], size: tuple[int, int] = SIZE, short_side: i
     categories = [{"id": 1, "name": "thing"}]
     content: dict[str, Any] = {"images": images, "annotations": truths, "categories": categories}
     split = Split(content, root=str(paths[0].parent))
-    transforms = Transforms(short_side=short_side, long_side=5 * short_side // 3)
+    transforms = Transforms(short_side, 5 * short_side // 3, scaled_decoding=scaled_decoding)
     return TrainingBatches(split, transforms, batch_size=len(paths), seed=0, epoch=0)
 
 
@@ -120,6 +123,16 @@ def cases() -> Iterable[Case]:
     }
     yield Case(f"{NUM_IMAGES} images, uint8 batch", partial(batches.__getitem__, 0), peers)
     yield Case(f"{NUM_IMAGES} images, normalised", partial(load_normalised, batches), peers)
+    yield photographs(transforms)
+
+
+def photographs(transforms: v2.Compose) -> Case:
+    """Pictures of a camera, decoded at the size that the network sees, beside decoding them whole."""
+    paths = write_pictures(folder(), PHOTOGRAPH, NUM_PHOTOGRAPHS)
+    whole = build_batches(paths, PHOTOGRAPH)
+    peers = {"decoded whole": partial(whole.__getitem__, 0), "torchvision v2": partial(load_by_v2, paths, transforms)}
+    scaled = build_batches(paths, PHOTOGRAPH, scaled_decoding=True)
+    return Case(f"{NUM_PHOTOGRAPHS} images of 12 megapixels, uint8 batch", partial(scaled.__getitem__, 0), peers)
 
 
 def growth() -> dict[str, list[tuple[float, float]]]:

@@ -151,6 +151,7 @@ def build_transforms(section: Section) -> Transforms:
         random_crop=section.random_crop,
         scale_jitter=section.scale_jitter,
         min_visible=section.min_visible,
+        scaled_decoding=section.scaled_decoding,
         brightness=section.brightness,
         contrast=section.contrast,
         saturation=section.saturation,

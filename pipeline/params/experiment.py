@@ -110,6 +110,8 @@ class Transforms(Section):
     "Range of a factor on the resized image, drawn uniformly in training; what exceeds its size at 1 is cropped."
     min_visible: Fraction
     "A box of which the crops leave less than this fraction of its area is dropped."
+    scaled_decoding: bool
+    "Decode a JPEG that is at least twice as large as the network sees it at a half, quarter or eighth of its size."
     brightness: NotNegative
     "As in torchvision's ColorJitter, in training only."
     contrast: NotNegative

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from retinanet.data.records import Record
 from retinanet.data.sampling import REPEATS, global_batches, orientations
 from retinanet.data.splits import Split
-from retinanet.data.transforms import Transforms
+from retinanet.data.transforms import Augmentation, Transforms
 
 
 class Batch(NamedTuple):
@@ -107,7 +107,7 @@ class TrainingBatches(Dataset[Batch]):
         sizes = [self.transforms.resized_size(record.size, draw) for record, draw in zip(records, drawn, strict=True)]
         padded_size = self.transforms.training_size_of(sizes)
         mine = range(self.rank, len(indices), self.num_workers)
-        loaded = [self.transforms.apply(self.split.picture(indices[i]), records[i].boxes, drawn[i]) for i in mine]
+        loaded = [load(self.split, indices[i], self.transforms, drawn[i]) for i in mine]
         images = self.transforms.pad([image for image, _, _ in loaded], padded_size)
         shown = [(boxes, records[i].labels[kept]) for i, (_, boxes, kept) in zip(mine, loaded, strict=True)]
         return pack(images, shown, [records[i] for i in mine], [sizes[i] for i in mine])
@@ -137,14 +137,18 @@ class EvaluationBatches(Dataset[Batch]):
         indices = self.batches[position]
         records = [self.split.records[index] for index in indices]
         unchanged = self.transforms.for_evaluation
-        loaded = [
-            self.transforms.apply(self.split.picture(index), record.boxes, unchanged)
-            for index, record in zip(indices, records, strict=True)
-        ]
+        loaded = [load(self.split, index, self.transforms, unchanged) for index in indices]
         sizes = [self.transforms.resized_size(record.size, unchanged) for record in records]
         images = self.transforms.pad([image for image, _, _ in loaded], self.transforms.padded_size_of(sizes))
         shown = [(boxes, record.labels) for record, (_, boxes, _) in zip(records, loaded, strict=True)]
         return pack(images, shown, records, sizes)
+
+
+def load(split: Split, index: int, transforms: Transforms, drawn: Augmentation) -> tuple[Tensor, Tensor, Tensor]:
+    """Decode and transform one record, with its boxes; returns as Transforms.apply."""
+    record = split.records[index]
+    image = split.picture(index, transforms.reduction(record.size))
+    return transforms.apply(image, record.boxes, drawn, size=record.size)
 
 
 def prefetch(batches: Dataset[Batch], *, processes: int, device: torch.device) -> DataLoader[Batch]:

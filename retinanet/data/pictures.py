@@ -17,17 +17,18 @@ from torch import Tensor
 from retinanet.data.pixels import decode_rgb
 
 
-def read_picture(location: str, *, cache_folder: str | None = None, sha256: str = "") -> Tensor:
+def read_picture(location: str, *, reduction: int = 1, cache_folder: str | None = None, sha256: str = "") -> Tensor:
     """Read a picture at a path or a URL: [3, H, W] uint8 RGB, upright as of its EXIF data.
 
     Args:
+        reduction: as of decode_rgb.
         cache_folder, sha256: as of read_bytes.
 
     Raises:
         ValueError: naming the picture.
     """
     try:
-        return decode(read_bytes(location, cache_folder=cache_folder, sha256=sha256))
+        return decode(read_bytes(location, cache_folder=cache_folder, sha256=sha256), reduction)
     except Exception as error:  # every format of Pillow and every store of fsspec raises its own
         reason = str(error) or type(error).__name__
         raise ValueError(
@@ -35,9 +36,9 @@ def read_picture(location: str, *, cache_folder: str | None = None, sha256: str 
         ) from error
 
 
-def decode(content: bytes) -> Tensor:
-    """Decode the content of a file: [3, H, W] uint8 RGB, upright."""
-    return torch.from_numpy(decode_rgb(content)).permute(2, 0, 1)
+def decode(content: bytes, reduction: int = 1) -> Tensor:
+    """Decode the content of a file: [3, H, W] uint8 RGB, upright; reduction as of decode_rgb."""
+    return torch.from_numpy(decode_rgb(content, reduction)).permute(2, 0, 1)
 
 
 def read_bytes(location: str, *, cache_folder: str | None = None, sha256: str = "") -> bytes:

@@ -44,30 +44,33 @@ class Split:
         taken = [0, *accumulate(3 * height * width for height, width in self.records.sizes.tolist())]
         self.num_kept = bisect_right(taken, keep_bytes) - 1
         self.kept_bytes = taken[self.num_kept]
-        self._decoded: dict[int, Tensor] = {}
+        self._decoded: dict[int, tuple[int, Tensor]] = {}  # with the reduction that was asked for
 
     def __getstate__(self) -> dict[str, Any]:
         """For another process, which decodes what it needs itself."""
         return self.__dict__ | {"_decoded": {}}
 
-    def picture(self, index: int) -> Tensor:
-        """[3, H, W] uint8 RGB of one record.
+    def picture(self, index: int, reduction: int = 1) -> Tensor:
+        """[3, H, W] uint8 RGB of one record; of a JPEG the sides divided by `reduction`, see Transforms.reduction.
 
         Raises:
             ValueError: naming the file, when it cannot be read or has another size than its record.
         """
-        if index in self._decoded:
-            return self._decoded[index]
+        asked, image = self._decoded.get(index, (0, None))
+        if image is not None and asked == reduction:
+            return image
         record = self.records[index]
         location = f"{self.root.rstrip('/')}/{record.path}"
-        image = read_picture(location, cache_folder=self._cache_folder, sha256=record.sha256)
-        if image.shape[1:] != record.size:
+        folder = self._cache_folder
+        image = read_picture(location, reduction=reduction, cache_folder=folder, sha256=record.sha256)
+        height, width = record.size
+        if tuple(image.shape[1:]) not in (record.size, (height // reduction, width // reduction)):
             raise ValueError(
                 f"{location} is {tuple(image.shape[1:])} px (height, width), expected {record.size} as in its record; "
                 "run prepare again"
             )
         if index < self.num_kept:
-            self._decoded[index] = image
+            self._decoded[index] = reduction, image
         return image
 
 

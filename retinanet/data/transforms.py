@@ -79,6 +79,7 @@ class Transforms:
         scale_jitter: range of a factor on the resized image, the large-scale jitter of Ghiasi et al. 2021 (Simple
             Copy-Paste, section 3): what exceeds the image's size at factor 1 is cropped, so no batch grows by it.
         min_visible: a box of which the crops leave less than this fraction of its area is dropped.
+        scaled_decoding: whether a JPEG at least twice as large as the network sees it is decoded smaller.
         brightness, contrast, saturation: half-width of the range of a factor around 1; hue: of a shift around 0.
     """
 
@@ -93,6 +94,7 @@ class Transforms:
     random_crop: float = 1.0
     scale_jitter: Sequence[float] = (1.0, 1.0)
     min_visible: float = 0.25
+    scaled_decoding: bool = False
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
@@ -166,6 +168,19 @@ class Transforms:
         """Height and width of a picture after cropping and resizing, px: at least 1 each."""
         return self.geometry(size, augmentation).size
 
+    def reduction(self, size: tuple[int, int]) -> int:
+        """How much smaller a JPEG of this height and width may be decoded: 8, 4, 2, or 1 for whole.
+
+        It divides both sides, so that boxes map exactly, and leaves at least the pixels that the network sees at the
+        largest augmentation. It does not depend on what is drawn, so a cached picture serves every epoch.
+        """
+        if not self.scaled_decoding:
+            return 1
+        factor = min(max(self.short_sides) / min(size), self.long_side / max(size))
+        factor *= max(1.0, *self.scale_jitter) / self.random_crop
+        divides = (r for r in (8, 4, 2) if r * factor <= 1 and size[0] % r == size[1] % r == 0)
+        return next(divides, 1)
+
     def training_size_of(self, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
         """The padded size of a training batch: the canvas where there is one."""
         return self.padded_size_of(sizes if self.canvas is None else [(self.canvas[0], self.canvas[1])])
@@ -176,25 +191,34 @@ class Transforms:
         divisor = self.size_divisor
         return -(-height // divisor) * divisor, -(-width // divisor) * divisor
 
-    def apply(self, image: Tensor, boxes: Tensor, augmentation: Augmentation) -> tuple[Tensor, Tensor, Tensor]:
+    def apply(
+        self, image: Tensor, boxes: Tensor, augmentation: Augmentation, *, size: tuple[int, int] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Crop, resize, flip and recolour a picture with its boxes.
 
         Args:
             image: [3, H, W] uint8 RGB.
-            boxes: [M, 4] px in that image.
+            boxes: [M, 4] px in the picture.
+            size: height and width of the picture, multiples of those of an image that was decoded smaller; None: the
+                image's.
 
         Returns:
             [3, H', W'] uint8, the remaining boxes [K, 4] px in the new frame, and their indices [K].
         """
-        old_size = (image.shape[1], image.shape[2])
-        top, left, height, width, size = self.geometry(old_size, augmentation)
+        old_size = (image.shape[1], image.shape[2]) if size is None else size
+        reduction = old_size[0] // image.shape[1]
+        top, left, height, width, new_size = self.geometry(old_size, augmentation)
         kept = torch.arange(len(boxes))
         if (height, width) != old_size:
-            image = image[:, top : top + height, left : left + width]
             boxes, kept = crop_boxes(boxes - boxes.new_tensor([left, top, left, top]), height, width, self.min_visible)
-        if size != (height, width):
-            image = VF.resize(image, list(size), interpolation=InterpolationMode.BILINEAR, antialias=True)
-        factor_y, factor_x = size[0] / height, size[1] / width
+            # Whole pixels of an image that was decoded smaller: they may begin a little before the crop.
+            boxes = boxes + boxes.new_tensor([left % reduction, top % reduction] * 2)
+            rows = slice(top // reduction, -(-(top + height) // reduction))
+            image = image[:, rows, left // reduction : -(-(left + width) // reduction)]
+        shown = (image.shape[1], image.shape[2])
+        if new_size != shown:
+            image = VF.resize(image, list(new_size), interpolation=InterpolationMode.BILINEAR, antialias=True)
+        factor_y, factor_x = new_size[0] / (reduction * shown[0]), new_size[1] / (reduction * shown[1])
         boxes = boxes * boxes.new_tensor([factor_x, factor_y, factor_x, factor_y])
         image, boxes = flip(image, boxes, horizontal=augmentation.horizontal_flip, vertical=augmentation.vertical_flip)
         for name, factor in augmentation.colour:
