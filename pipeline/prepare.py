@@ -9,6 +9,8 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from pipeline.cli.command import Command
+from pipeline.data_page.figures import draw_overview
+from pipeline.data_page.page import build_page
 from pipeline.formats import READERS, Split, format_report, merge, read_splits, summarise
 from pipeline.formats.looking import as_settings, look, resolve
 from pipeline.formats.root import Root
@@ -19,6 +21,8 @@ from pipeline.storage.outs import write_atomic
 
 PREPARED = Path("data/prepared")
 REPORT = Path("reports/prepare.json")
+PAGE = Path("reports/prepare.html")
+FIGURE = Path("plots/data.png")
 # Maximum number of dropped records printed; the report has all.
 SHOWN = 20
 
@@ -27,7 +31,7 @@ Read the data set of params.yaml, check every image and every box, and write one
 
 reads    params.yaml (data, seed) and the files under data.root
 writes   data/prepared/{train,val,test}.json, and data/prepared/images/ where format is shapes
-         reports/prepare.json
+         reports/prepare.json, reports/prepare.html (a page to look at), plots/data.png
 """
 
 
@@ -57,6 +61,11 @@ def work(options: Namespace) -> None:
 
     replace_folder(PREPARED, unfinished)
     write_json(REPORT, report, indent=2)
+    coco = {name: split.coco for name, split in splits.items()}
+    title = "drawn shapes" if params.data.format == "shapes" else params.data.root
+    write_atomic(FIGURE, draw_overview(coco).savefig)
+    page = build_page(coco, report, title=title, figure=FIGURE.read_bytes())
+    write_atomic(PAGE, lambda path: path.write_text(page, encoding="utf-8"))
     print(format_report(report, shown=SHOWN, path=str(REPORT)))
 
 

@@ -48,7 +48,7 @@ from retinanet.network.precision import native_precision
 
 MODEL = Path("models/model.pt")
 REPORT = Path("reports/train.json")
-EARLIER_REPORTS = (Path("reports/prepare.json"), Path("reports/anchor_stats.json"))
+EARLIER_REPORTS = tuple(Path("reports") / name for name in ("prepare.json", "prepare.html", "anchor_stats.json"))
 HISTORY = Path("plots/training.csv")
 CURVES = Path("plots/training.png")
 
