@@ -46,6 +46,9 @@ def read_splits(
     read = READERS[name].read
     raw = {split: merge([read(source, one, split=split) for one in paths.each]) for split, paths in files.items()}
     categories, notes = choose_classes({split: found.categories for split, found in raw.items()}, classes)
+    for split, found in raw.items():
+        if not found.num_images:
+            raise ValueError(f"data.{split}: {source.shown(files[split].annotations)} names no image; name another")
     splits = {
         split: check_split(source, found, categories, split=split, difficult=difficult) for split, found in raw.items()
     }

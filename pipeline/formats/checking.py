@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from pipeline.formats.boxes import clip, find_fault, scale
+from pipeline.formats.numbering import number_uniquely
 from pipeline.formats.pictures import Picture, inspect_pictures, notes_on_pictures
 from pipeline.formats.records import (
     CocoAnnotation,
@@ -38,16 +38,23 @@ def check_split(
     kept = [box for box in seen if faults[box.id] is None]
     cut = [box for box in kept if clip(box.xywh, images[box.image_id].size) != box.xywh]
     boxes_of = Counter(box.image_id for box in chosen)
+    annotated = [
+        (box, number) for box in kept for number in (ids.values() if box.of_all_classes else [ids[box.category]])
+    ]
+    numbers = number_uniquely([box.id for box, _ in annotated])
 
     return Split(
         coco={
             "info": {"root": root.url, "split": split},
             "images": [image.coco() for image in images.values() if image.is_there],
-            "annotations": [_annotation(box, images[box.image_id], ids) for box in kept],
+            "annotations": [
+                _annotation(box, images[box.image_id], number, category_id)
+                for number, (box, category_id) in zip(numbers, annotated, strict=True)
+            ],
             "categories": categories,
         },
         num_images=raw.num_images,
-        num_boxes=raw.num_boxes,
+        num_boxes=raw.num_boxes + len(annotated) - len(kept),
         dropped=[
             *raw.dropped,
             *(image.lost(split, boxes_of[key]) for key, image in images.items() if not image.is_there),
@@ -111,19 +118,19 @@ def _as_crowd(box: RawBox, difficult: Difficult) -> RawBox:
 
 
 def _fault(box: RawBox, image: _Image, difficult: Difficult) -> str | None:
-    if not box.category:
+    if not box.category and not box.of_all_classes:
         return "no class name"
     dropped = "difficult, and data.difficult is drop" if box.difficult and difficult == "drop" else None
     return find_fault(box.xywh, image.size) or dropped
 
 
-def _annotation(box: RawBox, image: _Image, ids: Mapping[str, int]) -> CocoAnnotation:
+def _annotation(box: RawBox, image: _Image, number: int, category_id: int) -> CocoAnnotation:
     """Return the box in the prepared format; the segment's area stays even if the box is clipped."""
     x, y, width, height = clip(box.xywh, image.size)
     return {
-        "id": box.id,
+        "id": number,
         "image_id": box.image_id,
-        "category_id": ids[box.category],
+        "category_id": category_id,
         "bbox": [x, y, width, height],
         "area": width * height if box.area is None else box.area,
         "iscrowd": box.iscrowd,

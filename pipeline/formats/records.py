@@ -52,7 +52,7 @@ class Finding(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RawBox:
     """An annotated box before checking; unreadable numbers are NaN."""
 
@@ -69,6 +69,8 @@ class RawBox:
     """whether `xywh` is in fractions of the image's sides, not px"""
     difficult: bool = False
     """marked as hard to recognise, even for people"""
+    of_all_classes: bool = False
+    """a region of no class of its own, which becomes one annotation of each class of the data set"""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ class RawSplit:
     dropped: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """sentences on the split as a whole"""
+    class_names: dict[str, str] = field(default_factory=dict)
+    """names for the identifiers that boxes of the split's other files have as class"""
 
 
 class CocoInfo(TypedDict):
@@ -151,7 +155,7 @@ class Split:
     num_images: int
     """images in the source, including dropped ones"""
     num_boxes: int
-    """boxes in the source: those kept, those of classes not chosen, and those dropped"""
+    """boxes in the source: those kept (a region of all classes once for each), of classes not chosen, and dropped"""
     dropped: list[Finding] = field(default_factory=list)
     clipped: list[Finding] = field(default_factory=list)
     """kept, clipped to the image"""

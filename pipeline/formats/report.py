@@ -39,11 +39,12 @@ def find_leaks(splits: Mapping[str, Split]) -> list[dict[str, Any]]:
 def _summarise_split(split: Split) -> dict[str, Any]:
     images, annotations = split.coco["images"], split.coco["annotations"]
     num_not_chosen = sum(split.not_chosen.values())
-    sides = np.array([box["bbox"][2:] for box in annotations], dtype=np.float64).reshape(-1, 2)  # [M, 2] w, h
+    objects = [box for box in annotations if not box["iscrowd"]]
+    sides = np.array([box["bbox"][2:] for box in objects], dtype=np.float64).reshape(-1, 2)  # [M, 2] w, h
     return {
         "images": len(images),
         "images_dropped": split.num_images - len(images),
-        "images_without_boxes": len({image["id"] for image in images} - {box["image_id"] for box in annotations}),
+        "images_without_boxes": len({image["id"] for image in images} - {box["image_id"] for box in objects}),
         "images_resized": len(split.resized),
         "boxes": len(annotations),
         "boxes_dropped": split.num_boxes - len(annotations) - num_not_chosen,
@@ -57,7 +58,7 @@ def _summarise_split(split: Split) -> dict[str, Any]:
 
 
 def _boxes_per_class(split: Split) -> dict[str, int]:
-    counts = Counter(box["category_id"] for box in split.coco["annotations"])
+    counts = Counter(box["category_id"] for box in split.coco["annotations"] if not box["iscrowd"])
     return {category["name"]: counts[category["id"]] for category in split.coco["categories"]}
 
 

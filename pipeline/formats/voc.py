@@ -22,6 +22,7 @@ from pipeline.formats.pages import Page, PageObject, join_pages
 from pipeline.formats.recognised import Recognised, files_of_folders, image_folder, image_names
 from pipeline.formats.records import RawSplit, SplitFiles, repeated_images
 from pipeline.formats.root import MISSING, THREADS, Root, check_stays_inside, join
+from pipeline.formats.text_files import read_names
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -84,7 +85,7 @@ def _images_folder(files: SplitFiles) -> str:
 def _find_pages(root: Root, files: SplitFiles, *, key: str) -> _Pages:
     folder, images = annotations_folder(files.annotations), _images_folder(files)
     if is_list(files.annotations):
-        names = [f"{stem}.xml" for stem in _read_list(root, files.annotations, key=key)]
+        names = [f"{stem}.xml" for stem in read_names(root, files.annotations, key=key)]
         return _Pages(folder, names, images, root.shown(files.annotations))
     if not root.can_list:
         raise ValueError(f"{key}: {root.protocol} cannot list the folder {folder}; name a list of the images (.txt)")
@@ -98,20 +99,6 @@ def _find_pages(root: Root, files: SplitFiles, *, key: str) -> _Pages:
 
 def _is_xml(path: str) -> bool:
     return path.lower().endswith(".xml") and not posixpath.basename(path).startswith(".")
-
-
-def _read_list(root: Root, path: str, *, key: str) -> list[str]:
-    """Return the image names of a list such as ImageSets/Main/train.txt: one per line, without suffix."""
-    try:
-        lines = root.read(path, named_by=key).decode("utf-8-sig").splitlines()
-    except MISSING:
-        raise ValueError(f"{key}: there is no file {root.shown(path)}; check data.root and {key}") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{key}: {root.shown(path)} is not a list of image names ({error})") from None
-    stems = [line.strip() for line in lines if line.strip()]
-    for stem in stems:
-        check_stays_inside(stem, named_by=root.shown(path))
-    return stems
 
 
 def recognise_voc(root: Root, paths: Sequence[str]) -> list[Recognised]:

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import math
 import posixpath
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import NamedTuple
 
 from pipeline.formats.records import (
     Box,
@@ -24,7 +21,8 @@ from pipeline.formats.records import (
     box_text,
     repeated_images,
 )
-from pipeline.formats.root import MISSING, THREADS, Root, join
+from pipeline.formats.root import MISSING, Root, join
+from pipeline.formats.text_files import LabelFile, notes_on_missing, parse_number, read_pages
 from pipeline.formats.yolo_config import YoloConfig, read_config
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".jp2", ".mpo", ".png", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm")
@@ -34,14 +32,6 @@ NOT_LABELS = ("classes.txt", "labels.txt", "obj.names.txt")
 SHOWN = 40
 NAN = float("nan")
 NO_BOX = (NAN, NAN, NAN, NAN)
-
-
-class _Page(NamedTuple):
-    """An image and the rows of its label file; None without the file."""
-
-    image: str
-    file: str
-    rows: list[list[str]] | None
 
 
 def read_yolo(root: Root, files: SplitFiles, *, split: str) -> RawSplit:
@@ -56,8 +46,7 @@ def read_yolo(root: Root, files: SplitFiles, *, split: str) -> RawSplit:
             f"which {file} names"
         )
     orphans = _find_orphans(root, config, images, file=file)
-    with ThreadPoolExecutor(THREADS) as pool:
-        pages = list(pool.map(partial(_read_page, root, named_by=file), images + orphans))
+    pages = read_pages(root, [(image, _label_file(image)) for image in images + orphans], named_by=file)
     boxes, dropped = _read_boxes(root, pages, config.names, split=split)
     return RawSplit(
         categories=[Category(index, name) for index, name in config.names.items()],
@@ -66,7 +55,7 @@ def read_yolo(root: Root, files: SplitFiles, *, split: str) -> RawSplit:
         num_images=len(listed) + len(orphans),
         num_boxes=sum(len(page.rows or ()) for page in pages),
         dropped=dropped + repeated_images(listed, file=file, split=split),
-        notes=config.notes + _without_labels(pages, split=split),
+        notes=config.notes + notes_on_missing(pages, split=split),
     )
 
 
@@ -139,36 +128,8 @@ def _find_orphans(root: Root, config: YoloConfig, images: list[str], *, file: st
     return sorted(orphans.values())
 
 
-def _read_page(root: Root, image: str, *, named_by: str) -> _Page:
-    path = _label_file(image)
-    try:
-        data = root.read(path, named_by=named_by)
-    except MISSING:
-        return _Page(image, path, None)
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{root.shown(path)} is not UTF-8 text ({error})") from None
-    return _Page(image, path, [fields for line in text.splitlines() if (fields := line.split())])
-
-
-def _without_labels(pages: list[_Page], *, split: str) -> list[str]:
-    """Return a note on images without a label file.
-
-    Raises:
-        ValueError: if no image has one: then the labels are elsewhere.
-    """
-    without = [page for page in pages if page.rows is None]
-    if len(without) == len(pages):
-        raise ValueError(
-            f"data.{split}: none of {len(pages)} images has a label file; {without[0].image} would have "
-            f"{without[0].file}"
-        )
-    return [f"{len(without)} images have no label file and count as images without objects"] if without else []
-
-
 def _read_boxes(
-    root: Root, pages: list[_Page], names: dict[int, str], *, split: str
+    root: Root, pages: list[LabelFile], names: dict[int, str], *, split: str
 ) -> tuple[list[RawBox], list[Finding]]:
     """Return all valid rows with ids from 1, and the others."""
     boxes: list[RawBox] = []
@@ -191,7 +152,7 @@ def _read_boxes(
 
 def _read_row(fields: list[str], names: dict[int, str]) -> tuple[str, Box, str | None]:
     """Return class, box in fractions of the image, and why the row is no box."""
-    values = list(map(_number, fields))
+    values = list(map(parse_number, fields))
     index = int(values[0]) if values[0].is_integer() else -1
     name = names.get(index, fields[0][:SHOWN])
     if len(fields) != 5 and (len(fields) < 7 or len(fields) % 2 == 0):
@@ -200,14 +161,6 @@ def _read_row(fields: list[str], names: dict[int, str]) -> tuple[str, Box, str |
     if index not in names:
         return name, NO_BOX, f"no class with index {name} in names"
     return name, _enclose(values[1:]), None
-
-
-def _number(text: str) -> float:
-    """Return a number, NaN for anything else."""
-    try:
-        return float(text) if "_" not in text else NAN
-    except ValueError:
-        return NAN
 
 
 def _enclose(numbers: list[float]) -> Box:
