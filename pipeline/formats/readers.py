@@ -6,7 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from pipeline.formats.coco import read_coco, recognise_coco
+from pipeline.formats.csv_recognised import recognise_csv
+from pipeline.formats.csv_tables import read_csv
 from pipeline.formats.cvat import follow_cvat, read_cvat, recognise_cvat
+from pipeline.formats.kitti import follow_kitti, read_kitti, recognise_kitti
 from pipeline.formats.labelme import follow_labelme, read_labelme, recognise_labelme
 from pipeline.formats.recognised import Recognised
 from pipeline.formats.records import RawSplit, SplitFiles
@@ -41,5 +44,7 @@ READERS: dict[str, Reader] = {
     "voc": Reader(read_voc, recognise_voc, follow_voc),
     "yolo": Reader(read_yolo, recognise_yolo, follow_yolo, asks_files=True),
     "labelme": Reader(read_labelme, recognise_labelme, follow_labelme),
+    "csv": Reader(read_csv, recognise_csv),
+    "kitti": Reader(read_kitti, recognise_kitti, follow_kitti),
     "cvat": Reader(read_cvat, recognise_cvat, follow_cvat),
 }

@@ -55,7 +55,7 @@ class Shapes(Section):
 class Data(Section):
     """The data set."""
 
-    format: Literal["auto", "shapes", "coco", "voc", "yolo", "labelme", "cvat"]
+    format: Literal["auto", "shapes", "coco", "voc", "yolo", "labelme", "cvat", "csv", "kitti"]
     "auto finds format and files in root, whatever train, val and test say; shapes draws its own images."
     root: str
     "Folder or URL of images and annotation files; shapes ignores it."

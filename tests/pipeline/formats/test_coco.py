@@ -211,8 +211,8 @@ def test_missing_annotation_file_names_the_file_and_the_key(source: Any, name: s
 
 
 def test_unknown_format_names_the_known_ones(source: Any) -> None:
-    with pytest.raises(ValueError, match=r"data\.format is 'kitti'; expected one of coco, voc, yolo"):
-        read_splits("kitti", str(source.root), source.COCO_FILES)
+    with pytest.raises(ValueError, match=r"data\.format is 'lvis'; expected one of coco, voc, yolo"):
+        read_splits("lvis", str(source.root), source.COCO_FILES)
 
 
 def test_picture_lying_by_its_exif_has_the_size_as_it_is_seen(source: Any) -> None:
