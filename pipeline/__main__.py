@@ -29,6 +29,7 @@ SUMMARIES = {
     "evaluate": "compute the COCO metrics of models/model.pt",
     "sweep": "search parameters with Ray Tune (run, resume, status, report)",
     "compare": "say whether one run is better than another, with 95 %% intervals",
+    "predict": "detect on pictures; draw them, or write COCO, CSV, YOLO or VOC files",
     "export": "export the trained detector to MLflow's registry or to a folder",
     "replay": "recompute the losses of a step whose loss was not finite",
     "clean": "list what runs left in the storage, and remove it with --delete",
@@ -57,6 +58,8 @@ def load(name: str) -> Command:
             from pipeline.sweep.__main__ import COMMAND
         case "compare":
             from pipeline.compare.__main__ import COMMAND
+        case "predict":
+            from pipeline.predict.__main__ import COMMAND
         case "export":
             from pipeline.export.__main__ import COMMAND
         case "replay":

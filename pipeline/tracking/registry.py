@@ -173,6 +173,23 @@ def copy_model(model: RunModel, folder: Path) -> None:
         shutil.copytree(got, folder)
 
 
+def download_weights(uri: str, folder: Path) -> Path:
+    """Download a model by its URI in MLflow, models:/NAME@ALIAS or runs:/ID/NAME; return its weights file.
+
+    Raises:
+        ValueError: when MLflow does not answer or has no such model.
+    """
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    store = find_store()
+    try:
+        connect(store)
+        return weights_in(Path(download_artifacts(artifact_uri=uri, dst_path=str(folder), tracking_uri=store.uri)))
+    except (MlflowException, OSError, KeyError) as error:
+        raise ValueError(f"MLflow at {store.public_uri} has no detector {uri}: {in_short(error)}") from None
+
+
 def write_folder(folder: Path, path: Path, *, class_names: list[str]) -> None:
     """Write the folder of a model from its weights file, without a store."""
     from mlflow.models import Model

@@ -1,0 +1,1 @@
+"""Command predict: detections on pictures of any folder."""

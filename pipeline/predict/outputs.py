@@ -1,0 +1,205 @@
+"""Writers of detections: one class per format, each told of every picture and closed at the end."""
+
+from __future__ import annotations
+
+import csv
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+import torch
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+from torchvision.utils import draw_bounding_boxes
+
+from pipeline.predict.inputs import Source
+from pipeline.storage.outs import write_atomic
+from retinanet.data.pictures import read_picture
+from retinanet.inference.postprocess import Detections
+
+# Of Okabe and Ito: told apart by everyone.
+COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
+
+
+class Found(NamedTuple):
+    """The detections of one picture, in its px, best first.
+
+    Attributes:
+        number: from 1, in the order of the arguments; the image id.
+        size: height and width of the picture, px.
+    """
+
+    number: int
+    source: Source
+    size: tuple[int, int]
+    detections: Detections
+
+
+class Writer(ABC):
+    """Writes detections into a folder of its own or a file."""
+
+    def __init__(self, folder: Path, categories: Sequence[dict[str, Any]]) -> None:
+        self.folder, self.categories = folder, categories
+        self.names = [str(category["name"]) for category in categories]
+
+    @abstractmethod
+    def write(self, found: Found) -> None:
+        """Write the detections of one picture."""
+
+    def close(self) -> None:  # noqa: B027 - most formats need no end
+        """Write what belongs to all pictures."""
+
+
+class Pictures(Writer):
+    """pictures/NAME.jpg: boxes with class and score, in the colour of the class."""
+
+    def write(self, found: Found) -> None:
+        """Draw one picture."""
+        picture, detections = read_picture(found.source.location), found.detections
+        texts = [f"{self.names[label]} {score:.2f}" for label, score in _pairs(detections)]
+        if texts:
+            colours = [COLOURS[label % len(COLOURS)] for label in detections.labels.tolist()]
+            width = max(2, round(min(found.size) / 250))
+            picture = draw_bounding_boxes(
+                picture.contiguous(), _drawable(detections.boxes), texts, colours, width=width
+            )
+        path = self.folder / "pictures" / f"{found.source.name}.jpg"
+        image = to_pil_image(picture)
+        write_atomic(path, lambda temporary: image.save(temporary, format="JPEG", quality=90))
+
+
+class Coco(Writer):
+    """coco.json (pictures, detections with scores, categories) and results.json (a COCO results file)."""
+
+    def __init__(self, folder: Path, categories: Sequence[dict[str, Any]]) -> None:
+        super().__init__(folder, categories)
+        self.images: list[dict[str, Any]] = []
+        self.rows: list[dict[str, Any]] = []
+
+    def write(self, found: Found) -> None:
+        """Keep one picture."""
+        height, width = found.size
+        name = found.source.location
+        self.images.append({"id": found.number, "file_name": name, "height": height, "width": width})
+        boxes = found.detections.boxes.tolist()
+        for (label, score), (x1, y1, x2, y2) in zip(_pairs(found.detections), boxes, strict=True):
+            bbox = [round(side, 2) for side in (x1, y1, x2 - x1, y2 - y1)]
+            own = self.categories[label]["id"]
+            self.rows.append({"image_id": found.number, "category_id": own, "bbox": bbox, "score": round(score, 5)})
+
+    def close(self) -> None:
+        """Write both files."""
+        annotations = [
+            {"id": number, **row, "area": round(row["bbox"][2] * row["bbox"][3], 2), "iscrowd": 0}
+            for number, row in enumerate(self.rows, start=1)
+        ]
+        content = {"images": self.images, "annotations": annotations, "categories": list(self.categories)}
+        write_text(self.folder / "coco.json", json.dumps(content))
+        write_text(self.folder / "results.json", json.dumps(self.rows))
+
+
+class Csv(Writer):
+    """detections.csv: a row per detection, with a header; boxes in px."""
+
+    HEADER = ("filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax", "score")
+
+    def __init__(self, folder: Path, categories: Sequence[dict[str, Any]]) -> None:
+        super().__init__(folder, categories)
+        self.rows: list[tuple[object, ...]] = []
+
+    def write(self, found: Found) -> None:
+        """Keep one picture; one without detections has a row without a box."""
+        height, width = found.size
+        start = (found.source.location, width, height)
+        boxes = found.detections.boxes.tolist()
+        rows = [
+            (*start, self.names[label], *(f"{side:.2f}" for side in box), f"{score:.5f}")
+            for (label, score), box in zip(_pairs(found.detections), boxes, strict=True)
+        ]
+        self.rows += rows or [(*start, *[""] * 6)]
+
+    def close(self) -> None:
+        """Write the file."""
+        write_atomic(self.folder / "detections.csv", self._write)
+
+    def _write(self, path: Path) -> None:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(self.HEADER)
+            writer.writerows(self.rows)
+
+
+class Yolo(Writer):
+    """labels/NAME.txt (class index, centre and size in fractions of the sides) and data.yaml."""
+
+    def write(self, found: Found) -> None:
+        """Write one label file; empty without detections."""
+        height, width = found.size
+        scale = torch.tensor([width, height, width, height])
+        x1, y1, x2, y2 = (found.detections.boxes / scale).unbind(1)
+        fractions = torch.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], dim=1)
+        rows = zip(found.detections.labels.tolist(), fractions.tolist(), strict=True)
+        text = "".join(f"{label} {' '.join(f'{side:.6f}' for side in row)}\n" for label, row in rows)
+        write_text(self.folder / "labels" / f"{found.source.name}.txt", text)
+
+    def close(self) -> None:
+        """Write the names; JSON is YAML."""
+        write_text(self.folder / "data.yaml", f"names: {json.dumps(self.names)}\n")
+
+
+class Voc(Writer):
+    """annotations/NAME.xml: Pascal VOC with the corners as they are."""
+
+    def write(self, found: Found) -> None:
+        """Write one page."""
+        page = ElementTree.Element("annotation")
+        _add(page, "filename", found.source.location.rpartition("/")[2])
+        size = ElementTree.SubElement(page, "size")
+        for name, value in zip(("height", "width", "depth"), (*found.size, 3), strict=True):
+            _add(size, name, str(value))
+        boxes = found.detections.boxes.tolist()
+        for (label, score), box in zip(_pairs(found.detections), boxes, strict=True):
+            entry = ElementTree.SubElement(page, "object")
+            _add(entry, "name", self.names[label])
+            _add(entry, "confidence", f"{score:.5f}")
+            corners = ElementTree.SubElement(entry, "bndbox")
+            for name, side in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True):
+                _add(corners, name, f"{side:.2f}")
+        ElementTree.indent(page)
+        path = self.folder / "annotations" / f"{found.source.name}.xml"
+        write_atomic(path, lambda temporary: ElementTree.ElementTree(page).write(temporary, encoding="utf-8"))
+
+
+WRITERS: dict[str, type[Writer]] = {"pictures": Pictures, "coco": Coco, "csv": Csv, "yolo": Yolo, "voc": Voc}
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file atomically."""
+    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def describe(found: Found, names: Sequence[str]) -> str:
+    """Format one picture as a line: its location, and class, score and box (x1, y1, x2, y2 in px) of each detection."""
+    boxes = found.detections.boxes.tolist()
+    parts = [
+        f"{names[label]} {score:.2f} [{', '.join(f'{side:.0f}' for side in box)}]"
+        for (label, score), box in zip(_pairs(found.detections), boxes, strict=True)
+    ]
+    return f"{found.source.location}: {'; '.join(parts) or 'nothing'}"
+
+
+def _pairs(detections: Detections) -> list[tuple[int, float]]:
+    """Label and score of each detection."""
+    return list(zip(detections.labels.tolist(), detections.scores.tolist(), strict=True))
+
+
+def _drawable(boxes: Tensor) -> Tensor:
+    """Boxes with sides of at least 1 px, which Pillow needs."""
+    return torch.cat([boxes[:, :2], torch.maximum(boxes[:, 2:], boxes[:, :2] + 1)], dim=1)
+
+
+def _add(parent: ElementTree.Element, name: str, text: str) -> None:
+    ElementTree.SubElement(parent, name).text = text

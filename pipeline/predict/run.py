@@ -1,0 +1,98 @@
+"""Detect on pictures and write what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+from pipeline.cli.progress import Count
+from pipeline.predict.batches import PictureBatches, Read
+from pipeline.predict.inputs import Source
+from pipeline.predict.outputs import WRITERS, Found, Writer, describe, write_text
+from retinanet.data.dataset import Batch, loader_context
+from retinanet.inference.detector import Detector
+
+
+def predict(
+    detector: Detector,
+    sources: Sequence[Source],
+    *,
+    output: Path,
+    formats: Sequence[str],
+    processes: int,
+    shows_lines: bool,
+) -> list[tuple[Source, str]]:
+    """Detect on all pictures and write the results; return those that could not be read, with the reason.
+
+    Args:
+        output: folder of the results; pictures of the same names are overwritten.
+        formats: keys of WRITERS.
+        processes: that read and decode ahead; 0: none.
+        shows_lines: print a line per picture instead of progress.
+    """
+    writers = [WRITERS[name](output, detector.description["categories"]) for name in formats]
+    failures: list[tuple[int, str]] = []
+    batches = PictureBatches([source.location for source in sources], detector.transforms)
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        num_workers=processes,
+        multiprocessing_context=loader_context(processes),
+        pin_memory=detector.device.type == "cuda",
+    )
+    with Count(len(sources), title="predict", unit="image") as count:
+        for found in detect(detector, loader, sources, failures):
+            write(found, writers)
+            if shows_lines:
+                print(describe(found, detector.class_names), flush=True)
+            count()
+    for writer in writers:
+        writer.close()
+    failed = [(sources[place], reason) for place, reason in sorted(failures)]
+    if failed:
+        text = "".join(f"{source.location}\t{reason}\n" for source, reason in failed)
+        write_text(output / "failed.txt", text)
+    return failed
+
+
+def detect(
+    detector: Detector, loader: DataLoader[Read], sources: Sequence[Source], failures: list[tuple[int, str]]
+) -> Iterator[Found]:
+    """Yield the detections of every picture that can be read; `failures` gets the others."""
+    sizes: dict[int, tuple[int, int]] = {}
+
+    def readable() -> Iterator[Batch]:
+        for batch, failed in loader:
+            failures.extend(failed)
+            if batch is not None:
+                pairs = zip(batch.image_ids, batch.original_sizes.tolist(), strict=True)
+                sizes.update((place, (height, width)) for place, (height, width) in pairs)
+                yield batch
+
+    for place, detections in detector.predict(readable()):
+        yield Found(place + 1, sources[place], sizes.pop(place), detections)
+
+
+def write(found: Found, writers: Sequence[Writer]) -> None:
+    """Give one picture to every writer."""
+    for writer in writers:
+        writer.write(found)
+
+
+def choose_device(name: str | None) -> torch.device:
+    """Return the device of a name; by default a GPU where there is one.
+
+    Raises:
+        ValueError: when torch does not know it.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name} cannot be used ({str(error).splitlines()[0]}); use cpu or cuda") from None
+    return device
