@@ -16,7 +16,7 @@ from pipeline.cli.command import Command, run_command
 
 NAME = "retinanet"
 DESCRIPTION = """\
-Train, evaluate, compare and export a RetinaNet. compare, export and replay run in any folder, the other commands in
+Train, evaluate, compare and export a RetinaNet. compare, export, predict and replay run in any folder, the others in
 the folder of params.yaml. `dvc repro` runs manifest, prepare, anchors, train and evaluate where their inputs changed.
 """
 EPILOG = 'completion for bash (or zsh, tcsh):  eval "$(retinanet --print-completion bash)"'
