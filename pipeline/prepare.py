@@ -23,8 +23,8 @@ PREPARED = Path("data/prepared")
 REPORT = Path("reports/prepare.json")
 PAGE = Path("reports/prepare.html")
 FIGURE = Path("plots/data.png")
-# Maximum number of dropped records printed; the report has all.
-SHOWN = 20
+# Maximum number of reasons printed; the report has all findings.
+SHOWN = 12
 
 DESCRIPTION = """\
 Read the data set of params.yaml, check every image and every box, and write one COCO file per split.
@@ -84,7 +84,7 @@ def read_data(params: Params, folder: Path) -> tuple[dict[str, Split], list[str]
         raise ValueError(f"{data.root} has no split val; name its files in data.val")
     if params.evaluate.split not in files:
         raise ValueError(f"evaluate.split is {params.evaluate.split}, which {data.root} does not have; set it to val")
-    return read_splits(name, data.root, files, classes=data.classes, difficult=data.difficult)
+    return read_splits(name, data.root, files, classes=data.classes, difficult=data.difficult, checks=data.checks)
 
 
 def look_at(folder: str, *, write: bool) -> None:

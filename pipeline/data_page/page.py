@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader
 
 from pipeline.data_page.thumbnails import Thumbnail, draw_thumbnail
 from pipeline.formats.records import Box, CocoSplit
+from pipeline.formats.report import group_findings
 from pipeline.formats.root import Root
 
 CLASSES_SHOWN = 40
@@ -94,17 +95,17 @@ def _spread(values: Sequence[int], count: int) -> list[int]:
 
 
 def _group_findings(report: Mapping[str, Any], splits: Mapping[str, CocoSplit]) -> list[Reason]:
-    """Group dropped and changed records by reason without its numbers, the most frequent first."""
-    groups: dict[tuple[str, str], list[Mapping[str, str]]] = {}
-    for kind in ("dropped", "clipped", "resized"):
-        for finding in report[kind]:
-            plain = re.sub(r"\d+(\.\d+)?", "N", finding["reason"])
-            groups.setdefault((kind, plain), []).append(finding)
-    ranked = sorted(groups.items(), key=lambda item: -len(item[1]))[:REASONS_SHOWN]
+    """Up to REASONS_SHOWN reasons, each with its first picture."""
     root = Root(splits["train"]["info"]["root"])
     return [
-        Reason(kind, reason, len(found), found[0], draw_thumbnail(root, found[0]["image"], _box_of(found[0])))
-        for (kind, reason), found in ranked
+        Reason(
+            group.kind,
+            group.reason,
+            len(group.findings),
+            group.findings[0],
+            draw_thumbnail(root, group.findings[0]["image"], _box_of(group.findings[0])),
+        )
+        for group in group_findings(report)[:REASONS_SHOWN]
     ]
 
 

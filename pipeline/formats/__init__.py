@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from pipeline.formats.checking import check_split
+from pipeline.formats.checks import apply_checks, name_pairs, refuse
 from pipeline.formats.classes import choose_classes
 from pipeline.formats.declared import declared_files
 from pipeline.formats.merging import merge
@@ -15,6 +16,7 @@ from pipeline.formats.readers import READERS
 from pipeline.formats.records import Difficult, Split, SplitFiles
 from pipeline.formats.report import format_report, summarise
 from pipeline.formats.root import Root
+from pipeline.params.experiment import Checks
 
 __all__ = ["READERS", "Split", "SplitFiles", "declared_files", "format_report", "merge", "read_splits", "summarise"]
 
@@ -26,6 +28,7 @@ def read_splits(
     *,
     classes: Sequence[str] | None = None,
     difficult: Difficult = "keep",
+    checks: Checks | None = None,
 ) -> tuple[dict[str, Split], list[str]]:
     """Read, check and number all splits of a data set.
 
@@ -35,6 +38,7 @@ def read_splits(
         files: per split, in the order train, val, test
         classes: names that select and order the classes; None selects all
         difficult: whether objects that the source marks as difficult are kept, kept as crowds, or dropped
+        checks: what becomes of suspicious records; None: they are not looked for
 
     Returns:
         splits: by the same names, all with the same categories
@@ -52,4 +56,9 @@ def read_splits(
     splits = {
         split: check_split(source, found, categories, split=split, difficult=difficult) for split, found in raw.items()
     }
+    if checks is not None:
+        splits = {split: apply_checks(found, checks, name=split) for split, found in splits.items()}
+        pairs = name_pairs([category["name"] for category in categories])
+        refuse(splits, pairs, checks)
+        notes += [f"class names {first!r} and {second!r} differ by case or blanks alone" for first, second in pairs]
     return splits, [*notes, *(f"{name}: {note}" for name, split in splits.items() for note in split.notes)]

@@ -22,6 +22,8 @@ from pipeline.formats.records import (
 )
 from pipeline.formats.root import Root
 
+DIFFICULT = "difficult, and data.difficult is drop"
+
 
 def check_split(
     root: Root, raw: RawSplit, categories: list[CocoCategory], *, split: str, difficult: Difficult
@@ -58,12 +60,17 @@ def check_split(
         dropped=[
             *raw.dropped,
             *(image.lost(split, boxes_of[key]) for key, image in images.items() if not image.is_there),
-            *(_finding(split, box, images[box.image_id], reason) for box in seen if (reason := faults[box.id])),
+            *(
+                _finding(split, box, images[box.image_id], reason, "" if reason == DIFFICULT else "invalid")
+                for box in seen
+                if (reason := faults[box.id])
+            ),
         ],
-        clipped=[_finding(split, box, images[box.image_id], "clipped to the image") for box in cut],
+        clipped=[_finding(split, box, images[box.image_id], "clipped to the image", "outside") for box in cut],
         resized=[image.resized(split) for image in images.values() if image.is_there and image.claims_another_size],
         not_chosen=Counter(box.category for box in raw.boxes if box.category and box.category not in ids),
         notes=[*raw.notes, *notes_on_pictures(pictures)],
+        pixel_formats={key: image.picture.kind for key, image in images.items() if image.picture.kind},
     )
 
 
@@ -97,16 +104,16 @@ class _Image:
         }
 
     def lost(self, split: str, num_boxes: int) -> Finding:
-        return self._finding(split, f"{self.picture.fault}; its {num_boxes} boxes are dropped too")
+        return self._finding(split, f"{self.picture.fault}; its {num_boxes} boxes are dropped too", "unreadable")
 
     def resized(self, split: str) -> Finding:
         claimed, true = self.raw.size or (0, 0), self.size
         reason = f"annotation says {claimed[0]}x{claimed[1]} px, the image has {true[0]}x{true[1]} px"
         swapped = "; its boxes seem to ignore the image's EXIF orientation" if claimed == true[::-1] else ""
-        return self._finding(split, reason + swapped)
+        return self._finding(split, reason + swapped, "size")
 
-    def _finding(self, split: str, reason: str) -> Finding:
-        return Finding(split, self.raw.file, self.raw.path, record="image", category="", box="", reason=reason)
+    def _finding(self, split: str, reason: str, check: str) -> Finding:
+        return Finding(split, self.raw.file, self.raw.path, "image", "", "", reason, check)
 
 
 def _in_pixels(box: RawBox, image: _Image) -> RawBox:
@@ -120,7 +127,7 @@ def _as_crowd(box: RawBox, difficult: Difficult) -> RawBox:
 def _fault(box: RawBox, image: _Image, difficult: Difficult) -> str | None:
     if not box.category and not box.of_all_classes:
         return "no class name"
-    dropped = "difficult, and data.difficult is drop" if box.difficult and difficult == "drop" else None
+    dropped = DIFFICULT if box.difficult and difficult == "drop" else None
     return find_fault(box.xywh, image.size) or dropped
 
 
@@ -137,5 +144,5 @@ def _annotation(box: RawBox, image: _Image, number: int, category_id: int) -> Co
     }
 
 
-def _finding(split: str, box: RawBox, image: _Image, reason: str) -> Finding:
-    return Finding(split, image.raw.file, image.raw.path, box.record, box.category, box_text(box.xywh), reason)
+def _finding(split: str, box: RawBox, image: _Image, reason: str, check: str) -> Finding:
+    return Finding(split, image.raw.file, image.raw.path, box.record, box.category, box_text(box.xywh), reason, check)

@@ -32,6 +32,8 @@ class Picture(NamedTuple):
     """its pixel format, if it cannot be scaled to 0..255"""
     brightest: int | None = None
     """maximum of a 16-bit greyscale image"""
+    kind: str = ""
+    """what it is, if not 8-bit RGB or grey"""
 
 
 def inspect_pictures(root: Root, images: list[RawImage], *, split: str) -> list[Picture]:
@@ -68,9 +70,9 @@ def _inspect(root: Root, image: RawImage) -> Picture:
     except MISSING:
         return Picture((0, 0), "", "image is missing")
     try:
-        size, brightest = measure(data)
+        size, brightest, kind = measure(data)
     except PixelFormatError as error:
         return Picture((0, 0), "", refusal=str(error))
     except Exception as error:  # noqa: BLE001 - the parser of each format raises errors of its own
         return Picture((0, 0), "", f"image cannot be read ({error or type(error).__name__})")
-    return Picture(size, hashlib.sha256(data).hexdigest(), brightest=brightest)
+    return Picture(size, hashlib.sha256(data).hexdigest(), brightest=brightest, kind=kind)

@@ -50,6 +50,8 @@ class Finding(NamedTuple):
     category: str
     box: str
     reason: str
+    check: str = "invalid"
+    """the policy in data.checks that says what becomes of such records; empty: other parameters leave it out"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,10 @@ class Split:
     """boxes of each class that `data.classes` excludes"""
     notes: list[str] = field(default_factory=list)
     """sentences on the split as a whole"""
+    noticed: list[Finding] = field(default_factory=list)
+    """suspicious records that stay"""
+    pixel_formats: dict[int, str] = field(default_factory=dict)
+    """of the images, by id, that are not 8-bit RGB or grey: what they are"""
 
 
 def repeated_images(listed: list[str], *, file: str, split: str) -> list[Finding]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipeline.formats.records import Finding, Split
 
 QUANTILES = {"min": 0.0, "q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95, "max": 1.0}
+KINDS = ("dropped", "resized", "clipped", "noticed")
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
 # Maximum number of classes in a note; boxes_per_class has all.
 NAMED = 8
 
@@ -24,6 +27,7 @@ def summarise(splits: Mapping[str, Split], notes: Sequence[str] = ()) -> dict[st
         "dropped": _sorted([finding for split in splits.values() for finding in split.dropped]),
         "clipped": _sorted([finding for split in splits.values() for finding in split.clipped]),
         "resized": _sorted([finding for split in splits.values() for finding in split.resized]),
+        "noticed": _sorted([finding for split in splits.values() for finding in split.noticed]),
     }
 
 
@@ -85,7 +89,7 @@ def _sorted(findings: list[Finding]) -> list[dict[str, str]]:
 
 
 def format_report(report: Mapping[str, Any], *, shown: int, path: str) -> str:
-    """Format a table of the splits, the notes, and the first `shown` dropped records; `path` holds all."""
+    """Format a table of the splits, the notes, and the first finding of up to `shown` reasons; `path` holds all."""
     columns = ("images", "images_without_boxes", "images_dropped", "boxes", "boxes_dropped", "boxes_clipped")
     titles = ("images", "without boxes", "dropped", "boxes", "dropped", "clipped")
     lines = ["".join([f"{'split':8}", *(f"{title:>15}" for title in titles)])]
@@ -93,9 +97,37 @@ def format_report(report: Mapping[str, Any], *, shown: int, path: str) -> str:
         lines.append("".join([f"{name:8}", *(f"{numbers[column]:>15}" for column in columns)]))
     lines += report["notes"]
     lines += [f"in several splits: {leak['images']}" for leak in report["leaks"][:shown]]
-    lines += [f"dropped: {_line(finding)}" for finding in report["dropped"][:shown]]
-    hidden = len(report["dropped"]) - shown
-    return "\n".join([*lines, f"... and {hidden} more in {path}"] if hidden > 0 else lines)
+    groups = group_findings(report)
+    lines += [f"{group.kind}: {_line(group.findings[0])}{_more(len(group.findings) - 1)}" for group in groups[:shown]]
+    is_cut = len(groups) > shown or any(len(group.findings) > 1 for group in groups)
+    return "\n".join([*lines, f"all findings, one by one: {path}"] if is_cut else lines)
+
+
+class Group(NamedTuple):
+    """Findings of one kind and reason.
+
+    Attributes:
+        kind: dropped, clipped, resized or noticed.
+        reason: without its numbers.
+    """
+
+    kind: str
+    reason: str
+    findings: list[Mapping[str, str]]
+
+
+def group_findings(report: Mapping[str, Any]) -> list[Group]:
+    """Group dropped and changed records by reason; those that lost something first, then the most frequent."""
+    groups: dict[tuple[str, str], list[Mapping[str, str]]] = {}
+    for kind in KINDS:
+        for finding in report[kind]:
+            groups.setdefault((kind, NUMBER.sub("N", finding["reason"])), []).append(finding)
+    found = [Group(kind, reason, findings) for (kind, reason), findings in groups.items()]
+    return sorted(found, key=lambda group: (KINDS.index(group.kind), -len(group.findings)))
+
+
+def _more(count: int) -> str:
+    return f", and {count} more" if count else ""
 
 
 def _line(finding: Mapping[str, str]) -> str:

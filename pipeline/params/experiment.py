@@ -52,6 +52,41 @@ class Shapes(Section):
         return []
 
 
+BoxPolicy = Literal["keep", "drop", "drop_image", "refuse"]
+ImagePolicy = Literal["keep", "drop_image", "refuse"]
+
+
+class Checks(Section):
+    """What becomes of findings: keep the record, drop the box or the whole image, or refuse the data set."""
+
+    strict: bool
+    "Refuse the data set for any finding, whatever the other keys say."
+    invalid: Literal["drop", "drop_image", "refuse"]
+    "Boxes without an area, outside their image, or not of four finite numbers; repeated records; unknown classes."
+    outside: Literal["keep", "drop_image", "refuse"]
+    "Boxes that extend beyond their image; kept ones are clipped."
+    unreadable: Literal["drop", "refuse"]
+    "Images that are missing or damaged."
+    size: ImagePolicy
+    "Images of another size than their annotation says."
+    small: BoxPolicy
+    "Boxes with a side under small_px."
+    small_px: NotNegative
+    "Px in the picture."
+    duplicate: BoxPolicy
+    "Second boxes of an object: of one class, with at least duplicate_iou."
+    duplicate_iou: Annotated[float, Field(gt=0, le=1)]
+    "IoU."
+    whole_picture: BoxPolicy
+    "Boxes that cover their whole picture."
+    contradiction: ImagePolicy
+    "Images of the same content as another one, with other boxes."
+    pixel_format: ImagePolicy
+    "Pictures that are converted to 8-bit RGB: CMYK, palette, 16 bits, transparency, animation."
+    names: Literal["keep", "refuse"]
+    "Class names that differ by case, blanks, hyphens or underscores alone."
+
+
 class Data(Section):
     """The data set."""
 
@@ -67,6 +102,7 @@ class Data(Section):
     "null: all classes, in the order of the data set; a list selects and orders them."
     difficult: Literal["keep", "crowd", "drop"]
     "Objects that voc or labelme marks as difficult: ordinary boxes; evaluated as crowds, not trained on; or dropped."
+    checks: Checks
     shapes: Shapes
 
     def check(self) -> list[str]:

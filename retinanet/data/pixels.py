@@ -33,6 +33,8 @@ class Measure(NamedTuple):
     """width, height in px, upright"""
     brightest: int | None
     """the largest value where it has one channel of 16 bits, of 65535"""
+    kind: str
+    """what it is, if not 8-bit RGB or grey; see pixel_format"""
 
 
 def decode_rgb(content: bytes, reduction: int = 1) -> NDArray[np.uint8]:
@@ -66,7 +68,8 @@ def measure(content: bytes) -> Measure:
         # Read after loading: Pillow transposes a TIFF then, and a PNG may have its EXIF data after the pixels.
         is_transposed = image.getexif().get(ORIENTATION_TAG) in TRANSPOSED
         brightest = int(np.asarray(image).max()) if has_16_bits(image) else None
-    return Measure((height, width) if is_transposed else (width, height), brightest)
+        kind = pixel_format(image)
+    return Measure((height, width) if is_transposed else (width, height), brightest, kind)
 
 
 def open_picture(content: bytes) -> Image.Image:
@@ -100,6 +103,18 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
         image = image.convert("RGBA")  # the same colours; Pillow warns about a direct conversion to RGB
     return image.convert("RGB")
+
+
+def pixel_format(image: Image.Image) -> str:
+    """Say what a picture is that decoding converts: animated, 16 bits, CMYK, .. ; empty for 8-bit RGB and grey."""
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        return f"{frames} frames, of which the first is used"
+    if has_16_bits(image):
+        return "16 bits per channel"
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        return "transparency, which is dropped"
+    return "" if image.mode in ("RGB", "L", "1") else f"mode {image.mode}, converted to RGB"
 
 
 def has_16_bits(image: Image.Image) -> bool:

@@ -48,7 +48,15 @@ def report(**lists: Any) -> dict[str, Any]:
     images = ["images", "images_without_boxes", "images_dropped"]
     boxes = ["boxes", "boxes_dropped", "boxes_clipped", "boxes_crowd"]
     numbers = {name: place for place, name in enumerate(images + boxes, start=101)}
-    return {"splits": {"train": numbers}, "notes": [], "leaks": [], "dropped": [], "clipped": [], "resized": []} | lists
+    return {
+        "splits": {"train": numbers},
+        "notes": [],
+        "leaks": [],
+        "dropped": [],
+        "clipped": [],
+        "resized": [],
+        "noticed": [],
+    } | lists
 
 
 def page(folder: Path, names: tuple[str, ...] = ("cell", "virus"), **lists: Any) -> str:
@@ -88,7 +96,7 @@ def test_findings_are_counted_by_reason_without_its_numbers(tmp_path: Path) -> N
     sizes = [finding(reason=f"annotation says {n}x20 px", image="gone.png") for n in range(5)]
     text = page(tmp_path, dropped=[finding(), finding(box="[nan, 1, 2, 3]")], resized=sizes)
     rows = re.findall(r'badge">(\w+)</span></td><td class="number">(\d+)</td><td>([^<]*)<', text)
-    assert rows == [("resized", "5", "annotation says NxN px"), ("dropped", "2", "zero area")]
+    assert rows == [("dropped", "2", "zero area"), ("resized", "5", "annotation says NxN px")]
     assert "Nothing was dropped" in page(tmp_path)
 
 

@@ -79,6 +79,7 @@ def test_finding_shows_image_class_and_box_as_the_file_has_them(source: Any) -> 
         "category": "cell",
         "box": "[504, 337.25, 0, 0]",
         "reason": "zero area",
+        "check": "invalid",
     }
 
 

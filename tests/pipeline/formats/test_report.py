@@ -38,8 +38,11 @@ def test_report_counts_every_box_of_the_source_once(source: Any) -> None:
     assert numbers["width_px"]["median"] == 3.5
 
 
-def test_printed_report_stops_after_so_many_records(source: Any) -> None:
-    split = source.read_coco(source.coco([source.image(1)], [source.box(number, [1, 1, 0, 0]) for number in range(5)]))
-    text = format_report(summarise({"train": split}), shown=2, path="report.json")
+def test_printed_report_stops_after_so_many_reasons(source: Any) -> None:
+    wrong = [[1, 1, 0, 0], [1, 1, -1, 2], [99, 1, 2, 2]]
+    boxes = [source.box(number, box) for number, box in enumerate(wrong, start=1)]
+    report = summarise({"train": source.read_coco(source.coco([source.image(1)], boxes))})
+    text = format_report(report, shown=2, path="report.json")
     assert text.count("dropped: ") == 2
-    assert text.endswith("... and 3 more in report.json")
+    assert text.endswith("all findings, one by one: report.json")
+    assert "report.json" not in format_report(report, shown=3, path="report.json")
