@@ -8,10 +8,11 @@ from pipeline.cli.command import Command
 from pipeline.params import load_params
 
 DESCRIPTION = """\
-Match the anchors of params.yaml to every ground-truth box of the training split, on images resized as in training.
+Match the anchors of params.yaml, or those that fit (anchors.mode: fitted), to every ground-truth box of the training
+split, on images resized as in training.
 
 reads    params.yaml (anchors, matcher, transforms), data/prepared/train.json
-writes   anchors.json (what train reads), reports/anchor_stats.json
+writes   anchors.json (what train reads), reports/anchor_stats.json, plots/anchors.png
 """
 
 

@@ -7,7 +7,8 @@ from retinanet.anchors.grid import Grid, build_grid
 
 
 def anchor_grid(anchors: Anchors) -> Grid:
-    """The grid of section anchors."""
+    """The grid of section anchors in mode fixed; what fitted anchors are depends on the boxes (fit_anchors)."""
+    assert anchors.mode == "fixed"
     return build_grid(
         base_scale=anchors.base_scale,
         scales_per_octave=anchors.scales_per_octave,

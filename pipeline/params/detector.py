@@ -16,6 +16,8 @@ NUM_LEVELS = 5  # P3..P7
 class Anchors(Section):
     """The anchor boxes."""
 
+    mode: Literal["fixed", "fitted"]
+    "fixed: the numbers below. fitted: anchor_stats fits sizes and ratios to the training boxes, as many per cell."
     base_scale: Positive
     "Side of the smallest anchor of a level, in strides of that level."
     scales_per_octave: Count | None

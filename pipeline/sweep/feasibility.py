@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 
+from pipeline.anchor_stats.coverage import cover
 from pipeline.anchor_stats.grid import anchor_grid
-from pipeline.anchor_stats.run import at_training_scale, cover
+from pipeline.anchor_stats.in_force import anchors_in_force
+from pipeline.anchor_stats.scale import at_training_scale
 from pipeline.params import Params, flatten
 from pipeline.params.sweep import Sweep
 from pipeline.storage.outs import read_json
@@ -78,8 +79,13 @@ def print_rejection(settings: Settings, reason: str) -> str:
 
 
 def share_covered(params: Params, records: Sequence[Record]) -> float:
-    """Compute the coverage as stage anchor_stats does; 1 without ground truth."""
-    grid, scaled = anchor_grid(params.anchors), at_training_scale(records, params.transforms)
-    owned = [cover(boxes, grid, size, params.matcher)[1] for _, boxes, size in scaled]
-    counts = torch.cat(owned)
-    return float((counts > 0).double().mean()) if counts.numel() else 1.0
+    """Compute the coverage as stage anchor_stats does, with anchors fitted to these images in mode fitted.
+
+    Returns:
+        1 without ground truth.
+    """
+    scaled = list(at_training_scale(records, params.transforms))
+    if not any(len(boxes) for _, boxes, _ in scaled):
+        return 1.0
+    owned = cover(scaled, anchor_grid(anchors_in_force(params, scaled)), params.matcher).owned
+    return float((owned > 0).double().mean())

@@ -66,6 +66,7 @@ def make_plan(params: Params, sweep: Sweep, runtime: RuntimeConfig) -> Plan:
     check_share(base, runtime)
     check_space(base, sweep, runtime)
     check_patience(base, sweep)
+    check_fitted_anchors(base, sweep)
     if not cluster.is_elsewhere(runtime.address):
         # All splits have the same root, and val is the smaller file.
         check_folder(picture_root(read_json(SPLITS["val"])["info"]["root"], runtime))
@@ -111,6 +112,20 @@ def check_patience(base: Params, sweep: Sweep) -> None:
             f"sweep.scheduler is pbt, which compares all trials at equal epochs, but train.patience is "
             f"{next(value for value in values if value is not None)}; set train.patience: null in sweep.fixed, or use "
             "another scheduler"
+        )
+
+
+def check_fitted_anchors(base: Params, sweep: Sweep) -> None:
+    """Check that PBT does not change anchors in the middle of a training, which fitted ones would by this key.
+
+    Raises:
+        ValueError: naming what to change.
+    """
+    varied = {*sweep.space, *(key for point in sweep.points for key in point)}
+    if sweep.scheduler == "pbt" and base.anchors.mode == "fitted" and "matcher.foreground_iou" in varied:
+        raise ValueError(
+            "sweep.scheduler is pbt and the sweep varies matcher.foreground_iou, but anchors.mode is fitted: the "
+            "anchors would change during training; set anchors.mode: fixed in sweep.fixed, or use another scheduler"
         )
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import ray.tune
 import torch
 
-from pipeline.anchor_stats.grid import anchor_grid
 from pipeline.cluster import Resources
 from pipeline.cluster.storage import Checkpoints, WriteCheckpoint
 from pipeline.cluster.training import run_trainer
@@ -27,6 +26,7 @@ from pipeline.runs.identity import BEST, ROWS
 from pipeline.runs.inputs import fetch
 from pipeline.runs.sweep_folder import FINISHED, TRAIN, SweepFolder
 from pipeline.storage.outs import read_json
+from pipeline.sweep.anchors import trial_anchors
 from pipeline.sweep.records import settings_of
 from pipeline.sweep.sampler import COMPLETE, EPOCH, SCORE
 from pipeline.sweep.space import params_with
@@ -87,7 +87,7 @@ def trial_config(configuration: Mapping[str, Any], base: TrialBase) -> WorkerCon
         model=params.model.model_dump(),
         loss=params.loss.model_dump(),
         transforms=params.transforms.model_dump(),
-        anchors=anchor_grid(params.anchors).to_dict(),
+        anchors=trial_anchors(params, SweepFolder(base.folder), train=worker.data.train),
         categories=worker.description["categories"],
         run={"digest": configuration["key"]},
     )

@@ -48,7 +48,10 @@ from retinanet.network.precision import native_precision
 
 MODEL = Path("models/model.pt")
 REPORT = Path("reports/train.json")
-EARLIER_REPORTS = tuple(Path("reports") / name for name in ("prepare.json", "prepare.html", "anchor_stats.json"))
+EARLIER_OUTS = tuple(
+    Path(name)
+    for name in ("reports/prepare.json", "reports/prepare.html", "reports/anchor_stats.json", "plots/anchors.png")
+)
 HISTORY = Path("plots/training.csv")
 CURVES = Path("plots/training.png")
 
@@ -299,7 +302,7 @@ def log_outs(run: Run) -> None:
     """Log data, parameters, reports, curves and the model to MLflow."""
     for name, path in SPLITS.items():
         log_split(run, name, path)
-    earlier = [path for path in EARLIER_REPORTS if path.is_file()]
+    earlier = [path for path in EARLIER_OUTS if path.is_file()]
     for artifact in (Path("params.yaml"), ANCHORS, *earlier, REPORT, CURVES):
         run.log_artifact(artifact)
     run.log_model(MODEL, class_names=[category["name"] for category in read_json(SPLITS["train"])["categories"]])

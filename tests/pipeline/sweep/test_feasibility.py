@@ -42,6 +42,12 @@ def test_anchors_that_leave_most_truths_without_a_positive_are_refused_with_the_
     assert check({**far, "matcher.low_quality": "truth"}) is None
 
 
+def test_fitted_anchors_are_judged_instead_of_those_that_they_start_from(check: FeasibilityCheck) -> None:
+    far = {"anchors.base_scale": 16.0, "matcher.low_quality": "none"}
+    assert check(far) is not None
+    assert check({**far, "anchors.mode": "fitted"}) is None
+
+
 def test_pbt_moves_a_value_that_breaks_a_constraint_onto_it() -> None:
     broken = {"matcher.foreground_iou": 0.4, "matcher.background_iou": 0.6, "seed": 1}
     repaired = repair(broken, constraints=["matcher.background_iou <= matcher.foreground_iou"])

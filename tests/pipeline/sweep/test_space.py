@@ -11,7 +11,7 @@ import yaml
 from pipeline.params import Params, load_params
 from pipeline.params.reading import validate
 from pipeline.sweep.__main__ import chosen_sweep
-from pipeline.sweep.run import check_patience
+from pipeline.sweep.run import check_fitted_anchors, check_patience
 from pipeline.sweep.space import broken_constraint, decode, distribution, encode, grid_values, params_with
 
 REPOSITORY = Path(__file__).parents[3]
@@ -73,6 +73,20 @@ def test_pbt_refuses_trials_that_may_end_early_and_no_other_scheduler_does() -> 
     with pytest.raises(ValueError, match=r"train\.patience is 2"):
         check_patience(params, params.sweep.model_copy(update={"points": [{"train.patience": 2}]}))
     check_patience(patient, params.sweep.model_copy(update={"scheduler": "asha"}))
+
+
+def test_pbt_refuses_to_change_fitted_anchors_during_training() -> None:
+    params = with_sweep(scheduler="pbt", space={"matcher.foreground_iou": {"uniform": [0.45, 0.6]}})
+    assert params.sweep is not None
+    check_fitted_anchors(params, params.sweep)
+    fitted = params_with(params, {"anchors.mode": "fitted"})
+    with pytest.raises(ValueError, match=r"varies matcher\.foreground_iou, but anchors\.mode is fitted"):
+        check_fitted_anchors(fitted, params.sweep)
+    by_points = params.sweep.model_copy(update={"space": {}, "points": [{"matcher.foreground_iou": 0.6}]})
+    with pytest.raises(ValueError, match=r"set anchors\.mode: fixed in sweep\.fixed"):
+        check_fitted_anchors(fitted, by_points)
+    check_fitted_anchors(fitted, params.sweep.model_copy(update={"scheduler": "asha"}))
+    check_fitted_anchors(fitted, params.sweep.model_copy(update={"space": {"loss.gamma": {"uniform": [0.0, 3.0]}}}))
 
 
 @pytest.mark.parametrize("preset", sorted(path.name for path in (REPOSITORY / "presets/sweeps").glob("*.yaml")))
