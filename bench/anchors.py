@@ -50,10 +50,10 @@ def main() -> None:
     projects = parser.parse_args().projects
     print(header())
     rows = [[project.name, *(f"{mean:.3f}, {recall:.3f}" for mean, recall in compare(project))] for project in projects]
-    columns = ["mean IoU, recall", "paper", "params.yaml", "k-means", "k-means, evolved", "fitted (ours)"]
-    print("", table(columns, rows), "", sep="\n")
-    timed = [[mode, f"{seconds:.1f}"] for mode, seconds in time_stage().items()]
-    print(table([f"stage on {IMAGES} images, {BOXES} boxes: anchors.mode", "s"], timed))
+    if rows:
+        columns = ["mean IoU, recall", "paper", "params.yaml", "k-means", "k-means, evolved", "fitted (ours)"]
+        print("", table(columns, rows), sep="\n")
+    print("", table([f"stage on {IMAGES} images, {BOXES} boxes, anchors.mode", "s", "CPU s"], time_stage()), sep="\n")
 
 
 def compare(project: Path) -> Iterator[Quality]:
@@ -72,17 +72,18 @@ def compare(project: Path) -> Iterator[Quality]:
     yield boxes.quality(fit_anchors(boxes, anchors))
 
 
-def time_stage() -> dict[str, float]:
-    """Seconds of the whole stage on COCO's number of images at COCO's scale, without the imports, by anchors.mode."""
-    params, seconds = load_params(Path(__file__).parents[1] / "presets/coco_r50_1x.yaml"), {}
-    with tempfile.TemporaryDirectory() as folder, chdir(folder), redirect_stdout(StringIO()):
+def time_stage() -> Iterator[list[str]]:
+    """Time the whole stage, without imports, on COCO's number of images at COCO's scale, in each anchors.mode."""
+    params = load_params(Path(__file__).parents[1] / "presets/coco_r50_1x.yaml")
+    with tempfile.TemporaryDirectory() as folder, chdir(folder):
         TRAIN.parent.mkdir(parents=True)
         TRAIN.write_text(json.dumps(like_coco(IMAGES, BOXES)))
         for mode in ("fixed", "fitted"):
-            anchors, start = params.anchors.model_copy(update={"mode": mode}), time.perf_counter()
-            run(params.model_copy(update={"anchors": anchors}))
-            seconds[mode] = time.perf_counter() - start
-    return seconds
+            anchors = params.anchors.model_copy(update={"mode": mode})
+            wall, cpu = time.perf_counter(), time.process_time()
+            with redirect_stdout(StringIO()):
+                run(params.model_copy(update={"anchors": anchors}))
+            yield [mode, f"{time.perf_counter() - wall:.1f}", f"{time.process_time() - cpu:.1f}"]
 
 
 def like_coco(images: int, boxes: int) -> dict[str, object]:
