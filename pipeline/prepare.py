@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.cli.command import Command
 from pipeline.data_page.figures import draw_overview
 from pipeline.data_page.page import build_page
-from pipeline.formats import READERS, Split, format_report, merge, read_splits, summarise
+from pipeline.formats import READERS, Split, format_report, merge, printable, read_splits, summarise
 from pipeline.formats.looking import as_settings, look, resolve
 from pipeline.formats.root import Root
 from pipeline.formats.shapes import draw_split
@@ -98,7 +98,7 @@ def look_at(folder: str, *, write: bool) -> None:
         raw = merge([READERS[resolved.format].read(root, one, split=split) for one in files.each])
         names = [category.name for category in raw.categories if not category.names_data_set]
         shown = ", ".join(names[:SHOWN]) + (", .." if len(names) > SHOWN else "")
-        print(f"{split}: {len(raw.images)} images, {len(raw.boxes)} boxes, {len(names)} classes: {shown}")
+        print(printable(f"{split}: {len(raw.images)} images, {len(raw.boxes)} boxes, {len(names)} classes: {shown}"))
     settings = as_settings(folder, resolved) | ({} if "test" in resolved.files else {"evaluate.split": "val"})
     if not write:
         print(f"\n{as_yaml(settings)}")

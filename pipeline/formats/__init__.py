@@ -13,12 +13,22 @@ from pipeline.formats.classes import choose_classes
 from pipeline.formats.declared import declared_files
 from pipeline.formats.merging import merge
 from pipeline.formats.readers import READERS
-from pipeline.formats.records import Difficult, Split, SplitFiles
+from pipeline.formats.records import Difficult, Split, SplitFiles, printable
 from pipeline.formats.report import format_report, summarise
 from pipeline.formats.root import Root
 from pipeline.params.experiment import Checks
 
-__all__ = ["READERS", "Split", "SplitFiles", "declared_files", "format_report", "merge", "read_splits", "summarise"]
+__all__ = [
+    "READERS",
+    "Split",
+    "SplitFiles",
+    "declared_files",
+    "format_report",
+    "merge",
+    "printable",
+    "read_splits",
+    "summarise",
+]
 
 
 def read_splits(

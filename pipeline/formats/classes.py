@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 
 from pipeline.formats.numbering import number_uniquely
-from pipeline.formats.records import Category, CocoCategory
+from pipeline.formats.records import Category, CocoCategory, printable
 
 
 def choose_classes(
@@ -27,6 +27,9 @@ def choose_classes(
     united, more = _unite(classes)
     if not united:
         raise ValueError("no class occurs in the annotations of any split; check data.train.annotations")
+    for name in united:
+        if printable(name) != name:
+            raise ValueError(f"class {name!r} has half a character in its name; correct it in the annotations")
     names = list(united) if chosen is None else list(chosen)
     for name in names:
         if name not in united:

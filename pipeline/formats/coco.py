@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.formats.numbering import number_uniquely
 from pipeline.formats.outlines import NO_BOX, json_number
-from pipeline.formats.recognised import Recognised, by_split, image_folder
+from pipeline.formats.recognised import Recognised, by_split, first_text, image_folder
 from pipeline.formats.records import Box, Category, Finding, RawBox, RawImage, RawSplit, SplitFiles, box_text
 from pipeline.formats.root import MISSING, Root, check_stays_inside, join
 from pipeline.formats.segmentation import enclose_segmentation
@@ -75,8 +75,8 @@ def _begins_as_coco(root: Root, path: str) -> str | None:
     head = root.head(path, named_by="data.root").decode("utf-8-sig", errors="replace")
     if not COCO_BEGINNING.match(head):
         return None
-    name = FILE_NAME.search(head) or FILE_NAME.search(root.read(path, named_by="data.root").decode(errors="replace"))
-    return str(json.loads(name[1])) if name else None
+    whole = head if FILE_NAME.search(head) else root.read(path, named_by="data.root").decode(errors="replace")
+    return first_text(FILE_NAME, whole)
 
 
 def _load(root: Root, path: str, *, file: str, split: str) -> Record:

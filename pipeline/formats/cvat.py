@@ -18,11 +18,12 @@ from xml.etree.ElementTree import ParseError
 
 from defusedxml.ElementTree import iterparse
 
-from pipeline.formats.outlines import NO_BOX, enclose, enclose_ellipse, enclose_rotated, text_number
+from pipeline.formats.outlines import NO_BOX, enclose, enclose_ellipse, enclose_rotated
 from pipeline.formats.pages import Page, PageObject, join_pages
 from pipeline.formats.recognised import IMAGE_SUFFIXES, Recognised, image_folder, split_of
 from pipeline.formats.records import Box, Category, RawSplit, SplitFiles
 from pipeline.formats.root import MISSING, THREADS, Root, check_stays_inside, join
+from pipeline.formats.text_files import parse_number
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -187,7 +188,7 @@ def _read_image(element: Element, labels: list[str], *, file: str) -> _Image:
     if not name:
         raise ValueError(f"{file}: <image id={element.get('id')!r}> has no name; expected a path")
     check_stays_inside(name, named_by=f"{file}: image {element.get('id')}")
-    width, height = text_number(element.get("width")), text_number(element.get("height"))
+    width, height = _number(element, "width"), _number(element, "height")
     size = (int(width), int(height)) if width.is_integer() and height.is_integer() else None
     objects = [_read_object(each, labels, record=f"object {count}") for count, each in enumerate(element, start=1)]
     return _Image(name, element.get("subset") or "", size, objects)
@@ -210,9 +211,13 @@ def _reason(tag: str, category: str, labels: list[str]) -> str | None:
     return None
 
 
+def _number(element: Element, name: str, default: str = "") -> float:
+    return parse_number(element.get(name, default))
+
+
 def _read_box(element: Element) -> Box:
-    x1, y1, x2, y2 = (text_number(element.get(corner)) for corner in ("xtl", "ytl", "xbr", "ybr"))
-    return enclose_rotated((x1, y1, x2 - x1, y2 - y1), text_number(element.get("rotation", "0")))
+    x1, y1, x2, y2 = (_number(element, corner) for corner in ("xtl", "ytl", "xbr", "ybr"))
+    return enclose_rotated((x1, y1, x2 - x1, y2 - y1), _number(element, "rotation", "0"))
 
 
 def _read_polygon(element: Element) -> Box:
@@ -220,22 +225,22 @@ def _read_polygon(element: Element) -> Box:
     pairs = [pair.split(",") for pair in (element.get("points") or "").split(";")]
     if not all(len(pair) == 2 for pair in pairs):
         return NO_BOX
-    return enclose([(text_number(x), text_number(y)) for x, y in pairs])
+    return enclose([(parse_number(x), parse_number(y)) for x, y in pairs])
 
 
 def _read_ellipse(element: Element) -> Box:
-    x, y, across, along = (text_number(element.get(name)) for name in ("cx", "cy", "rx", "ry"))
-    return enclose_ellipse((x, y), (across, along), degrees=text_number(element.get("rotation", "0")))
+    x, y, across, along = (_number(element, name) for name in ("cx", "cy", "rx", "ry"))
+    return enclose_ellipse((x, y), (across, along), degrees=_number(element, "rotation", "0"))
 
 
 def _read_mask(element: Element) -> Box:
     """Return the box of a mask's run-length code, which CVAT writes beside it."""
-    left, top, width, height = (text_number(element.get(name)) for name in ("left", "top", "width", "height"))
+    left, top, width, height = (_number(element, name) for name in ("left", "top", "width", "height"))
     return (left, top, width, height)
 
 
 def _read_cuboid(element: Element) -> Box:
-    return enclose([(text_number(element.get(x)), text_number(element.get(y))) for x, y in CUBOID])
+    return enclose([(_number(element, x), _number(element, y)) for x, y in CUBOID])
 
 
 SHAPES: Mapping[str, Callable[[Element], Box]] = {

@@ -17,7 +17,14 @@ from typing import Any
 
 from pipeline.formats.outlines import NO_BOX, Point, enclose, enclose_circle, json_number
 from pipeline.formats.pages import Page, PageObject, join_pages
-from pipeline.formats.recognised import IMAGE_SUFFIXES, Recognised, files_of_folders, image_folder, image_names
+from pipeline.formats.recognised import (
+    IMAGE_SUFFIXES,
+    Recognised,
+    files_of_folders,
+    first_text,
+    image_folder,
+    image_names,
+)
 from pipeline.formats.records import Box, RawSplit, SplitFiles
 from pipeline.formats.root import THREADS, Root, join
 
@@ -83,8 +90,7 @@ def _is_labelme(root: Root, path: str) -> bool:
 
 def _images_of(root: Root, paths: Sequence[str], first: str) -> str | None:
     """Return the folder of the images, "" if each JSON file finds its own, None if there is no image."""
-    named = IMAGE_PATH.search(root.read(first, named_by="data.root").decode(errors="replace"))
-    name = str(json.loads(named[1])) if named else ""
+    name = first_text(IMAGE_PATH, root.read(first, named_by="data.root").decode(errors="replace")) or ""
     own = list(_candidates(root, SplitFiles(posixpath.dirname(first), ""), posixpath.basename(first), name))
     if any(path in set(paths) for path in own):
         return ""

@@ -21,14 +21,6 @@ def json_number(value: object) -> float:
         return NAN
 
 
-def text_number(text: str | None) -> float:
-    """Return a number of a text or XML file as float; NaN for anything else, also for Python's 1_000."""
-    try:
-        return float(text) if text and "_" not in text else NAN
-    except ValueError:
-        return NAN
-
-
 def enclose(points: Sequence[Point]) -> Box:
     """Return the box of corners x, y in any order; NO_BOX unless there is one and all are finite."""
     if not points or not all(math.isfinite(x) and math.isfinite(y) for x, y in points):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -58,6 +59,15 @@ def image_folder(paths: Sequence[str], name: str, *, beside: str) -> str | None:
     plain = name.replace("\\", "/").removeprefix("./").lstrip("/")
     folders = [path.removesuffix(plain).rstrip("/") for path in paths if path == plain or path.endswith(f"/{plain}")]
     return max(folders, key=lambda folder: _nearness(folder, beside), default=None)
+
+
+def first_text(pattern: re.Pattern[str], text: str) -> str | None:
+    """Return the JSON string that a pattern finds in a text, which need not be whole JSON; None if there is none."""
+    found = pattern.search(text)
+    try:
+        return str(json.loads(found[1])) if found else None
+    except ValueError:  # a control character
+        return None
 
 
 def image_names(stem: str) -> list[str]:

@@ -182,3 +182,8 @@ def repeated_images(listed: list[str], *, file: str, split: str) -> list[Finding
 def box_text(box: Box) -> str:
     """Format [x, y, w, h] with few digits, for messages."""
     return "[" + ", ".join(f"{side:.10g}" for side in box) + "]"
+
+
+def printable(text: str) -> str:
+    """Return text that every terminal prints: halves of characters, which JSON may have, as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.formats.records import Finding, Split
+from pipeline.formats.records import Finding, Split, printable
 
 QUANTILES = {"min": 0.0, "q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95, "max": 1.0}
 KINDS = ("dropped", "resized", "clipped", "noticed")
@@ -100,7 +100,7 @@ def format_report(report: Mapping[str, Any], *, shown: int, path: str) -> str:
     groups = group_findings(report)
     lines += [f"{group.kind}: {_line(group.findings[0])}{_more(len(group.findings) - 1)}" for group in groups[:shown]]
     is_cut = len(groups) > shown or any(len(group.findings) > 1 for group in groups)
-    return "\n".join([*lines, f"all findings, one by one: {path}"] if is_cut else lines)
+    return printable("\n".join([*lines, f"all findings, one by one: {path}"] if is_cut else lines))
 
 
 class Group(NamedTuple):

@@ -154,7 +154,7 @@ class Root:
         return location
 
     def _check_links(self, location: str, path: str, *, named_by: str) -> None:
-        target = Path(location).resolve()
+        target = Path(os.path.realpath(location))  # unlike resolve(), no RuntimeError for a link to itself
         if not target.is_relative_to(Path(self._base).resolve()):
             raise ValueError(
                 f"{named_by} names {path!r}, a link to {target}, outside the data set's root {self.url}; "
@@ -173,18 +173,27 @@ def _followed(info: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_stays_inside(path: str, *, named_by: str) -> None:
-    """A path in a data set is relative and never climbs, on whatever system it was written.
+    """A path in a data set is relative, never climbs, and is text, on whatever system it was written.
 
     Percent signs are decoded first, because a web server would decode them.
     """
     plain = unquote(path).replace("\\", "/")
     climbs = ".." in plain.split("/")
     absolute = plain.startswith("/") or bool(PureWindowsPath(path).drive)
-    if climbs or absolute or "\0" in plain or "://" in plain or "::" in plain:
+    if climbs or absolute or "\0" in plain or "://" in plain or "::" in plain or not _is_file_name(path):
         raise ValueError(
             f"{named_by} names {path!r}, which is not a relative path below the data set's root; "
             "write it relative to data.root, without '..', drive letter or URL"
         )
+
+
+def _is_file_name(path: str) -> bool:
+    """Return whether a file can have this name; a JSON file can hold halves of characters, a file system cannot."""
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def join(folder: str, name: str) -> str:

@@ -17,12 +17,11 @@ from xml.etree.ElementTree import ParseError
 
 from defusedxml.ElementTree import fromstring
 
-from pipeline.formats.outlines import text_number
 from pipeline.formats.pages import Page, PageObject, join_pages
 from pipeline.formats.recognised import Recognised, files_of_folders, image_folder, image_names
 from pipeline.formats.records import RawSplit, SplitFiles, repeated_images
 from pipeline.formats.root import MISSING, THREADS, Root, check_stays_inside, join
-from pipeline.formats.text_files import read_names
+from pipeline.formats.text_files import parse_number, read_names
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -178,14 +177,18 @@ def _parse(data: bytes, *, file: str) -> Element:
 
 def _read_object(element: Element, *, record: str) -> PageObject:
     """Return an object; its class is "" if missing."""
-    corners = (text_number(element.findtext(f"bndbox/{corner}")) for corner in ("xmin", "ymin", "xmax", "ymax"))
+    corners = (_number(element, f"bndbox/{corner}") for corner in ("xmin", "ymin", "xmax", "ymax"))
     x1, y1, x2, y2 = corners
     category, difficult = (element.findtext("name") or "").strip(), (element.findtext("difficult") or "").strip()
     return PageObject(category, (x1, y1, x2 - x1, y2 - y1), record, difficult=difficult == "1")
 
 
+def _number(element: Element, path: str) -> float:
+    return parse_number(element.findtext(path) or "")
+
+
 def _read_size(page: Element) -> tuple[int, int] | None:
-    width, height = text_number(page.findtext("size/width")), text_number(page.findtext("size/height"))
+    width, height = _number(page, "size/width"), _number(page, "size/height")
     return (int(width), int(height)) if math.isfinite(width) and math.isfinite(height) else None
 
 

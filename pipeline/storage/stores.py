@@ -22,6 +22,9 @@ PROTOCOLS = ("s3", "gs", "gcs")
 # Errors of a file system for a file that does not exist.
 MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
+NO_FILE_ERRNOS = (errno.ENAMETOOLONG, errno.ELOOP)
+"""Errors of a name that no file can have, and of a link to itself: such a file is missing, too."""
+
 PAUSES_S = (1.0, 3.0, 9.0)
 """Pauses before retries of a read or write. By then, pyarrow's S3 client has repeated the request for 6 s."""
 
@@ -115,6 +118,8 @@ def explained(url: str) -> Iterator[None]:
     except MISSING:
         raise
     except (OSError, ImportError) as error:
+        if isinstance(error, OSError) and error.errno in NO_FILE_ERRNOS:
+            raise FileNotFoundError(errno.ENOENT, str(error), url) from error
         raise ValueError(complaint(url, error)) from error
 
 

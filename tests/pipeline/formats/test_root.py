@@ -28,6 +28,7 @@ from tests.flaky import SLOW_DOWN
         "http://x/a",
         "a::s3",
         "a\0",
+        "\ud800.png",
     ],
 )
 def test_path_that_leaves_the_root_names_the_file(path: str) -> None:
@@ -52,6 +53,14 @@ def test_link_out_of_the_root_is_an_error(source: Any) -> None:
     (source.root / "images/b.png").symlink_to(source.root.parent / "secret.png")
     with pytest.raises(ValueError, match=r"train\.json names 'images/b\.png', a link to .*secret\.png, outside"):
         source.read_coco(source.coco([source.image(1, "b.png")], []))
+
+
+def test_link_to_itself_is_a_missing_image(source: Any) -> None:
+    source.write("images/b.png", b"")
+    (source.root / "images/b.png").unlink()
+    (source.root / "images/b.png").symlink_to(source.root / "images/b.png")
+    split = source.read_coco(source.coco([source.image(1), source.image(2, "b.png")], []))
+    assert [image["file_name"] for image in split.coco["images"]] == ["images/a.png"]
 
 
 def test_root_itself_may_be_a_link(source: Any) -> None:
