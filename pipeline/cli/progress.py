@@ -41,7 +41,8 @@ class Progress:
         left = duration((self.epochs - row["epoch"]) * sum(recent) / len(recent))
         if self.ends_early is not None:
             left = duration(0) if self.ends_early(history) else f"at most {left}"
-        ap = f"  AP {row['AP']:.3f}  AP50 {row['AP50']:.3f}" if row.get("AP") is not None else ""
+        val = f"  val_loss {row['val_loss']:.4f}" if row.get("val_loss") is not None else ""
+        ap = f"{val}  AP {row['AP']:.3f}  AP50 {row['AP50']:.3f}" if row.get("AP") is not None else ""
         parts = f"(class {row['loss_cls']:.4f}, box {row['loss_box']:.4f})"
         pace = f"{row['images_per_s']:.1f} images/s  {left} left"
         print(f"epoch {row['epoch']}/{self.epochs}  loss {row['loss']:.4f} {parts}{ap}  {pace}", flush=True)

@@ -13,7 +13,7 @@ from pipeline.formats.records import Box
 from pipeline.formats.root import Root
 from retinanet.data.pixels import open_picture, to_rgb
 
-SIDE = 220  # px, the longer side
+SIDE = 190  # px, the longer side
 CHOSEN, OTHER = "#ff2d95", "#ffffff"
 
 

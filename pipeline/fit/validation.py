@@ -17,6 +17,7 @@ from retinanet.data.splits import Split
 from retinanet.evaluation.coco_eval import ImageDetections, evaluate_detections, pack_detections, unpack_detections
 from retinanet.inference.detector import Detector
 from retinanet.training.state import TrainingState
+from retinanet.training.validation_loss import ValidationLoss
 
 
 def is_evaluated(epoch: int, train: Train) -> bool:
@@ -31,19 +32,23 @@ def validate(state: TrainingState, config: WorkerConfig, split: Split, worker: W
     of evaluation, and AP stays comparable between runs that differ in them.
 
     Returns:
-        The 12 COCO numbers, the same in every worker.
+        The 12 COCO numbers and the losses on the split, the same in every worker.
     """
     detector = Detector(state.inference_network, dict(config.description))
     batches = EvaluationBatches(split, detector.transforms, rank=worker.rank, num_workers=worker.num_workers)
     processes = config.runtime.loader_processes
+    losses = ValidationLoss(state.criterion, worker.device)
     mine = {
         image_id: (d.boxes.numpy(), d.scores.numpy(), d.labels.numpy())
-        for image_id, d in detector.predict(prefetch(batches, processes=processes, device=worker.device))
+        for image_id, d in detector.predict(
+            prefetch(batches, processes=processes, device=worker.device), observe=losses.add
+        )
     }
+    mean_losses = losses.means()
     metrics: list[Any] = [None]
     if worker.num_workers == 1:
         show(worker, config, mine)
-        return evaluate(config, mine)
+        return evaluate(config, mine) | mean_losses
     shares: list[Any] | None = [None] * worker.num_workers if worker.rank == 0 else None
     dist.gather_object(pack_detections(mine), shares)
     if shares is not None:
@@ -51,8 +56,7 @@ def validate(state: TrainingState, config: WorkerConfig, split: Split, worker: W
         show(worker, config, everything)
         metrics = [evaluate(config, everything)]
     dist.broadcast_object_list(metrics)
-    result: dict[str, Any] = metrics[0]
-    return result
+    return {**metrics[0], **mean_losses}
 
 
 def show(worker: Worker, config: WorkerConfig, detections: Mapping[int, ImageDetections]) -> None:

@@ -72,7 +72,8 @@ def plot_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw the losses (left axis) and AP (right axis) of each epoch, and the learning rate below, if known.
 
     Args:
-        history: one mapping per epoch with epoch, loss, loss_cls, loss_box, and perhaps AP, AP50 (0..1) and lr;
+        history: one mapping per epoch with epoch, loss, loss_cls, loss_box, and perhaps the same of val (val_loss, ..),
+            AP, AP50 (0..1) and lr;
             a key that is missing or None in an epoch leaves its point out.
         path: of the PNG.
     """
@@ -82,6 +83,8 @@ def plot_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     losses, scores = panels[0], panels[0].twinx()
     for key, colour in (("loss", "0.15"), ("loss_cls", "C0"), ("loss_box", "C2")):
         losses.plot(*_series(history, key), label=key, marker=".", color=colour)
+        if any(row.get(f"val_{key}") is not None for row in history):
+            losses.plot(*_series(history, f"val_{key}"), label=f"val_{key}", marker="x", color=colour, linestyle=":")
     for key, line in (("AP", "-"), ("AP50", "--")):
         if any(row.get(key) is not None for row in history):
             scores.plot(*_series(history, key), label=key, marker=".", color="C3", linestyle=line)

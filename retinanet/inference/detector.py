@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from retinanet.inference.detector_file import load_detector
 from retinanet.inference.postprocess import Detections, Postprocess
 from retinanet.inference.predict import predict
 from retinanet.network.model import RetinaNet, build_model
+from retinanet.network.predictions import Predictions
 
 
 class Detector:
@@ -101,10 +102,13 @@ class Detector:
             found.append(Detections(*(field[keep] for field in detections)))
         return found
 
-    def predict(self, batches: Iterable[Batch]) -> Iterator[tuple[int, Detections]]:
-        """Detect on batches of a data set; image ids with detections in px of the pictures."""
+    def predict(
+        self, batches: Iterable[Batch], *, observe: Callable[[Batch, Predictions], object] | None = None
+    ) -> Iterator[tuple[int, Detections]]:
+        """Detect on batches of a data set; image ids with detections in px of the pictures; observe as of predict."""
         mean, std = list(self.transforms.mean), list(self.transforms.std)
-        return predict(self.model, self.postprocess, batches, mean=mean, std=std, device=self.device)
+        device = self.device
+        return predict(self.model, self.postprocess, batches, mean=mean, std=std, device=device, observe=observe)
 
     def _batch(self, image: Tensor) -> Batch:
         """One picture [3, H, W] as a batch without ground truth."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -12,6 +12,7 @@ from retinanet.data.dataset import Batch, copy_to
 from retinanet.inference.postprocess import Detections, Postprocess, rescale_detections
 from retinanet.network.model import memory_format, normalise_images
 from retinanet.network.precision import convolving_float32
+from retinanet.network.predictions import Predictions
 
 
 @torch.no_grad()
@@ -23,8 +24,12 @@ def predict(
     mean: list[float],
     std: list[float],
     device: torch.device,
+    observe: Callable[[Batch, Predictions], object] | None = None,
 ) -> Iterator[tuple[int, Detections]]:
     """Detect on batches, in IEEE float32 whatever precision trained; between batches the model is in its own mode.
+
+    Args:
+        observe: is called with each batch and its raw outputs, e.g. to compute losses.
 
     Yields:
         Image id and its detections in the original image's frame, on the CPU.
@@ -35,6 +40,8 @@ def predict(
         )
         with evaluating(model), convolving_float32("ieee"):
             predictions = model(images)
+        if observe is not None:
+            observe(batch, predictions)
         found = postprocess(predictions, copy_to(batch.image_sizes, device), batch.padded_size)
         for i, detections in enumerate(found):
             factor_y, factor_x = (batch.original_sizes[i] / batch.image_sizes[i]).tolist()
