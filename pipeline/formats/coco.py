@@ -27,6 +27,8 @@ SMALLEST_ID, LARGEST_ID = -(2**63), 2**63 - 1
 # Supercategory of Roboflow's root category; other tools omit it.
 NO_SUPERCATEGORY = (None, "", "none")
 
+# Enough for the first key; a folder of another format may have thousands of JSON files.
+BEGINNING_BYTES = 1024
 COCO_BEGINNING = re.compile(r'\s*\{\s*"(info|licenses|images|annotations|categories|type)"\s*:')
 FILE_NAME = re.compile(r'"file_name"\s*:\s*("(?:[^"\\]|\\.)+")')
 
@@ -72,9 +74,10 @@ def recognise_coco(root: Root, paths: Sequence[str]) -> list[Recognised]:
 
 def _begins_as_coco(root: Root, path: str) -> str | None:
     """Return the first file_name in a file that begins with a key of COCO's."""
-    head = root.head(path, named_by="data.root").decode("utf-8-sig", errors="replace")
-    if not COCO_BEGINNING.match(head):
+    beginning = root.head(path, named_by="data.root", size=BEGINNING_BYTES).decode("utf-8-sig", errors="replace")
+    if not COCO_BEGINNING.match(beginning):
         return None
+    head = root.head(path, named_by="data.root").decode("utf-8-sig", errors="replace")
     whole = head if FILE_NAME.search(head) else root.read(path, named_by="data.root").decode(errors="replace")
     return first_text(FILE_NAME, whole)
 
