@@ -7,6 +7,7 @@ pictures come by the data set, and a conversion saves them.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
@@ -34,6 +35,8 @@ class Picture(NamedTuple):
     """maximum of a 16-bit greyscale image"""
     kind: str = ""
     """what it is, if not 8-bit RGB or grey"""
+    thumbnail: bytes = b""
+    """rows of THUMBNAIL x THUMBNAIL grey levels"""
 
 
 def inspect_pictures(root: Root, images: list[RawImage], *, split: str) -> list[Picture]:
@@ -53,7 +56,7 @@ def inspect_pictures(root: Root, images: list[RawImage], *, split: str) -> list[
     return pictures
 
 
-def notes_on_pictures(pictures: list[Picture]) -> list[str]:
+def notes_on_pictures(pictures: Sequence[Picture]) -> list[str]:
     """Return a note if all 16-bit images are so dark that they appear to have fewer bits."""
     brightest = [picture.brightest for picture in pictures if picture.brightest is not None]
     if not brightest or max(brightest) >= DARK:
@@ -70,9 +73,10 @@ def _inspect(root: Root, image: RawImage) -> Picture:
     except MISSING:
         return Picture((0, 0), "", "image is missing")
     try:
-        size, brightest, kind = measure(data)
+        size, brightest, kind, thumbnail = measure(data)
     except PixelFormatError as error:
         return Picture((0, 0), "", refusal=str(error))
     except Exception as error:  # noqa: BLE001 - the parser of each format raises errors of its own
         return Picture((0, 0), "", f"image cannot be read ({error or type(error).__name__})")
-    return Picture(size, hashlib.sha256(data).hexdigest(), brightest=brightest, kind=kind)
+    digest = hashlib.sha256(data).hexdigest()
+    return Picture(size, digest, brightest=brightest, kind=kind, thumbnail=thumbnail)

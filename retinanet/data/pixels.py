@@ -18,6 +18,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 ORIENTATION_TAG = 0x0112
 TRANSPOSED = (5, 6, 7, 8)
 
+# Sides of the small picture of a Measure, px.
+THUMBNAIL = 32
+
 REFUSED = {"F": "32-bit floats", "I": "32-bit integers"}
 """Modes of Pillow without a defined range; Pillow itself would clip them at 255."""
 
@@ -27,7 +30,7 @@ class PixelFormatError(ValueError):
 
 
 class Measure(NamedTuple):
-    """Size and brightness of a picture that decodes completely."""
+    """Size, brightness and a small copy of a picture that decodes completely."""
 
     size: tuple[int, int]
     """width, height in px, upright"""
@@ -35,6 +38,8 @@ class Measure(NamedTuple):
     """the largest value where it has one channel of 16 bits, of 65535"""
     kind: str
     """what it is, if not 8-bit RGB or grey; see pixel_format"""
+    thumbnail: bytes
+    """THUMBNAIL rows of THUMBNAIL grey levels, each the mean of its part of the picture as stored, before EXIF"""
 
 
 def decode_rgb(content: bytes, reduction: int = 1) -> NDArray[np.uint8]:
@@ -63,13 +68,13 @@ def measure(content: bytes) -> Measure:
     with open_picture(content) as image:
         width, height = image.size
         # A JPEG may be decoded at an eighth of its size, which reads every byte but is several times faster.
-        image.draft(None, (max(1, width // 8), max(1, height // 8)))
-        to_rgb(image)
+        image.draft(None, (max(2 * THUMBNAIL, width // 8), max(2 * THUMBNAIL, height // 8)))
+        grey = to_rgb(image).convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR)
         # Read after loading: Pillow transposes a TIFF then, and a PNG may have its EXIF data after the pixels.
         is_transposed = image.getexif().get(ORIENTATION_TAG) in TRANSPOSED
         brightest = int(np.asarray(image).max()) if has_16_bits(image) else None
         kind = pixel_format(image)
-    return Measure((height, width) if is_transposed else (width, height), brightest, kind)
+    return Measure((height, width) if is_transposed else (width, height), brightest, kind, grey.tobytes())
 
 
 def open_picture(content: bytes) -> Image.Image:
