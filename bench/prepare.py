@@ -99,14 +99,13 @@ def run_child(name: str, folder: str) -> None:
 def by_prepare(folder: Path) -> Callable[[], object]:
     """Everything that the stage does but opening the pictures."""
     from pipeline import formats
-    from pipeline.formats import checking
     from pipeline.formats.pictures import Picture
     from pipeline.prepare import write_json
 
     def opened(root: object, images: list[object], *, split: str) -> list[Picture]:
         return [Picture(SIZE, f"{number:064x}") for number in range(len(images))]
 
-    checking.inspect_pictures = opened
+    formats.inspect_pictures = opened
 
     def run() -> None:
         files = {"train": formats.SplitFiles("train.json", "images")}

@@ -6,20 +6,26 @@ import json
 import shlex
 import shutil
 from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pipeline.cli.command import Command
 from pipeline.data_page.figures import draw_overview
 from pipeline.data_page.page import build_page
-from pipeline.formats import READERS, Split, format_report, merge, printable, read_splits, summarise
+from pipeline.formats import READERS, Cut, Split, SplitFiles, format_report, merge, printable, read_splits, summarise
 from pipeline.formats.looking import as_settings, look, resolve
 from pipeline.formats.root import Root
 from pipeline.formats.shapes import draw_split
+from pipeline.formats.split_record import EMPTY, build_record, describe_record, read_record
 from pipeline.params import Params, load_params
 from pipeline.params.editing import as_yaml, edit_yaml
+from pipeline.params.experiment import Cut as CutParams
 from pipeline.storage.outs import write_atomic
 
 PREPARED = Path("data/prepared")
+RECORD = Path("data/splits.json")
 REPORT = Path("reports/prepare.json")
 PAGE = Path("reports/prepare.html")
 FIGURE = Path("plots/data.png")
@@ -29,8 +35,9 @@ SHOWN = 12
 DESCRIPTION = """\
 Read the data set of params.yaml, check every image and every box, and write one COCO file per split.
 
-reads    params.yaml (data, seed) and the files under data.root
+reads    params.yaml (data, seed), the files under data.root, and data/splits.json
 writes   data/prepared/{train,val,test}.json, and data/prepared/images/ where format is shapes
+         data/splits.json: which images are in which split, where prepare cuts the splits
          reports/prepare.json, reports/prepare.html (a page to look at), plots/data.png
 """
 
@@ -54,12 +61,14 @@ def work(options: Namespace) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
 
-    splits, notes = read_data(params, unfinished)
+    splits, notes, record = read_data(params, unfinished)
     for name, split in splits.items():
         write_json(unfinished / f"{name}.json", split.coco)
-    report = summarise(splits, notes)
+    report = summarise(splits, notes, group=params.data.split.group, duplicates=params.data.split.duplicates)
 
     replace_folder(PREPARED, unfinished)
+    if record is not None or not RECORD.exists():
+        write_json(RECORD, record or EMPTY, indent=1)
     write_json(REPORT, report, indent=2)
     coco = {name: split.coco for name, split in splits.items()}
     title = "drawn shapes" if params.data.format == "shapes" else params.data.root
@@ -69,22 +78,53 @@ def work(options: Namespace) -> None:
     print(format_report(report, shown=SHOWN, path=str(REPORT)))
 
 
-def read_data(params: Params, folder: Path) -> tuple[dict[str, Split], list[str]]:
-    """Return the splits of section `data`, and notes; `shapes` draws into `folder`, which becomes PREPARED."""
+def read_data(params: Params, folder: Path) -> tuple[dict[str, Split], list[str], dict[str, Any] | None]:
+    """Return the splits of section `data`, notes, and the content of RECORD if splits are cut.
+
+    `shapes` draws into `folder`, which becomes PREPARED.
+    """
     data = params.data
     if data.format == "shapes":
-        drawing = data.shapes.model_dump(exclude={"train", "val", "test"})
-        drawing |= {"root": f"{PREPARED}/images", "classes": data.classes, "seed": params.seed}
-        names = [name for name in ("train", "val", "test") if getattr(data, name) is not None]
-        return {name: draw_split(folder / "images", name, getattr(data.shapes, name), **drawing) for name in names}, []
+        return draw_data(params, folder), [], None
     name, files, sentence = resolve(data)
     if sentence:
         print(sentence, flush=True)
-    if "val" not in files:
-        raise ValueError(f"{data.root} has no split val; name its files in data.val")
-    if params.evaluate.split not in files:
-        raise ValueError(f"evaluate.split is {params.evaluate.split}, which {data.root} does not have; set it to val")
-    return read_splits(name, data.root, files, classes=data.classes, difficult=data.difficult, checks=data.checks)
+    cut = plan_cut(data.split, files)
+    parts = [*files, *(cut.fractions if cut is not None else ())]
+    if "val" not in parts:
+        raise ValueError(f"{data.root} has no split val; name its files in data.val, or set data.split.val above 0")
+    if params.evaluate.split not in parts:
+        raise ValueError(
+            f"evaluate.split is {params.evaluate.split}, which {data.root} does not have; set it to val, or set "
+            "data.split.test above 0"
+        )
+    splits, notes = read_splits(
+        name, data.root, files, classes=data.classes, difficult=data.difficult, checks=data.checks, cut=cut
+    )
+    if cut is None:
+        return splits, notes, None
+    record = build_record(splits, cut)
+    print(f"{RECORD}: {describe_record(record, cut)}", flush=True)
+    return splits, notes, record
+
+
+def draw_data(params: Params, folder: Path) -> dict[str, Split]:
+    """Draw the splits of `data.format: shapes`."""
+    data = params.data
+    drawing = data.shapes.model_dump(exclude={"train", "val", "test"})
+    drawing |= {"root": f"{PREPARED}/images", "classes": data.classes, "seed": params.seed}
+    names = [name for name in ("train", "val", "test") if getattr(data, name) is not None]
+    return {name: draw_split(folder / "images", name, getattr(data.shapes, name), **drawing) for name in names}
+
+
+def plan_cut(split: CutParams, files: Mapping[str, SplitFiles]) -> Cut | None:
+    """Return how train is cut into the splits that have no files; None if nothing is to be cut."""
+    wanted = {"val": split.val, "test": split.test}
+    fractions = {name: fraction for name, fraction in wanted.items() if name not in files and fraction > 0}
+    if not fractions:
+        return None
+    cut = Cut(fractions, seed=split.seed, group=split.group, duplicates=split.duplicates)
+    return replace(cut, known=read_record(RECORD, cut))
 
 
 def look_at(folder: str, *, write: bool) -> None:
@@ -99,6 +139,8 @@ def look_at(folder: str, *, write: bool) -> None:
         names = [category.name for category in raw.categories if not category.names_data_set]
         shown = ", ".join(names[:SHOWN]) + (", .." if len(names) > SHOWN else "")
         print(printable(f"{split}: {len(raw.images)} images, {len(raw.boxes)} boxes, {len(names)} classes: {shown}"))
+    if "val" not in resolved.files:
+        print("val: none, so that prepare cuts it from train; see data.split")
     settings = as_settings(folder, resolved) | ({} if "test" in resolved.files else {"evaluate.split": "val"})
     if not write:
         print(f"\n{as_yaml(settings)}")

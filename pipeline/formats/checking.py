@@ -1,13 +1,14 @@
-"""Convert a reader's records to a prepared split: open images, check boxes, record what is dropped."""
+"""Convert a reader's records to a prepared split: check images and boxes, record what is dropped."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.formats.boxes import clip, find_fault, scale
 from pipeline.formats.numbering import number_uniquely
-from pipeline.formats.pictures import Picture, inspect_pictures, notes_on_pictures
+from pipeline.formats.pictures import Picture, notes_on_pictures
 from pipeline.formats.records import (
     CocoAnnotation,
     CocoCategory,
@@ -26,11 +27,16 @@ DIFFICULT = "difficult, and data.difficult is drop"
 
 
 def check_split(
-    root: Root, raw: RawSplit, categories: list[CocoCategory], *, split: str, difficult: Difficult
+    root: Root,
+    raw: RawSplit,
+    pictures: Sequence[Picture],
+    categories: list[CocoCategory],
+    *,
+    split: str,
+    difficult: Difficult,
 ) -> Split:
-    """Open every image and check every box of a split; order and ids stay as in the reader's records."""
-    pictures = inspect_pictures(root, raw.images, split=split)
-    images = {image.id: _Image(image, picture) for image, picture in zip(raw.images, pictures, strict=True)}
+    """Check every box of a split against the picture of its image; order and ids stay as in the reader's records."""
+    images = _by_id(raw, pictures)
     ids = {category["name"]: category["id"] for category in categories}
 
     boxes = [_as_crowd(_in_pixels(box, images[box.image_id]), difficult) for box in raw.boxes]
@@ -71,7 +77,23 @@ def check_split(
         not_chosen=Counter(box.category for box in raw.boxes if box.category and box.category not in ids),
         notes=[*raw.notes, *notes_on_pictures(pictures)],
         pixel_formats={key: image.picture.kind for key, image in images.items() if image.picture.kind},
+        thumbnails={key: image.picture.thumbnail for key, image in images.items() if image.is_there},
     )
+
+
+def count_boxes(
+    raw: RawSplit, pictures: Sequence[Picture], categories: Sequence[CocoCategory], difficult: Difficult
+) -> list[Counter[str]]:
+    """Return for each image the number of its boxes of each class, as far as `check_split` keeps them; no crowds."""
+    images = _by_id(raw, pictures)
+    names = {category["name"] for category in categories}
+    counts: dict[int, Counter[str]] = {image.id: Counter() for image in raw.images}
+    for found in raw.boxes:
+        image = images[found.image_id]
+        box = _as_crowd(_in_pixels(found, image), difficult)
+        if box.category in names and image.is_there and not box.iscrowd and _fault(box, image, difficult) is None:
+            counts[box.image_id][box.category] += 1
+    return [counts[image.id] for image in raw.images]
 
 
 @dataclass(frozen=True)
@@ -114,6 +136,10 @@ class _Image:
 
     def _finding(self, split: str, reason: str, check: str) -> Finding:
         return Finding(split, self.raw.file, self.raw.path, "image", "", "", reason, check)
+
+
+def _by_id(raw: RawSplit, pictures: Sequence[Picture]) -> dict[int, _Image]:
+    return {image.id: _Image(image, picture) for image, picture in zip(raw.images, pictures, strict=True)}
 
 
 def _in_pixels(box: RawBox, image: _Image) -> RawBox:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipeline.formats.leaks import describe_leaks, find_leaks
 from pipeline.formats.records import Finding, Split, printable
 
 QUANTILES = {"min": 0.0, "q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95, "max": 1.0}
@@ -18,26 +19,27 @@ NUMBER = re.compile(r"\d+(?:\.\d+)?")
 NAMED = 8
 
 
-def summarise(splits: Mapping[str, Split], notes: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the report: counts per split, then every dropped or changed record, by file and reason."""
+def summarise(
+    splits: Mapping[str, Split],
+    notes: Sequence[str] = (),
+    *,
+    group: str | None = None,
+    duplicates: float | None = None,
+) -> dict[str, Any]:
+    """Return the report: counts per split, leaks, then every dropped or changed record, by file and reason.
+
+    Args:
+        group, duplicates: see `find_leaks`.
+    """
     return {
         "splits": {name: _summarise_split(split) for name, split in splits.items()},
         "notes": [*notes, *_classes_without_boxes(splits)],
-        "leaks": find_leaks(splits),
+        "leaks": find_leaks(splits, group=group, duplicates=duplicates),
         "dropped": _sorted([finding for split in splits.values() for finding in split.dropped]),
         "clipped": _sorted([finding for split in splits.values() for finding in split.clipped]),
         "resized": _sorted([finding for split in splits.values() for finding in split.resized]),
         "noticed": _sorted([finding for split in splits.values() for finding in split.noticed]),
     }
-
-
-def find_leaks(splits: Mapping[str, Split]) -> list[dict[str, Any]]:
-    """Return notes on identical image files in several splits, which leak training data into the evaluation."""
-    paths_of: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for name, split in splits.items():
-        for image in split.coco["images"]:
-            paths_of[image["sha256"]][name].append(image["file_name"])
-    return [{"sha256": digest, "images": dict(found)} for digest, found in paths_of.items() if len(found) > 1]
 
 
 def _summarise_split(split: Split) -> dict[str, Any]:
@@ -89,14 +91,19 @@ def _sorted(findings: list[Finding]) -> list[dict[str, str]]:
 
 
 def format_report(report: Mapping[str, Any], *, shown: int, path: str) -> str:
-    """Format a table of the splits, the notes, and the first finding of up to `shown` reasons; `path` holds all."""
+    """Format tables of splits and classes, the notes, leaks, and the first finding of each reason.
+
+    Args:
+        shown: number of classes and of reasons, at most; `path` holds all.
+    """
     columns = ("images", "images_without_boxes", "images_dropped", "boxes", "boxes_dropped", "boxes_clipped")
     titles = ("images", "without boxes", "dropped", "boxes", "dropped", "clipped")
     lines = ["".join([f"{'split':8}", *(f"{title:>15}" for title in titles)])]
     for name, numbers in report["splits"].items():
         lines.append("".join([f"{name:8}", *(f"{numbers[column]:>15}" for column in columns)]))
+    lines += _boxes_of_classes(report["splits"], shown=shown, path=path)
     lines += report["notes"]
-    lines += [f"in several splits: {leak['images']}" for leak in report["leaks"][:shown]]
+    lines += describe_leaks(report["leaks"])
     groups = group_findings(report)
     lines += [f"{group.kind}: {_line(group.findings[0])}{_more(len(group.findings) - 1)}" for group in groups[:shown]]
     is_cut = len(groups) > shown or any(len(group.findings) > 1 for group in groups)
@@ -128,6 +135,18 @@ def group_findings(report: Mapping[str, Any]) -> list[Group]:
 
 def _more(count: int) -> str:
     return f", and {count} more" if count else ""
+
+
+def _boxes_of_classes(splits: Mapping[str, Any], *, shown: int, path: str) -> list[str]:
+    """Return a table of the boxes of each class in each split."""
+    counts = {name: numbers["boxes_per_class"] for name, numbers in splits.items()}
+    classes = list(dict.fromkeys(name for found in counts.values() for name in found))
+    width = max(len(name) for name in ("boxes of", *classes[:shown])) + 1
+    lines = ["".join([f"{'boxes of':{width}}", *(f"{name:>10}" for name in counts)])]
+    for name in classes[:shown]:
+        lines.append("".join([f"{name:{width}}", *(f"{found.get(name, 0):>10}" for found in counts.values())]))
+    hidden = len(classes) - shown
+    return [*lines, f"... and {hidden} more classes in {path}"] if hidden > 0 else lines
 
 
 def _line(finding: Mapping[str, str]) -> str:

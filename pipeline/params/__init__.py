@@ -38,9 +38,11 @@ class Params(Section):
     def check(self) -> list[str]:
         """Return complaints that concern several sections, one sentence each."""
         complaints = []
-        if self.evaluate.split == "test" and self.data.test is None:
+        is_cut = self.data.split.test > 0 and self.data.format != "shapes"
+        if self.evaluate.split == "test" and self.data.test is None and not is_cut:
             complaints.append(
-                "evaluate.split is test, but data.test is null; name a test split or set evaluate.split: val"
+                "evaluate.split is test, but data.test is null; name a test split, set data.split.test above 0, or set "
+                "evaluate.split: val"
             )
         if self.anchors.sizes is None and self.anchors.scales_per_octave is None:
             complaints.append("anchors.sizes and anchors.scales_per_octave are both null; give one of them")

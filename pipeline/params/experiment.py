@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -87,6 +88,32 @@ class Checks(Section):
     "Class names that differ by case, blanks, hyphens or underscores alone."
 
 
+class Cut(Section):
+    """How prepare cuts the splits that the data set does not bring from train."""
+
+    val: Annotated[float, Field(ge=0, lt=1)]
+    "Fraction of the images of train that become val, where data.val is null or auto finds no val."
+    test: Annotated[float, Field(ge=0, lt=1)]
+    "Fraction of the images of train that become test, where data.test is null or auto finds no test; 0: no test split."
+    seed: int
+    "Of the choice; the seed of the training does not move an image."
+    group: Annotated[str, Field(min_length=1)] | None
+    "Regular expression over image paths: images with the same match (its first group if it has one) stay together."
+    duplicates: Annotated[float, Field(gt=0, lt=1)] | None
+    "Correlation from which images are near-identical: they stay together, and are reported as leaks; null: only files."
+
+    def check(self) -> list[str]:
+        """Check that train keeps images, and that the regular expression is one."""
+        complaints = []
+        if self.val + self.test >= 1:
+            complaints.append(f"val {self.val} + test {self.test} is {self.val + self.test:g}, which leaves no train")
+        try:
+            re.compile(self.group or "")
+        except re.error as error:
+            complaints.append(f"group is {self.group!r}, which is no regular expression: {error}")
+        return complaints
+
+
 class Data(Section):
     """The data set."""
 
@@ -95,9 +122,11 @@ class Data(Section):
     root: str
     "Folder or URL of images and annotation files; shapes ignores it."
     train: Split
-    val: Split
+    val: Split | None
+    "null: cut from train, see split."
     test: Split | None
-    "null: no test split; evaluate.split must then be val."
+    "null: cut from train if split.test is above 0; otherwise there is none, and evaluate.split must be val."
+    split: Cut
     classes: Annotated[list[str], Field(min_length=1)] | None
     "null: all classes, in the order of the data set; a list selects and orders them."
     difficult: Literal["keep", "crowd", "drop"]
@@ -106,8 +135,12 @@ class Data(Section):
     shapes: Shapes
 
     def check(self) -> list[str]:
-        """Check that a data set names its files, and each class once."""
+        """Check that a data set names its files or how they are cut, and each class once."""
         complaints = []
+        if self.val is None and self.format == "shapes":
+            complaints.append("val must not be null with data.format shapes, which draws it")
+        elif self.val is None and self.split.val == 0 and self.format != "auto":
+            complaints.append("val is null and split.val is 0; name a val split, or give the fraction of train for it")
         for name in ("train", "val", "test"):
             split = getattr(self, name)
             if self.format in ("auto", "shapes") or split is None:

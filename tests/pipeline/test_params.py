@@ -201,7 +201,18 @@ def test_wrong_choice_is_told_with_the_nearest(dotted: str, wrong: str, right: s
 
 
 TOGETHER: list[tuple[dict[str, object], str]] = [
-    ({"data.test": None}, "evaluate.split is test, but data.test is null"),
+    (
+        {"data.test": None},
+        "evaluate.split is test, but data.test is null; name a test split, set data.split.test above 0",
+    ),
+    ({"data.test": None, "data.split.test": 0.1}, "evaluate.split is test, but data.test is null"),  # of drawn shapes
+    ({"data.val": None}, "data.val must not be null with data.format shapes, which draws it"),
+    (
+        {"data.format": "yolo", "data.val": None, "data.split.val": 0.0},
+        "data.val is null and split.val is 0; name a val",
+    ),
+    ({"data.split.val": 0.7, "data.split.test": 0.3}, "data.split.val 0.7 + test 0.3 is 1, which leaves no train"),
+    ({"data.split.group": "video("}, "data.split.group is 'video(', which is no regular expression: missing ), unter"),
     ({"anchors.scales_per_octave": None}, "anchors.sizes and anchors.scales_per_octave are both null"),
     ({"anchors.sizes": [[8.0]]}, "anchors.sizes has 1 entries, but the pyramid has 5 levels"),
     ({"anchors.sizes": [[8.0]] * 4 + [[8.0, 9.0]]}, "anchors.sizes must have equally many sides on each level"),
@@ -229,6 +240,16 @@ TOGETHER: list[tuple[dict[str, object], str]] = [
     ({"data.classes": ["a", "a"]}, "data.classes names a class twice"),
     ({"transforms.scale_jitter": [1.5, 0.5]}, "transforms.scale_jitter is [1.5, 0.5]; give the smaller factor first"),
 ]
+
+
+def test_splits_that_prepare_cuts_may_be_null(tmp_path: Path) -> None:
+    files = {"annotations": "train.json", "images": "."}
+    changes = {"data.format": "coco", "data.train": files, "data.val": None, "data.test": None, "data.split.test": 0.1}
+    content = shipped()
+    for dotted, value in changes.items():
+        put(content, dotted, value)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+    assert load_params(tmp_path / "params.yaml").data.val is None
 
 
 @pytest.mark.parametrize(("changes", "sentence"), TOGETHER, ids=[sentence[:40] for _, sentence in TOGETHER])

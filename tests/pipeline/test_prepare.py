@@ -62,7 +62,7 @@ def test_prepare_writes_the_same_bytes_every_time(project: Path) -> None:
     assert all_bytes(PREPARED) == first
     assert REPORT.read_bytes() == report
     assert sorted(path.name for path in PREPARED.iterdir()) == ["images", "test.json", "train.json", "val.json"]
-    assert sorted(path.name for path in PREPARED.parent.iterdir()) == ["prepared"]
+    assert sorted(path.name for path in PREPARED.parent.iterdir()) == ["prepared", "splits.json"]
 
 
 def test_pictures_of_shapes_are_found_from_the_prepared_file(project: Path) -> None:

@@ -16,7 +16,8 @@ def test_picture_in_two_splits_is_a_leak(source: Any) -> None:
     splits, _ = read_splits("coco", str(source.root), source.COCO_FILES | {"val": SplitFiles("val.json", "images")})
     digest = hashlib.sha256(source.png()).hexdigest()
     leaks = summarise(splits)["leaks"]
-    assert leaks == [{"sha256": digest, "images": {"train": ["images/a.png"], "val": ["images/copy.png"]}}]
+    images = {"train": ["images/a.png"], "val": ["images/copy.png"]}
+    assert leaks == [{"kind": "identical", "sha256": digest, "images": images}]
 
 
 def test_report_counts_every_box_of_the_source_once(source: Any) -> None:

@@ -1,0 +1,64 @@
+"""data/splits.json: the split of each image where prepare cuts them, so that new images do not move old ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.formats.cutting import Cut
+from pipeline.formats.grouping import group_names
+from pipeline.formats.records import Split
+
+EMPTY: dict[str, Any] = {"settings": {}, "splits": {}}
+
+
+def read_record(path: Path, cut: Cut) -> dict[str, str]:
+    """Return the split of each image in the file; none if there is no file, or if it is of other settings.
+
+    Raises:
+        ValueError: when the file is not such a record.
+    """
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        settings, splits = content["settings"], dict(content["splits"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{path} is not a record of splits ({type(error).__name__}: {error}); restore it from git, or delete it to "
+            "cut the splits anew"
+        ) from None
+    if settings != settings_of(cut):
+        return {}
+    for image, split in splits.items():
+        if split not in cut.parts:
+            raise ValueError(f"{path}: {image} is in {split!r}; expected one of {', '.join(cut.parts)}")
+    return splits
+
+
+def build_record(splits: Mapping[str, Split], cut: Cut) -> dict[str, Any]:
+    """Return the content of the file after a cut: the images that it knew and the new ones.
+
+    An image that is missing now may come back, so its entry stays, unless its group is there under other paths, or
+    nothing is left of what the file knew, because it was of another data set.
+    """
+    now = {image["file_name"]: split for split in cut.parts for image in splits[split].coco["images"]}
+    names = {name for path in now for name in group_names(path, cut.group).items()}
+    missing = {path: split for path, split in cut.known.items() if path not in now}
+    replaced = {path for path in missing if group_names(path, cut.group).items() & names}
+    is_same_data = len(missing) < len(cut.known) or bool(replaced)
+    kept = {path: split for path, split in missing.items() if is_same_data and path not in replaced}
+    return {"settings": settings_of(cut), "splits": {**now, **kept}}
+
+
+def describe_record(content: Mapping[str, Any], cut: Cut) -> str:
+    """Return how many images of a cut stayed where they were, in one sentence."""
+    num_new = len(content["splits"].keys() - cut.known.keys())
+    return f"{len(content['splits']) - num_new} images keep their split, {num_new} are new"
+
+
+def settings_of(cut: Cut) -> dict[str, Any]:
+    """Return what makes another cut."""
+    return {"fractions": dict(cut.fractions), "seed": cut.seed, "group": cut.group, "duplicates": cut.duplicates}
