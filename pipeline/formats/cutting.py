@@ -49,11 +49,14 @@ def choose_splits(
         notes
 
     Raises:
-        ValueError: when a split has no group, or `cut.group` matches no image.
+        ValueError: when no image can be read, a split has no group, or `cut.group` matches no image.
     """
     known = [cut.known.get(image.path) for image in images]
     splits = [None if picture.fault is None else split or TRAIN for split, picture in zip(known, pictures, strict=True)]
     readable = [index for index, picture in enumerate(pictures) if picture.fault is None]
+    if not readable:
+        example = f", e.g. {images[0].path}: {pictures[0].fault}" if images else ""
+        raise ValueError(f"none of the {len(images)} images of train can be read{example}; check data.train.images")
     unmatched = _check_pattern([images[index].path for index in readable], cut)
     labels = label_images(
         [images[index].path for index in readable],

@@ -149,6 +149,13 @@ def test_image_that_cannot_be_read_stays_where_it_was(mixed: Mixed) -> None:
     assert (found["single/0.png"], found["single/1.png"]) == ("val", "train")
 
 
+def test_images_of_which_none_can_be_read_are_refused(mixed: Mixed) -> None:
+    missing = Picture((0, 0), "", "image is missing")
+    sentence = r"none of the 300 images of train can be read, e\.g\. single/0\.png: image is missing; check data\.train"
+    with pytest.raises(ValueError, match=sentence):
+        mixed._replace(pictures=dict.fromkeys(mixed.images, missing)).choose(list(mixed.images), CUT)
+
+
 def test_notes_say_what_was_cut_and_which_class_has_too_few_groups(mixed: Mixed) -> None:
     boxes = {**mixed.boxes, "single/1.png": Counter({"once": 4})}
     notes = choose_splits(list(mixed.images.values()), list(mixed.pictures.values()), list(boxes.values()), CUT)[1]
