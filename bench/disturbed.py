@@ -33,7 +33,15 @@ TINY: dict[str, dict[str, Any]] = {
     "train": {"batch_size": 8, "epochs": EPOCHS, "evaluate_every": EPOCHS},
 }
 SHAPES = {"train": 96, "val": 8, "test": 8, "image_size": 64, "max_objects": 3, "min_size": 16, "max_size": 48}
-RUNTIME = {"workers": 2, "precision": "fp32", "checkpoint_every": 5, "start_timeout_s": 60, "hang_timeout_s": 120}
+RUNTIME = {
+    "workers": 2,
+    "cpus_per_worker": 1,
+    "workers": 2,
+    "precision": "fp32",
+    "checkpoint_every": 5,
+    "start_timeout_s": 60,
+    "hang_timeout_s": 120,
+}
 TIMES = ("seconds", "images_per_s")  # what differs between two trainings that are the same
 TRIES_APART_S = 4.0  # two workers stamp a step at nearly the same time, two tries of it are a new start apart
 

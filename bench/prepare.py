@@ -99,7 +99,7 @@ def run_child(name: str, folder: str) -> None:
 def by_prepare(folder: Path) -> Callable[[], object]:
     """Everything that the stage does but opening the pictures."""
     from pipeline import formats
-    from pipeline.formats.pictures import Picture
+    from pipeline.formats.picture_cache import Picture
     from pipeline.prepare import write_json
 
     def opened(root: object, images: list[object], *, split: str) -> list[Picture]:

@@ -129,7 +129,7 @@ def timed_training(folder: Path, runtime: RuntimeConfig, *, workers: int, launch
     """Train the project of the current folder."""
     folder.mkdir()
     precision = native_precision(runtime.gpus_per_worker > 0) if runtime.precision == "auto" else runtime.precision
-    runtime = runtime.model_copy(update={"workers": workers, "precision": precision})
+    runtime = runtime.model_copy(update={"workers": workers, "cpus_per_worker": 1, "precision": precision})
     config = worker_config(load_params(), runtime, digest="timed", run=str(folder))
     (folder / "config.pickle").write_bytes(pickle.dumps(config))
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers)]

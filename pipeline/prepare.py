@@ -16,6 +16,7 @@ from pipeline.data_page.figures import draw_overview
 from pipeline.data_page.page import build_page
 from pipeline.formats import READERS, Cut, Split, SplitFiles, format_report, merge, printable, read_splits, summarise
 from pipeline.formats.looking import as_settings, look, resolve
+from pipeline.formats.picture_cache import PictureCache
 from pipeline.formats.root import Root
 from pipeline.formats.shapes import draw_split
 from pipeline.formats.split_record import EMPTY, build_record, describe_record, read_record
@@ -26,6 +27,7 @@ from pipeline.storage.outs import write_atomic
 
 PREPARED = Path("data/prepared")
 RECORD = Path("data/splits.json")
+CACHE = Path("data/pictures.sqlite")
 REPORT = Path("reports/prepare.json")
 PAGE = Path("reports/prepare.html")
 FIGURE = Path("plots/data.png")
@@ -99,7 +101,14 @@ def read_data(params: Params, folder: Path) -> tuple[dict[str, Split], list[str]
             "data.split.test above 0"
         )
     splits, notes = read_splits(
-        name, data.root, files, classes=data.classes, difficult=data.difficult, checks=data.checks, cut=cut
+        name,
+        data.root,
+        files,
+        classes=data.classes,
+        difficult=data.difficult,
+        checks=data.checks,
+        cut=cut,
+        cache=PictureCache(CACHE),
     )
     if cut is None:
         return splits, notes, None

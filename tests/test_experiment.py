@@ -109,7 +109,11 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     for section, values in TINY.items():
         experiment.change(section, **values)
     experiment.change("data", shapes=yaml.safe_load((ROOT / "params.yaml").read_text())["data"]["shapes"] | SHAPES)
-    runtime = yaml.safe_load((ROOT / "conf/local.yaml").read_text()) | {"workers": 1, "precision": "fp32"}
+    runtime = yaml.safe_load((ROOT / "conf/local.yaml").read_text()) | {
+        "workers": 1,
+        "cpus_per_worker": 1,
+        "precision": "fp32",
+    }
     (experiment.root / "conf/local.yaml").write_text(yaml.safe_dump(runtime))
     experiment.run("git", "init", "-q", "-b", "main")
     experiment.run("git", "add", ".")

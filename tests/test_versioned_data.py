@@ -27,7 +27,11 @@ def own_data(folder: Path) -> Experiment:
         experiment.change(section, **values)
     splits = {split: {"annotations": f"{split}.json", "images": split} for split in ("train", "val")}
     experiment.change("data", format="coco", root=DATA, test=None, **splits)
-    runtime = yaml.safe_load((ROOT / "conf/local.yaml").read_text()) | {"workers": 1, "precision": "fp32"}
+    runtime = yaml.safe_load((ROOT / "conf/local.yaml").read_text()) | {
+        "workers": 1,
+        "cpus_per_worker": 1,
+        "precision": "fp32",
+    }
     (experiment.root / "conf/local.yaml").write_text(yaml.safe_dump(runtime))
     for split, num_images in {"train": 16, "val": 8}.items():
         write_coco(experiment.root / DATA, split=split, num_images=num_images)

@@ -14,7 +14,8 @@ from pipeline.formats.cutting import Cut, choose_splits
 from pipeline.formats.declared import declared_files
 from pipeline.formats.dividing import divide
 from pipeline.formats.merging import merge
-from pipeline.formats.pictures import Picture, inspect_pictures
+from pipeline.formats.picture_cache import Picture, PictureCache
+from pipeline.formats.pictures import inspect_pictures
 from pipeline.formats.readers import READERS
 from pipeline.formats.records import CocoCategory, Difficult, RawSplit, Split, SplitFiles, printable
 from pipeline.formats.report import format_report, summarise
@@ -46,6 +47,7 @@ def read_splits(
     difficult: Difficult = "keep",
     checks: Checks | None = None,
     cut: Cut | None = None,
+    cache: PictureCache | None = None,
 ) -> tuple[dict[str, Split], list[str]]:
     """Read, check and number all splits of a data set.
 
@@ -57,6 +59,7 @@ def read_splits(
         difficult: whether objects that the source marks as difficult are kept, kept as crowds, or dropped
         checks: what becomes of suspicious records; None: they are not looked for
         cut: how train is cut into the splits that `files` lacks; None leaves it whole
+        cache: of what an earlier run found in the pictures; None: every picture is opened
 
     Returns:
         splits: by name, in the order train, val, test, all with the same categories
@@ -71,7 +74,7 @@ def read_splits(
     for split, found in raw.items():
         if not found.num_images:
             raise ValueError(f"data.{split}: {source.shown(files[split].annotations)} names no image; name another")
-    pictures = {split: inspect_pictures(source, found.images, split=split) for split, found in raw.items()}
+    pictures = {split: inspect_pictures(source, found.images, split=split, cache=cache) for split, found in raw.items()}
     if cut is not None:
         notes += _cut_train(raw, pictures, categories, difficult, cut)
     splits = {

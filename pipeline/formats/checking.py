@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from pipeline.formats.boxes import clip, find_fault, scale
 from pipeline.formats.numbering import number_uniquely
-from pipeline.formats.pictures import Picture, notes_on_pictures
+from pipeline.formats.picture_cache import Picture
+from pipeline.formats.pictures import notes_on_pictures
 from pipeline.formats.records import (
     CocoAnnotation,
     CocoCategory,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from pipeline.formats.grouping import group_names, label_images
-from pipeline.formats.pictures import Picture
+from pipeline.formats.picture_cache import Picture
 from pipeline.formats.records import RawImage
 from pipeline.formats.splitting import IMAGES, TRAIN, Group, assign, count_holders
 

@@ -10,10 +10,10 @@ import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple
 
 from tqdm import tqdm
 
+from pipeline.formats.picture_cache import Picture, PictureCache, State, state_of
 from pipeline.formats.records import RawImage
 from pipeline.formats.root import MISSING, THREADS, Root
 from retinanet.data.pixels import PixelFormatError, measure
@@ -22,32 +22,26 @@ from retinanet.data.pixels import PixelFormatError, measure
 DARK = 2**12
 
 
-class Picture(NamedTuple):
-    """Properties of an image that decodes, or the error."""
-
-    size: tuple[int, int]
-    """width, height in px, with EXIF orientation applied"""
-    sha256: str
-    fault: str | None = None
-    refusal: str | None = None
-    """its pixel format, if it cannot be scaled to 0..255"""
-    brightest: int | None = None
-    """maximum of a 16-bit greyscale image"""
-    kind: str = ""
-    """what it is, if not 8-bit RGB or grey"""
-    thumbnail: bytes = b""
-    """rows of THUMBNAIL x THUMBNAIL grey levels"""
-
-
-def inspect_pictures(root: Root, images: list[RawImage], *, split: str) -> list[Picture]:
-    """Return one result per image, in the same order.
+def inspect_pictures(
+    root: Root, images: list[RawImage], *, split: str, cache: PictureCache | None = None
+) -> list[Picture]:
+    """Return one result per image, in the same order; local pictures that the cache knows are not opened.
 
     Raises:
         ValueError: when pictures decode, but to pixels that cannot be scaled; it names the first.
     """
+    states = {} if cache is None else _states(root, images)
+    known = {} if cache is None else cache.known(states)
+    own = [known.get(root.local_path(image.path) or "") for image in images]
+    unknown = [image for image, picture in zip(images, own, strict=True) if picture is None]
     with ThreadPoolExecutor(THREADS) as pool:
-        answers = pool.map(partial(_inspect, root), images)
-        pictures = list(tqdm(answers, desc=f"images of {split}", total=len(images), unit="img", disable=None))
+        answers = pool.map(partial(_inspect, root), unknown)
+        opened = list(tqdm(answers, desc=f"images of {split}", total=len(unknown), unit="img", disable=None))
+    if cache is not None:
+        paths = [root.local_path(image.path) or "" for image in unknown]
+        cache.keep((path, states[path], one) for path, one in zip(paths, opened, strict=True) if path in states)
+    rest = iter(opened)
+    pictures = [next(rest) if picture is None else picture for picture in own]
     refused = [(image, picture) for image, picture in zip(images, pictures, strict=True) if picture.refusal is not None]
     if refused:
         image, picture = refused[0]
@@ -65,6 +59,12 @@ def notes_on_pictures(pictures: Sequence[Picture]) -> list[str]:
         f"its {len(brightest)} 16-bit images have no value above {max(brightest)} of 65535 and come out almost "
         "black; if they hold 12 bits or fewer, scale them to the full range first"
     ]
+
+
+def _states(root: Root, images: list[RawImage]) -> dict[str, State]:
+    """Return the state of each local picture that is there, by its path on this machine."""
+    paths = [path for image in images if (path := root.local_path(image.path)) is not None]
+    return {path: state for path in paths if (state := state_of(path)) is not None}
 
 
 def _inspect(root: Root, image: RawImage) -> Picture:

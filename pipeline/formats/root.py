@@ -92,6 +92,10 @@ class Root:
     def exists(self) -> bool:
         return bool(self._system.exists(self._base))
 
+    def local_path(self, path: str) -> str | None:
+        """Return where a file lies on this machine; None if the root is elsewhere."""
+        return f"{self._base}/{path}" if self.is_local else None
+
     def info(self, path: str, *, named_by: str) -> dict[str, Any]:
         """Return fsspec's info on a file: name, size, type and more."""
         location = self._locate(path, named_by=named_by)

@@ -102,7 +102,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         params[section] |= values
     params["data"]["shapes"] |= SHAPES
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    runtime = yaml.safe_load((REPOSITORY / "conf/local.yaml").read_text()) | {"workers": 1, "precision": "fp32"}
+    runtime = yaml.safe_load((REPOSITORY / "conf/local.yaml").read_text()) | {
+        "workers": 1,
+        "cpus_per_worker": 1,
+        "precision": "fp32",
+    }
     (folder / "conf").mkdir()
     (folder / "conf/local.yaml").write_text(yaml.safe_dump(runtime))
     with chdir(folder):

@@ -15,7 +15,8 @@ from PIL import Image
 
 from pipeline.formats import Cut, SplitFiles, read_splits, summarise
 from pipeline.formats.cutting import choose_splits
-from pipeline.formats.pictures import Picture, inspect_pictures
+from pipeline.formats.picture_cache import Picture
+from pipeline.formats.pictures import inspect_pictures
 from pipeline.formats.records import RawImage
 from pipeline.formats.root import Root
 from tests.textures import encode, texture, write
