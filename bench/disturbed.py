@@ -36,7 +36,6 @@ SHAPES = {"train": 96, "val": 8, "test": 8, "image_size": 64, "max_objects": 3, 
 RUNTIME = {
     "workers": 2,
     "cpus_per_worker": 1,
-    "workers": 2,
     "precision": "fp32",
     "checkpoint_every": 5,
     "start_timeout_s": 60,
