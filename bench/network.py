@@ -108,6 +108,7 @@ def made_up_batch(shape: tuple[int, int, int, int]) -> Batch:
         image_sizes=sizes,
         original_sizes=sizes,
         image_ids=list(range(count)),
+        corners=[(0, 0)] * count,
     )
 
 

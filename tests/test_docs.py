@@ -18,6 +18,7 @@ import yaml
 from PIL import Image
 
 from docs.reference import build_page
+from pipeline.params.experiment import Tiles
 from pipeline.params.runtime import RuntimeConfig
 from retinanet.anchors.grid import build_grid
 from retinanet.inference.detector import build_network
@@ -30,6 +31,8 @@ DATED = {"log.md"}
 FOLDERS = ("retinanet", "pipeline", "tests", "docs", "conf", "presets", "deploy", "bench")
 # Dotted names that look like parameters but are files: `train.json`.
 SUFFIXES = {"json", "py", "md", "csv", "png", "txt", "pt", "yaml", "xml", "gz"}
+# The keys of a section that is null in params.yaml.
+TILES = {f"transforms.tiles.{key}" for key in Tiles.model_fields}
 
 
 @cache
@@ -132,6 +135,8 @@ def test_the_reference_has_every_parameter_once_with_its_shipped_value() -> None
     inner = {name for name, value in parameters(content) if isinstance(value, dict)}
     leaves = {name for name, _ in parameters(content)} - inner | {"sweep.space", "sweep.fixed"}
     leaves = {name for name in leaves if not re.match(r"sweep\.(space|fixed)\.", name)}
+    assert content["transforms"]["tiles"] is None
+    leaves = leaves - {"transforms.tiles"} | TILES
     assert sorted(name for name, _ in rows) == sorted([*leaves, *RuntimeConfig.model_fields])
     assert all(kind.strip() not in ("", "any") for _, kind in rows)
     assert [line for line in page.splitlines() if line.endswith("|  |")] == []  # each has a meaning
@@ -161,7 +166,7 @@ def test_every_target_of_make_that_a_document_names_is_there() -> None:
 
 def test_every_parameter_that_a_document_names_is_one() -> None:
     params = load("params.yaml")
-    known = {name for name, _ in parameters(params)}
+    known = {name for name, _ in parameters(params)} | TILES
     pattern = re.compile(rf"(?:{'|'.join(params)})(?:\.\w+)+")
     demand_none(
         [
@@ -202,7 +207,7 @@ def test_a_cell_that_says_another_value_is_found() -> None:
 
 
 def test_yaml_of_the_documents_holds_parameters() -> None:
-    known = {name for name, _ in parameters(load("params.yaml"))}
+    known = {name for name, _ in parameters(load("params.yaml"))} | TILES
     found = [(path, yaml.safe_load(block)) for path in living() for block in blocks(path, "yaml")]
     ours = [(path, content) for path, content in found if set(content) <= set(load("params.yaml"))]
     assert len(ours) >= 3

@@ -133,6 +133,7 @@ def made_up_batch(num_images: int, boxes: list[list[float]], generator: torch.Ge
         image_sizes=sizes,
         original_sizes=sizes,
         image_ids=list(range(7, 7 + num_images)),
+        corners=[(0, 0)] * num_images,
     )
 
 

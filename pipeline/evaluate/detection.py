@@ -33,8 +33,8 @@ def detect(
 ) -> dict[int, ImageDetections]:
     """Detections of every image of a share by its id, in px of the original image.
 
-    A share is every `shares`-th batch, from batch `rank` on. The batches, and so the detections of an image, do not
-    depend on the number of shares.
+    A share is every `shares`-th batch, from batch `rank` on; it has all tiles of an image. The batches, and so the
+    detections of an image, do not depend on the number of shares.
 
     Args:
         processes: loader processes.

@@ -22,6 +22,7 @@ from pipeline.runs.identity import RUN_ID, RunFolder
 from pipeline.storage.outs import nest, read_json, write_atomic, write_json
 from pipeline.tracking import Run, log_split, open_existing_run, provenance_tags
 from retinanet.data.splits import Split
+from retinanet.data.tiles import Tiles
 from retinanet.evaluation.coco_eval import CocoResult, ImageDetections, coco_results, evaluate_detections
 from retinanet.inference.detector_file import load_detector
 
@@ -75,7 +76,8 @@ def find_detector(
     """
     if is_shared(runtime, len(split.records)):
         _, description = load_detector(MODEL)
-        return description, lambda: in_order(detect_on_ray(config, runtime, len(split.records)), split)
+        num_tiles = len(split.tiled(Tiles.from_dict(description["transforms"].get("tiles"))).records)
+        return description, lambda: in_order(detect_on_ray(config, runtime, len(split.records), num_tiles), split)
     from pipeline.evaluate import detection  # imports torchvision, which the driver of Ray's workers does not need
 
     detector = detection.load(config, MODEL, "cuda" if torch.cuda.is_available() else "cpu")

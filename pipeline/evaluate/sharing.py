@@ -51,8 +51,13 @@ def is_shared(runtime: RuntimeConfig, num_images: int) -> bool:
     return num_images > IMAGES_PER_BATCH and (is_elsewhere(runtime.address) or several_gpus)
 
 
-def detect_on_ray(config: DetectionConfig, runtime: RuntimeConfig, num_images: int) -> dict[int, ImageDetections]:
+def detect_on_ray(
+    config: DetectionConfig, runtime: RuntimeConfig, num_images: int, num_tiles: int
+) -> dict[int, ImageDetections]:
     """Detections of every image by its id, in px of the original image, in any order.
+
+    Args:
+        num_tiles: of all images together; num_images where they are not cut.
 
     Raises:
         StoppedError, ValueError, RuntimeError: as of cluster.start_ray and do_pieces.
@@ -61,7 +66,7 @@ def detect_on_ray(config: DetectionConfig, runtime: RuntimeConfig, num_images: i
     from pipeline.cluster.pieces import PIECES_PER_WORKER, do_pieces
 
     resources = cluster.Resources.of(runtime)
-    shares = min(math.ceil(num_images / IMAGES_PER_BATCH), PIECES_PER_WORKER * resources.most)
+    shares = min(math.ceil(num_tiles / IMAGES_PER_BATCH), num_images, PIECES_PER_WORKER * resources.most)
     found: dict[int, ImageDetections] = {}
     with cluster.start_ray(runtime.address, resources):
         if is_elsewhere(runtime.address):

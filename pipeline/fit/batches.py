@@ -31,6 +31,7 @@ class Batches:
     def __init__(self, config: WorkerConfig, split: Split, worker: Worker) -> None:
         self.config, self.worker = config, worker
         transforms = build_transforms(config.params.transforms)
+        split = split.tiled(transforms.tiles)  # once, not in every epoch
         threshold = config.params.train.repeat_threshold
         factors = None if threshold is None else repeat_factors(split.records, threshold)
         self.of_epoch = partial(

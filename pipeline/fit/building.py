@@ -19,9 +19,11 @@ from pipeline.cluster.worker import Worker
 from pipeline.fit.config import WorkerConfig
 from pipeline.params import Params
 from pipeline.params.experiment import Optim, Train
+from pipeline.params.experiment import Tiles as TilesSection
 from pipeline.params.experiment import Transforms as Section
 from pipeline.runs.inputs import BUILT_IN, fetch
 from retinanet.anchors.grid import Grid
+from retinanet.data.tiles import Tiles
 from retinanet.data.transforms import Transforms
 from retinanet.losses.criterion import Criterion
 from retinanet.network.model import RetinaNet, build_model, recompute_activations
@@ -152,11 +154,17 @@ def build_transforms(section: Section) -> Transforms:
         scale_jitter=section.scale_jitter,
         min_visible=section.min_visible,
         scaled_decoding=section.scaled_decoding,
+        tiles=None if section.tiles is None else build_tiles(section.tiles),
         brightness=section.brightness,
         contrast=section.contrast,
         saturation=section.saturation,
         hue=section.hue,
     )
+
+
+def build_tiles(section: TilesSection) -> Tiles:
+    """Build the tiles of section transforms.tiles."""
+    return Tiles(size=section.size, overlap=section.overlap, min_visible=section.min_visible)
 
 
 def distribute(network: nn.Module, worker: Worker) -> nn.Module:

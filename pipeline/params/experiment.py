@@ -154,6 +154,17 @@ class Data(Section):
         return complaints
 
 
+class Tiles(Section):
+    """How large pictures are cut into overlapping tiles."""
+
+    size: Count | Annotated[list[Count], Field(min_length=2, max_length=2)]
+    "Height and width of a tile, px in the picture; a number: of a square."
+    overlap: Annotated[float, Field(ge=0, le=0.9)]
+    "Fraction of its side that a tile shares with the next one, at least; the largest objects should fit into it."
+    min_visible: Fraction
+    "A tile keeps a box of which it shows at least this fraction; the tiles that show the most of a box always keep it."
+
+
 class Transforms(Section):
     """Image transforms, from file to network input."""
 
@@ -181,6 +192,8 @@ class Transforms(Section):
     "A box of which the crops leave less than this fraction of its area is dropped."
     scaled_decoding: bool
     "Decode a JPEG that is at least twice as large as the network sees it at a half, quarter or eighth of its size."
+    tiles: Tiles | None
+    "Cut pictures into tiles, in training and evaluation, before everything else; null: pictures are not cut."
     brightness: NotNegative
     "As in torchvision's ColorJitter, in training only."
     contrast: NotNegative

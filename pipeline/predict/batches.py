@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from retinanet.data.dataset import Batch, pack
 from retinanet.data.pictures import read_picture
 from retinanet.data.records import Record
+from retinanet.data.tiles import cut_record
 from retinanet.data.transforms import Transforms
 
 IMAGES_PER_BATCH = 8
@@ -29,10 +30,14 @@ class Read(NamedTuple):
 
 
 class PictureBatches(Dataset[Read]):
-    """Pictures at paths or URLs, resized as in the evaluation, in batches in the order of the list."""
+    """Pictures at paths or URLs, resized as in the evaluation, in batches in the order of the list.
+
+    Where the transforms have tiles, a batch is all tiles of one picture.
+    """
 
     def __init__(self, locations: Sequence[str], transforms: Transforms, *, batch_size: int = IMAGES_PER_BATCH) -> None:
-        self.locations, self.transforms, self.batch_size = list(locations), transforms, batch_size
+        self.locations, self.transforms = list(locations), transforms
+        self.batch_size = batch_size if transforms.tiles is None else 1
 
     def __len__(self) -> int:
         """Number of batches."""
@@ -50,10 +55,14 @@ class PictureBatches(Dataset[Read]):
                 failures.append((place, str(error)))
                 continue
             size = (picture.shape[1], picture.shape[2])
-            image, _, _ = self.transforms.apply(picture, no_boxes, self.transforms.for_evaluation)
-            images.append(image)
-            sizes.append((image.shape[1], image.shape[2]))
-            records.append(Record(place, self.locations[place], size, no_boxes, no_labels))
+            record = Record(place, self.locations[place], size, no_boxes, no_labels)
+            for tile in [record] if self.transforms.tiles is None else cut_record(record, self.transforms.tiles):
+                (top, left), (height, width) = tile.corner, tile.size
+                shown = picture[:, top : top + height, left : left + width]
+                image, _, _ = self.transforms.apply(shown, no_boxes, self.transforms.for_evaluation)
+                images.append(image)
+                sizes.append((image.shape[1], image.shape[2]))
+                records.append(tile)
         if not images:
             return Read(None, failures)
         padded = self.transforms.pad(images, self.transforms.padded_size_of(sizes))

@@ -9,10 +9,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from pipeline.cli.progress import Count
-from pipeline.predict.batches import PictureBatches, Read
+from pipeline.predict.batches import IMAGES_PER_BATCH, PictureBatches, Read
 from pipeline.predict.inputs import Source
 from pipeline.predict.outputs import WRITERS, Found, Writer, describe, write_text
-from retinanet.data.dataset import Batch, loader_context
+from retinanet.data.dataset import Batch, loader_context, split_batch
 from retinanet.inference.detector import Detector
 
 
@@ -68,9 +68,10 @@ def detect(
         for batch, failed in loader:
             failures.extend(failed)
             if batch is not None:
-                pairs = zip(batch.image_ids, batch.original_sizes.tolist(), strict=True)
-                sizes.update((place, (height, width)) for place, (height, width) in pairs)
-                yield batch
+                # Of a picture in tiles the last one, at the right and the bottom, tells its size.
+                shown = zip(batch.image_ids, batch.corners, batch.original_sizes.tolist(), strict=True)
+                sizes.update((place, (top + height, left + width)) for place, (top, left), (height, width) in shown)
+                yield from split_batch(batch, IMAGES_PER_BATCH)
 
     for place, detections in detector.predict(readable()):
         yield Found(place + 1, sources[place], sizes.pop(place), detections)

@@ -217,7 +217,12 @@ def key_of(config: WorkerConfig) -> str:
 
 
 def write_thresholds(config: WorkerConfig, folder: SweepFolder) -> None:
-    """Search the thresholds of post-processing for the trial's best detector, on the validation split."""
+    """Search the thresholds of post-processing for the trial's best detector, on the validation split.
+
+    Not with tiles: which detections of tiles are joined depends on the thresholds, so each would need its own joining.
+    """
+    if config.params.transforms.tiles is not None:
+        return
     thresholds, postprocess = config.thresholds, config.params.postprocess
     assert thresholds is not None
     own = f"trials/{key_of(config)}"

@@ -7,7 +7,7 @@ a step, their augmentation and the padded size of the global batch follow from (
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, groupby
 from multiprocessing.context import BaseContext
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from retinanet.data.records import Record
-from retinanet.data.sampling import REPEATS, global_batches, orientations
+from retinanet.data.sampling import REPEATS, TILES, global_batches, orientations
 from retinanet.data.splits import Split
 from retinanet.data.transforms import Augmentation, Transforms
 
@@ -30,8 +30,9 @@ class Batch(NamedTuple):
         labels: [sum of M] int64.
         counts: N numbers M, the boxes of each image.
         image_sizes: [N, 2] height and width without padding, px.
-        original_sizes: [N, 2] of the pictures, px.
-        image_ids: N ids of the prepared file.
+        original_sizes: [N, 2] of the pictures or tiles, px.
+        image_ids: N ids of the prepared file; tiles have that of their picture.
+        corners: N times top and left of a tile in its picture, px; 0 and 0 of a picture.
     """
 
     images: Tensor
@@ -41,6 +42,7 @@ class Batch(NamedTuple):
     image_sizes: Tensor
     original_sizes: Tensor
     image_ids: list[int]
+    corners: list[tuple[int, int]]
 
     @property
     def padded_size(self) -> tuple[int, int]:
@@ -59,7 +61,7 @@ def aspect_ratio(size: tuple[int, int]) -> float:
 
 
 class TrainingBatches(Dataset[Batch]):
-    """One worker's share of every step of one epoch.
+    """One worker's share of every step of one epoch; where the transforms have tiles, an epoch shows every tile.
 
     Args:
         rank, num_workers: of the training; a share is every num_workers-th image of a global batch.
@@ -86,9 +88,9 @@ class TrainingBatches(Dataset[Batch]):
             raise ValueError(
                 "the training split is empty, expected at least one image; check data.train and run prepare again"
             )
-        self.split, self.transforms = split, transforms
+        self.split, self.transforms = split.tiled(transforms.tiles), transforms
         self.seed, self.epoch, self.rank, self.num_workers = seed, epoch, rank, num_workers
-        groups = orientations(split.records.sizes)
+        groups = orientations(self.split.records.sizes)
         self.steps = global_batches(groups, batch_size, seed=seed, epoch=epoch, factors=factors)
 
     def __len__(self) -> int:
@@ -99,11 +101,10 @@ class TrainingBatches(Dataset[Batch]):
         """This worker's share of a step, padded to the size of the whole global batch."""
         repetitions, indices = zip(*(divmod(image, len(self.split.records)) for image in self.steps[step]), strict=True)
         records = [self.split.records[index] for index in indices]
-        seeds = [
-            (self.seed, self.epoch, record.image_id, *([REPEATS, times] if times else []))
+        drawn = [
+            self.transforms.draw(self.seed, self.epoch, *seed_of(record, times))
             for record, times in zip(records, repetitions, strict=True)
         ]
-        drawn = [self.transforms.draw(*seed) for seed in seeds]
         sizes = [self.transforms.resized_size(record.size, draw) for record, draw in zip(records, drawn, strict=True)]
         padded_size = self.transforms.training_size_of(sizes)
         mine = range(self.rank, len(indices), self.num_workers)
@@ -117,16 +118,18 @@ class EvaluationBatches(Dataset[Batch]):
     """A split without augmentation, ordered by aspect ratio; a worker gets every num_workers-th batch.
 
     Images of one aspect ratio keep the order of the file. The batches do not depend on the number of workers, so
-    neither does the padding of an image.
+    neither does the padding of an image. Where the transforms have tiles, one worker gets all tiles of a picture, in
+    sequence.
     """
 
     def __init__(
         self, split: Split, transforms: Transforms, *, batch_size: int = 8, rank: int = 0, num_workers: int = 1
     ) -> None:
-        self.split, self.transforms = split, transforms
-        order = sorted(range(len(split.records)), key=lambda index: aspect_ratio(split.records.size(index)))
-        batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        self.batches = batches[rank::num_workers]
+        self.split, self.transforms = split.tiled(transforms.tiles), transforms
+        records = self.split.records
+        order = sorted(range(len(records)), key=lambda index: aspect_ratio(records.size(index)))
+        groups = whole_pictures(order, records.pictures.tolist(), batch_size)[rank::num_workers]
+        self.batches = [group[i : i + batch_size] for group in groups for i in range(0, len(group), batch_size)]
 
     def __len__(self) -> int:
         """Batches of this worker."""
@@ -142,6 +145,26 @@ class EvaluationBatches(Dataset[Batch]):
         images = self.transforms.pad([image for image, _, _ in loaded], self.transforms.padded_size_of(sizes))
         shown = [(boxes, record.labels) for record, (_, boxes, _) in zip(records, loaded, strict=True)]
         return pack(images, shown, records, sizes)
+
+
+def seed_of(record: Record, times: int) -> list[int]:
+    """The part of an augmentation's seed that differs between images, tiles and repetitions of them."""
+    corner = [TILES, *record.corner] if any(record.corner) else []
+    return [record.image_id, *corner, *([REPEATS, times] if times else [])]
+
+
+def whole_pictures(order: Sequence[int], pictures: Sequence[int], least: int) -> list[list[int]]:
+    """Cut an order of records into groups of at least that many, only the last is smaller, between pictures.
+
+    Args:
+        pictures: the picture of each record.
+    """
+    groups: list[list[int]] = []
+    for _, tiles in groupby(order, key=lambda index: pictures[index]):
+        if not groups or len(groups[-1]) >= least:
+            groups.append([])
+        groups[-1] += tiles
+    return groups
 
 
 def load(split: Split, index: int, transforms: Transforms, drawn: Augmentation) -> tuple[Tensor, Tensor, Tensor]:
@@ -197,6 +220,7 @@ def pack(
         image_sizes=torch.tensor(sizes),
         original_sizes=torch.tensor([record.size for record in records]),
         image_ids=[record.image_id for record in records],
+        corners=[record.corner for record in records],
     )
 
 
@@ -216,6 +240,7 @@ def split_batch(batch: Batch, num_images: int | None) -> Iterator[Batch]:
             batch.image_sizes[rows],
             batch.original_sizes[rows],
             batch.image_ids[rows],
+            batch.corners[rows],
         )
 
 

@@ -1,4 +1,4 @@
-"""The images of a prepared file with their ground truth, packed into a few tensors.
+"""The images of a prepared file, or their tiles, with their ground truth, packed into a few tensors.
 
 Loader processes get these tensors through shared memory: one copy for all, whatever the number of images.
 """
@@ -18,14 +18,15 @@ from retinanet.anchors.boxes import box_xywh_to_xyxy
 
 @dataclass(frozen=True)
 class Record:
-    """One image of a prepared file, with its ground truth without crowds.
+    """One image of a prepared file, or a tile of one, with its ground truth without crowds.
 
     Attributes:
         path: of the picture, relative to the root of the split.
         size: height and width, px.
-        boxes: [M, 4] float32 px in the picture.
+        boxes: [M, 4] float32 px in the image.
         labels: [M] int64.
         sha256: digest of the picture's bytes; empty if the file has none.
+        corner: top and left of a tile in its picture, px.
     """
 
     image_id: int
@@ -34,10 +35,11 @@ class Record:
     boxes: Tensor
     labels: Tensor
     sha256: str = ""
+    corner: tuple[int, int] = (0, 0)
 
 
 class Records(Sequence[Record]):
-    """All images of a prepared file, in its order.
+    """All images of a prepared file, in its order; or their tiles, see tiles.cut_records.
 
     Args:
         content: of a file data/prepared/*.json.
@@ -48,7 +50,9 @@ class Records(Sequence[Record]):
         boxes: [sum of M, 4] float32 px.
         labels: [sum of M] int64.
         first_box: [N + 1] int64, where the boxes of each image begin.
-        texts: uint8, the paths and digests as UTF-8; first_text: [2 N + 1] int64, where each begins.
+        pictures: [N] int64, the position in the file of the picture that each image shows.
+        corners: [N, 2] int64 top and left in the picture, px.
+        texts: uint8, the paths and digests of the pictures as UTF-8; first_text: int64, where each begins, and the end.
     """
 
     def __init__(self, content: Mapping[str, Any]) -> None:
@@ -66,6 +70,8 @@ class Records(Sequence[Record]):
         self.boxes = box_xywh_to_xyxy(boxes)
         self.labels = torch.tensor([label_of[truth["category_id"]] for truth in truths], dtype=torch.int64)
         self.first_box = first_of(len(by_image[image["id"]]) for image in images)
+        self.pictures = torch.arange(len(images))
+        self.corners = torch.zeros(len(images), 2, dtype=torch.int64)
         self.texts = torch.frombuffer(bytearray(b"".join(texts) or b" "), dtype=torch.uint8)
         self.first_text = first_of(len(text) for text in texts)
 
@@ -83,7 +89,9 @@ class Records(Sequence[Record]):
             return [self[i] for i in range(*index.indices(len(self)))]
         index = range(len(self))[index]  # raises IndexError
         first, last = self.first_box[index : index + 2].tolist()
-        path, digest, end = self.first_text[2 * index : 2 * index + 3].tolist()
+        picture = int(self.pictures[index])
+        path, digest, end = self.first_text[2 * picture : 2 * picture + 3].tolist()
+        top, left = self.corners[index].tolist()
         return Record(
             image_id=int(self.image_ids[index]),
             path=self._text(path, digest),
@@ -91,6 +99,7 @@ class Records(Sequence[Record]):
             boxes=self.boxes[first:last],
             labels=self.labels[first:last],
             sha256=self._text(digest, end),
+            corner=(top, left),
         )
 
     def size(self, index: int) -> tuple[int, int]:

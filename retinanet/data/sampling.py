@@ -13,6 +13,8 @@ from retinanet.data.transforms import seeded
 
 # Part of the seeds of what only repetitions draw; the crops of an image have 1 there.
 REPEATS = 2
+# Part of the seeds of tiles, with their corner; that of a picture's first tile is the picture's.
+TILES = 3
 
 
 def repeat_factors(records: Records, threshold: float) -> Tensor:

@@ -6,9 +6,9 @@ number of workers nor on the order of loading, and the resulting size is known w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,8 +17,9 @@ from torch import Tensor
 from torchvision.ops import box_area
 from torchvision.transforms import InterpolationMode
 
-CROPS = 1
-"""Last number of the seed of an image's crops."""
+from retinanet.data.tiles import Tiles
+
+CROPS = 1  # last number of the seed of an image's crops
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ class Transforms:
         scale_jitter: range of a factor on the resized image, the large-scale jitter of Ghiasi et al. 2021 (Simple
             Copy-Paste, section 3): what exceeds the image's size at factor 1 is cropped, so no batch grows by it.
         min_visible: a box of which the crops leave less than this fraction of its area is dropped.
-        scaled_decoding: whether a JPEG at least twice as large as the network sees it is decoded smaller.
+        scaled_decoding: whether a JPEG at least twice as large as the network sees it is decoded smaller; no tile is.
+        tiles: how pictures are cut before everything else; None: they are not.
         brightness, contrast, saturation: half-width of the range of a factor around 1; hue: of a shift around 0.
     """
 
@@ -95,10 +97,16 @@ class Transforms:
     scale_jitter: Sequence[float] = (1.0, 1.0)
     min_visible: float = 0.25
     scaled_decoding: bool = False
+    tiles: Tiles | None = None
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
+
+    @staticmethod
+    def from_dict(section: Mapping[str, Any]) -> Transforms:
+        """The transforms of plain values, as the file of a detector holds them."""
+        return Transforms(**{**section, "tiles": Tiles.from_dict(section.get("tiles"))})
 
     @property
     def short_sides(self) -> list[int]:

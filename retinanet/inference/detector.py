@@ -15,8 +15,9 @@ from retinanet.anchors.grid import Grid
 from retinanet.data.dataset import Batch
 from retinanet.data.transforms import Transforms
 from retinanet.inference.detector_file import load_detector
+from retinanet.inference.joining import join_pictures
 from retinanet.inference.postprocess import Detections, Postprocess
-from retinanet.inference.predict import predict
+from retinanet.inference.predict import predict, predict_tiles
 from retinanet.network.model import RetinaNet, build_model
 from retinanet.network.predictions import Predictions
 
@@ -38,7 +39,7 @@ class Detector:
         self.description = description
         self.grid = Grid.from_dict(description["anchors"])
         self.class_names: list[str] = [category["name"] for category in description["categories"]]
-        self.transforms = Transforms(**description["transforms"])
+        self.transforms = Transforms.from_dict(description["transforms"])
         self.postprocess = self.build_postprocess()
 
     @staticmethod
@@ -88,6 +89,8 @@ class Detector:
     ) -> list[Detections]:
         """Detect on pictures one at a time, so that the detections of a picture do not depend on the others.
 
+        Where the transforms have tiles, each tile is detected alone, and those of a picture are joined.
+
         Args:
             images: [H, W, 3] uint8 RGB arrays of any size.
             score_threshold: not below that of `postprocess`; None: that of `postprocess`.
@@ -97,7 +100,7 @@ class Detector:
         """
         found = []
         for image in images:
-            ((_, detections),) = self.predict([self._batch(read_array(image))])
+            ((_, detections),) = self.predict(self._batches(read_array(image)))
             keep = detections.scores > (score_threshold or 0.0)
             found.append(Detections(*(field[keep] for field in detections)))
         return found
@@ -105,13 +108,27 @@ class Detector:
     def predict(
         self, batches: Iterable[Batch], *, observe: Callable[[Batch, Predictions], object] | None = None
     ) -> Iterator[tuple[int, Detections]]:
-        """Detect on batches of a data set; image ids with detections in px of the pictures; observe as of predict."""
-        mean, std = list(self.transforms.mean), list(self.transforms.std)
-        device = self.device
-        return predict(self.model, self.postprocess, batches, mean=mean, std=std, device=device, observe=observe)
+        """Detect on batches of a data set; image ids with detections in px of the pictures; observe as of predict.
 
-    def _batch(self, image: Tensor) -> Batch:
-        """One picture [3, H, W] as a batch without ground truth."""
+        Where the transforms have tiles, those of a picture must follow each other, as in EvaluationBatches.
+        """
+        mean, std = list(self.transforms.mean), list(self.transforms.std)
+        device, post = self.device, self.postprocess
+        if self.transforms.tiles is None:
+            return predict(self.model, post, batches, mean=mean, std=std, device=device, observe=observe)
+        tiles = predict_tiles(self.model, post, batches, mean=mean, std=std, device=device, observe=observe)
+        return join_pictures(tiles, nms_iou=post.nms_iou, max_detections=post.max_detections)
+
+    def _batches(self, image: Tensor) -> Iterator[Batch]:
+        """One picture [3, H, W] as a batch without ground truth, or each of its tiles."""
+        if self.transforms.tiles is None:
+            yield self._batch(image)
+            return
+        for left, top, right, bottom in self.transforms.tiles.windows((image.shape[1], image.shape[2])).tolist():
+            yield self._batch(image[:, top:bottom, left:right], corner=(top, left))
+
+    def _batch(self, image: Tensor, *, corner: tuple[int, int] = (0, 0)) -> Batch:
+        """One picture or tile [3, H, W] as a batch without ground truth."""
         original = (image.shape[1], image.shape[2])
         resized, _, _ = self.transforms.apply(image, torch.zeros(0, 4), self.transforms.for_evaluation)
         size = (resized.shape[1], resized.shape[2])
@@ -123,6 +140,7 @@ class Detector:
             image_sizes=torch.tensor([size]),
             original_sizes=torch.tensor([original]),
             image_ids=[0],
+            corners=[corner],
         )
 
 

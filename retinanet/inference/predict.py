@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from retinanet.data.dataset import Batch, copy_to
+from retinanet.inference.joining import TileDetections
 from retinanet.inference.postprocess import Detections, Postprocess, rescale_detections
 from retinanet.network.model import memory_format, normalise_images
 from retinanet.network.precision import convolving_float32
 from retinanet.network.predictions import Predictions
 
 
-@torch.no_grad()
 def predict(
     model: nn.Module,
     postprocess: Postprocess,
@@ -26,13 +26,34 @@ def predict(
     device: torch.device,
     observe: Callable[[Batch, Predictions], object] | None = None,
 ) -> Iterator[tuple[int, Detections]]:
+    """Detect on batches of pictures; arguments as of predict_tiles.
+
+    Yields:
+        Image id and its detections in the original image's frame, on the CPU.
+    """
+    tiles = predict_tiles(model, postprocess, batches, mean=mean, std=std, device=device, observe=observe)
+    for image_id, _, detections in tiles:
+        yield image_id, detections
+
+
+@torch.no_grad()
+def predict_tiles(
+    model: nn.Module,
+    postprocess: Postprocess,
+    batches: Iterable[Batch],
+    *,
+    mean: list[float],
+    std: list[float],
+    device: torch.device,
+    observe: Callable[[Batch, Predictions], object] | None = None,
+) -> Iterator[TileDetections]:
     """Detect on batches, in IEEE float32 whatever precision trained; between batches the model is in its own mode.
 
     Args:
         observe: is called with each batch and its raw outputs, e.g. to compute losses.
 
     Yields:
-        Image id and its detections in the original image's frame, on the CPU.
+        The detections of every image, which is a tile or a picture, on the CPU.
     """
     for batch in batches:
         images = normalise_images(copy_to(batch.images, device), mean, std).contiguous(
@@ -46,7 +67,9 @@ def predict(
         for i, detections in enumerate(found):
             factor_y, factor_x = (batch.original_sizes[i] / batch.image_sizes[i]).tolist()
             scaled = rescale_detections(detections, factor_y, factor_x)
-            yield batch.image_ids[i], Detections(*(field.cpu() for field in scaled))
+            (top, left), (height, width) = batch.corners[i], batch.original_sizes[i].tolist()
+            window = (left, top, left + width, top + height)
+            yield TileDetections(batch.image_ids[i], window, Detections(*(field.cpu() for field in scaled)))
 
 
 @contextmanager

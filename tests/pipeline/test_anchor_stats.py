@@ -138,6 +138,18 @@ def test_truths_are_measured_at_training_scale() -> None:
 
 
 @pytest.mark.usefixtures("folder")
+def test_truths_are_measured_at_the_scale_of_tiles() -> None:
+    write_params(anchors=ONE_SIZE, transforms={"tiles": {"size": 64, "overlap": 0.25, "min_visible": 0.25}})
+    # Tiles at x = 0, 48, 96 and y = 0 of 160 x 64 px are not resized: the box of the first tile is an anchor,
+    # [100, 4, 116, 20] is [52, 4, 68, 20] in the second, whose 12 of 16 px are kept, and an anchor in the third.
+    write_split([(160, 64)], [(1, 3, [4, 4, 16, 16]), (1, 3, [100, 4, 16, 16])])
+    report = run()
+    assert report["all"]["truths"] == 3
+    # The part [52, 4, 64, 20] has 12 x 16 of the anchor [52, 4, 68, 20].
+    assert [report["all"][f"best_iou_{name}"] for name in ("min", "median", "p90")] == [0.75, 1.0, 1.0]
+
+
+@pytest.mark.usefixtures("folder")
 def test_recalls_have_thresholds_of_their_own_and_ignored_anchors_count() -> None:
     write_params(anchors=ONE_SIZE, matcher={"foreground_iou": 0.9, "background_iou": 0.3})
     # [6, 22] x [4, 20] is 2 px beside the anchor [4, 20]^2: 14 * 16 of 512 - 224, .778. The next in x, [12, 28], shares

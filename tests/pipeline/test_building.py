@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from pipeline.anchor_stats.grid import anchor_grid
 from pipeline.fit.building import build_criterion, build_network, build_optimizer, build_schedule, build_transforms
 from pipeline.fit.config import InputFiles, WorkerConfig
 from pipeline.params import Params, load_params
+from pipeline.params.experiment import Tiles as TilesSection
 from pipeline.params.runtime import load_runtime
 from retinanet.anchors.grid import Grid, build_grid
+from retinanet.data.tiles import Tiles
 from retinanet.data.transforms import Transforms
 from retinanet.inference import detector
 
@@ -58,6 +61,37 @@ def test_section_and_its_part_of_the_detector_hold_the_same(path: Path) -> None:
     params = load_params(path)
     assert build_transforms(params.transforms) == Transforms(**params.transforms.model_dump())
     assert anchor_grid(params.anchors) == build_grid(**params.anchors.model_dump(exclude={"mode"}))
+
+
+@pytest.mark.parametrize("size", [512, [480, 640]])
+def test_tiles_of_the_section_are_those_of_the_description(size: int | list[int]) -> None:
+    tiles = TilesSection(size=size, overlap=0.1, min_visible=0.3)
+    section = PARAMS.transforms.model_copy(update={"tiles": tiles})
+    built = build_transforms(section)
+    assert built.tiles == Tiles(size, overlap=0.1, min_visible=0.3)
+    assert built == Transforms.from_dict(section.model_dump())
+    read: set[str] = set()
+    watched: Any = Watched(section, read)
+    build_transforms(watched)
+    assert {f"tiles.{key}" for key in TilesSection.model_fields} <= read
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"size": 0}, "transforms.tiles.size"),
+        ({"size": [512]}, "transforms.tiles.size"),
+        ({"overlap": 0.95}, "transforms.tiles.overlap is 0.95"),
+        ({"min_visible": 1.5}, "transforms.tiles.min_visible is 1.5"),
+        ({"step": 100}, "transforms.tiles.step is not a parameter"),
+    ],
+)
+def test_wrong_tiles_are_named(changes: dict[str, object], complaint: str, tmp_path: Path) -> None:
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content["transforms"]["tiles"] = {"size": 512, "overlap": 0.2, "min_visible": 0.25} | changes
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=rf"params.yaml: {complaint}"):
+        load_params(tmp_path / "params.yaml")
 
 
 @pytest.mark.parametrize("class_loss", ["sigmoid_focal", "softmax_focal"])

@@ -24,6 +24,7 @@ from pipeline.reports.results import read_results
 from pipeline.runs.identity import digest_file
 from retinanet.data.splits import load_split
 from retinanet.evaluation.coco_eval import PackedDetections
+from retinanet.inference.detector_file import load_detector, save_detector
 
 OUTS = (REPORT, DETECTIONS, CURVE, CURVE_PICTURE, SHEET)
 MANY = 2 * IMAGES_PER_BATCH
@@ -34,6 +35,7 @@ PREPARED = Path("data/prepared")
 def detector(untrained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The project of an untrained detector, with a test split of 24 images: 3 batches."""
     shutil.copyfile(PREPARED / "train.json", PREPARED / "test.json")
+    change_runtime(cpus_per_worker=1)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return untrained
 
@@ -116,6 +118,24 @@ def test_number_of_shares_changes_no_byte(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setattr(pieces, "PIECES_PER_WORKER", shares)
         assert evaluate() == alone
     assert ranks == [range(1), range(2), range(3)]
+
+
+@pytest.mark.usefixtures("detector")
+def test_number_of_shares_changes_no_byte_of_pictures_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, description = load_detector(MODEL)
+    description["transforms"]["tiles"] = {"size": [64, 30], "overlap": 0.2, "min_visible": 0.25}  # 3 tiles
+    save_detector(MODEL, weights, description)
+    alone = evaluate()
+    rows = read_results(DETECTIONS)
+    assert len({row["image_id"] for row in rows}) == 24
+    assert max(row["bbox"][0] for row in rows) > 30
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    monkeypatch.setattr(cluster, "start_ray", lambda *arguments, **options: nullcontext())
+    ranks: list[Sequence[int]] = []
+    monkeypatch.setattr(pieces, "do_pieces", lambda *own, **_: (ranks.append(own[1]), done_here(*own))[1])
+    monkeypatch.setattr(pieces, "PIECES_PER_WORKER", 100)
+    assert evaluate() == alone
+    assert ranks == [range(9)]  # 72 tiles; 3 pictures of 9 tiles together are a group, so the last share is empty
 
 
 @pytest.mark.usefixtures("detector")

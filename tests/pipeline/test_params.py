@@ -143,6 +143,7 @@ WRONG: dict[str, list[object]] = {
     "transforms.random_crop": [0.0, 1.1],
     "transforms.canvas": [[640], [0, 640], 640],
     "transforms.min_visible": [-0.1, 1.1],
+    "transforms.tiles": [512, [512, 512]],
     "anchors.mode": ["auto", None, True],
     "anchors.base_scale": [0, -1.0, float("nan")],
     "anchors.aspect_ratios": [[], [0.0]],

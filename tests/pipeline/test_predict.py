@@ -19,6 +19,7 @@ from pipeline.predict.__main__ import main
 from pipeline.predict.inputs import find_pictures
 from retinanet.data.pictures import read_picture
 from retinanet.inference.detector import Detector
+from retinanet.inference.detector_file import load_detector, save_detector
 
 IMAGES = Path("data/prepared/images/test")
 
@@ -107,6 +108,26 @@ def test_detections_are_those_of_the_detector_in_every_format(capsys: pytest.Cap
     labels = [line for path in Path("out/labels").glob("*.txt") for line in path.read_text().splitlines()]
     objects = [row for path in Path("out/annotations").glob("*.xml") for row in ElementTree.parse(path).iter("object")]
     assert (len(labels), len(objects)) == (total, total)
+
+
+@pytest.mark.usefixtures("untrained")
+def test_pictures_in_tiles_are_detected_on_as_by_the_detector() -> None:
+    model = Path("models/model.pt")
+    weights, description = load_detector(model)
+    description["transforms"]["tiles"] = {"size": 30, "overlap": 0.2, "min_visible": 0.25}  # 9 tiles of 64 x 64 px
+    save_detector(model, weights, description)
+    paths = sorted(IMAGES.glob("*.png"))[:2]
+    main([*map(str, paths), "--score-threshold", "0.02", "--output", "out"])
+    detector = Detector.load(model)
+    detector.postprocess = detector.build_postprocess(score_threshold=0.02)
+    content, results = (json.loads(Path(f"out/{name}.json").read_text()) for name in ("coco", "results"))
+    assert [(image["height"], image["width"]) for image in content["images"]] == [(64, 64)] * 2
+    for number, path in enumerate(paths, start=1):
+        (expected,) = detector([read_picture(str(path)).permute(1, 2, 0).numpy()])
+        boxes = np.array([row["bbox"] for row in results if row["image_id"] == number])
+        boxes[:, 2:] += boxes[:, :2]
+        assert boxes == pytest.approx(expected.boxes.numpy(), abs=0.011)
+        assert boxes[:, 0].max() > 30
 
 
 @pytest.mark.usefixtures("untrained")

@@ -47,6 +47,12 @@ def facts(reported: list[dict[str, Any]]) -> list[Any]:
     return ["thresholds" if "thresholds" in each else (each["epoch"], each["is_complete"]) for each in reported]
 
 
+def test_trial_with_tiles_searches_no_thresholds(config: WorkerConfig, tmp_path: Path) -> None:
+    change("params.yaml", transforms__tiles={"size": 48, "overlap": 0.2, "min_visible": 0.25})
+    trial.write_thresholds(replace(config, params=load_params()), SweepFolder(str(tmp_path / "sweep")))
+    assert not (tmp_path / "sweep").exists()
+
+
 Train = Callable[[WorkerConfig, list[float], Path, pytest.MonkeyPatch], None]
 
 
