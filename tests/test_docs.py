@@ -228,8 +228,8 @@ def of_sweep(name: str) -> str:
 
 
 def test_what_is_drawn_is_as_in_params() -> None:
-    """docs/data.md repeats data.shapes."""
-    contents = [yaml.safe_load(block) for block in blocks(ROOT / "docs/data.md", "yaml")]
+    """docs/formats.md repeats data.shapes."""
+    contents = [yaml.safe_load(block) for block in blocks(ROOT / "docs/formats.md", "yaml")]
     drawn = [content["data"]["shapes"] for content in contents if "shapes" in content.get("data", {})]
     assert drawn == [load("params.yaml")["data"]["shapes"]]
 

@@ -47,7 +47,7 @@ def look(root: Root) -> Resolved:
         seen = f"among its {len(paths)} files, e.g. {', '.join(paths[:5])}" if paths else "because it is empty"
         raise ValueError(
             f"data.format: auto recognises no data set in {root.url} {seen}; name one of {', '.join(READERS)} and the "
-            "files in section data, see docs/data.md"
+            "files in section data, see docs/formats.md"
         )
     candidates = "".join(f"\n  {name}: {one.evidence}" for name, one in found)
     raise ValueError(

@@ -19,9 +19,9 @@ class Split(Section):
     """Locations of one split, relative to data.root."""
 
     annotations: str | Annotated[list[str], Field(min_length=1)] | None
-    "Relative to data.root, or a list. What it names depends on the format, see docs/data.md."
+    "Relative to data.root, or a list. What it names depends on the format, see docs/formats.md."
     images: str | None
-    "Folder of the images, relative to data.root; yolo: key in data.yaml; null, where allowed: as docs/data.md says."
+    "Folder of the images, relative to data.root; yolo: key in data.yaml; null, where allowed: as docs/formats.md says."
 
 
 class Shapes(Section):

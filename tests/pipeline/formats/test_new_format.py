@@ -1,4 +1,4 @@
-"""The reader that docs/data.md shows works, with the names of the rooms it stands on."""
+"""The reader that docs/formats.md shows works, with the names of the rooms it stands on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from pipeline.formats import READERS, read_splits, records, root
 from pipeline.formats.readers import Reader
 
-DOCUMENT = Path(__file__).resolve().parents[3] / "docs/data.md"
+DOCUMENT = Path(__file__).resolve().parents[3] / "docs/formats.md"
 
 
 def test_example_of_the_documents_reads_a_data_set(source: Any, monkeypatch: pytest.MonkeyPatch) -> None:
