@@ -35,7 +35,6 @@ PREPARED = Path("data/prepared")
 def detector(untrained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The project of an untrained detector, with a test split of 24 images: 3 batches."""
     shutil.copyfile(PREPARED / "train.json", PREPARED / "test.json")
-    change_runtime(cpus_per_worker=1)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return untrained
 
