@@ -119,6 +119,7 @@ def test_number_of_shares_changes_no_byte(monkeypatch: pytest.MonkeyPatch) -> No
     assert ranks == [range(1), range(2), range(3)]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("detector")
 def test_number_of_shares_changes_no_byte_of_pictures_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     weights, description = load_detector(MODEL)

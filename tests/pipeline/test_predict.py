@@ -114,7 +114,7 @@ def test_detections_are_those_of_the_detector_in_every_format(capsys: pytest.Cap
 def test_pictures_in_tiles_are_detected_on_as_by_the_detector() -> None:
     model = Path("models/model.pt")
     weights, description = load_detector(model)
-    description["transforms"]["tiles"] = {"size": 30, "overlap": 0.2, "min_visible": 0.25}  # 9 tiles of 64 x 64 px
+    description["transforms"]["tiles"] = {"size": [64, 30], "overlap": 0.2, "min_visible": 0.25}  # 3 tiles
     save_detector(model, weights, description)
     paths = sorted(IMAGES.glob("*.png"))[:2]
     main([*map(str, paths), "--score-threshold", "0.02", "--output", "out"])
