@@ -143,9 +143,9 @@ def as_settings(anchors: Anchors) -> str:
     return ", ".join(f"{key} {getattr(anchors, key)}" for key in (*sizes, "aspect_ratios"))
 
 
-def as_command(anchors: Anchors) -> str:
-    """The command that tries these anchors."""
+def as_options(anchors: Anchors) -> str:
+    """The options of `dvc exp run` that set these anchors."""
     keys = ("mode", "base_scale", "scales_per_octave", "sizes", "aspect_ratios")
     values = {key: getattr(anchors, key) for key in keys}
     texts = {key: value if key == "mode" else json.dumps(value).replace(" ", "") for key, value in values.items()}
-    return "dvc exp run " + " ".join(f"-S 'anchors.{key}={text}'" for key, text in texts.items())
+    return " ".join(f"-S 'anchors.{key}={text}'" for key, text in texts.items())

@@ -11,11 +11,12 @@ import torch
 from pipeline.anchor_stats.advice import advise
 from pipeline.anchor_stats.coverage import cover
 from pipeline.anchor_stats.figures import coverage_report, tables
-from pipeline.anchor_stats.fitting import Quality, as_command, as_settings, fit_anchors
+from pipeline.anchor_stats.fitting import Quality, as_options, as_settings, fit_anchors
 from pipeline.anchor_stats.grid import anchor_grid
 from pipeline.anchor_stats.in_force import anchors_in_force, boxes_of
 from pipeline.anchor_stats.plots import plot_anchors
 from pipeline.anchor_stats.scale import at_training_scale
+from pipeline.anchor_stats.sizing import WANTED_PX, propose_size
 from pipeline.params import Params
 from pipeline.storage.outs import read_json, write_atomic, write_json
 from retinanet.data.records import Records
@@ -49,11 +50,21 @@ def run(params: Params) -> None:
 
 
 def suggest(params: Params) -> None:
-    """Print anchors that fit the training split better, as a command; writes nothing.
+    """Print a size and anchors that fit the training split better, as a command; writes nothing.
 
     Raises:
         ValueError: when the split has no boxes.
     """
+    sizing = propose_size(Records(read_json(TRAIN)), params.transforms)
+    settings: list[str] = []
+    if sizing is not None:
+        print(
+            f"small objects have sides of {sizing.side_before:.0f} px at transforms.short_side "
+            f"{params.transforms.short_side}; {WANTED_PX:.0f} px are found well, so the images come larger"
+        )
+        size = {"short_side": sizing.short_side, "long_side": sizing.long_side}
+        params = params.model_copy(update={"transforms": params.transforms.model_copy(update=size)})
+        settings = [f"-S transforms.{key}={value}" for key, value in size.items()]
     with one_thread():
         boxes = boxes_of(params, list(at_training_scale(Records(read_json(TRAIN)), params.transforms)))
         ratios, count = len(params.anchors.aspect_ratios), len(boxes.boxes)
@@ -62,8 +73,11 @@ def suggest(params: Params) -> None:
         before, after = boxes.quality(given), boxes.quality(fitted)
     if fitted == given:
         print(f"no better anchors found: {words(before)}")
-        return
-    print(f"{words(after)}, instead of {words(before)}, with:\n{as_command(fitted)}")
+    else:
+        print(f"{words(after)}, instead of {words(before)}, with:")
+        settings.append(as_options(fitted))
+    if settings:
+        print(f"dvc exp run {' '.join(settings)}")
 
 
 def words(quality: Quality) -> str:

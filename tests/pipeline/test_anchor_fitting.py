@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.anchor_stats import fitting
 from pipeline.anchor_stats.advice import advise
 from pipeline.anchor_stats.coverage import cover
-from pipeline.anchor_stats.fitting import Boxes, as_command, fit_anchors
+from pipeline.anchor_stats.fitting import Boxes, as_options, fit_anchors
 from pipeline.anchor_stats.grid import anchor_grid
 from pipeline.params.detector import Anchors, Matcher
 from retinanet.data.records import Record
@@ -102,8 +102,8 @@ def test_anchors_are_judged_as_they_are_trained_with_whole_pixels() -> None:
 
 
 def test_command_sets_what_was_fitted() -> None:
-    assert as_command(PAPER.model_copy(update={"base_scale": 2.5, "aspect_ratios": [0.2, 1.0]})) == (
-        "dvc exp run -S 'anchors.mode=fixed' -S 'anchors.base_scale=2.5' -S 'anchors.scales_per_octave=3' "
+    assert as_options(PAPER.model_copy(update={"base_scale": 2.5, "aspect_ratios": [0.2, 1.0]})) == (
+        "-S 'anchors.mode=fixed' -S 'anchors.base_scale=2.5' -S 'anchors.scales_per_octave=3' "
         "-S 'anchors.sizes=null' -S 'anchors.aspect_ratios=[0.2,1.0]'"
     )
 
