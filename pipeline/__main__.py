@@ -16,8 +16,9 @@ from pipeline.cli.command import Command, run_command
 
 NAME = "retinanet"
 DESCRIPTION = """\
-Train, evaluate, compare and export a RetinaNet. compare, export, predict and replay run in any folder, the others in
-the folder of params.yaml. `dvc repro` runs manifest, prepare, anchors, train and evaluate where their inputs changed.
+Train, evaluate, compare and export a RetinaNet. compare, export, import, predict and replay run in any folder, the
+others in the folder of params.yaml. `dvc repro` runs manifest, prepare, anchors, train and evaluate where their inputs
+changed.
 """
 EPILOG = 'completion for bash (or zsh, tcsh):  eval "$(retinanet --print-completion bash)"'
 
@@ -30,6 +31,7 @@ SUMMARIES = {
     "sweep": "search parameters with Ray Tune (run, resume, status, report)",
     "compare": "say whether one run is better than another, with 95 %% intervals",
     "predict": "detect on pictures; draw them, or write COCO, CSV, YOLO or VOC files",
+    "import": "make a detector of torchvision's, Detectron2's, MMDetection's or yhenon's weights",
     "export": "export the trained detector to MLflow's registry or to a folder",
     "replay": "recompute the losses of a step whose loss was not finite",
     "clean": "list what runs left in the storage, and remove it with --delete",
@@ -60,6 +62,8 @@ def load(name: str) -> Command:
             from pipeline.compare.__main__ import COMMAND
         case "predict":
             from pipeline.predict.__main__ import COMMAND
+        case "import":
+            from pipeline.import_weights.__main__ import COMMAND
         case "export":
             from pipeline.export.__main__ import COMMAND
         case "replay":

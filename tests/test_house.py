@@ -28,16 +28,8 @@ FLOORS = (
     {"training", "inference"},
 )
 STAGES = ("manifest", "prepare", "anchor_stats", "train", "evaluate")
-COMMANDS = (
-    "compare",
-    "sweep",
-    "predict",
-    "export",
-    "replay",
-    "clean",
-    "ui",
-    "__main__",
-)  # every other room of the pipeline is a door or a help to these
+# Every other room of the pipeline is a door or a help to these.
+COMMANDS = ("compare", "sweep", "predict", "import_weights", "export", "replay", "clean", "ui", "__main__")
 
 DETECTOR_LIBRARIES = {"torch", "torchvision", "numpy", "PIL", "fsspec", "hotcoco", "triton"}
 # Each outside world and the rooms that may import it.

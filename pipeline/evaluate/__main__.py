@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
 from pipeline.cli.command import Command
 from pipeline.params import load_params
 from pipeline.params.runtime import load_runtime
 
 DESCRIPTION = """\
-Run models/model.pt on the test (or val) split and compute the COCO metrics; on a cluster Ray's workers detect.
+Run models/model.pt (or --model) on the test (or val) split and compute the COCO metrics; on a cluster Ray's workers
+detect.
 
 reads    params.yaml (postprocess, evaluate), models/model.pt, data/prepared/<split>.json, the images
 writes   reports/evaluate.json, reports/detections.json.gz (a COCO results file), plots/precision_recall.{csv,png},
@@ -17,15 +19,20 @@ writes   reports/evaluate.json, reports/detections.json.gz (a COCO results file)
 """
 
 
+def add_options(parser: ArgumentParser) -> None:
+    """Which detector."""
+    parser.add_argument("--model", type=Path, default=Path("models/model.pt"), help="file of a detector")
+
+
 def work(options: Namespace) -> None:
     """Run the stage in the folder of params.yaml."""
     params, runtime = load_params(), load_runtime()
     from pipeline.evaluate.run import run  # imports torch, which the check of params.yaml does not need
 
-    run(params, runtime)
+    run(params, runtime, options.model)
 
 
-COMMAND = Command("evaluate", DESCRIPTION, work)
+COMMAND = Command("evaluate", DESCRIPTION, work, add_options)
 main = COMMAND.main
 
 if __name__ == "__main__":

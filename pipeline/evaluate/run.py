@@ -35,15 +35,19 @@ SHEET = Path("plots/detections.png")
 COLUMNS = 4
 
 
-def run(params: Params, runtime: RuntimeConfig) -> None:
-    """Detect, evaluate and draw."""
+def run(params: Params, runtime: RuntimeConfig, model: Path = MODEL) -> None:
+    """Detect, evaluate and draw.
+
+    Args:
+        model: file of the detector.
+    """
     truths = Path(f"data/prepared/{params.evaluate.split}.json")
     content = read_json(truths)
     root = picture_root(content["info"]["root"], runtime)
     check_folder(root)
     split = Split(content, root=root)
     config = DetectionConfig(
-        model=str(MODEL.resolve()),
+        model=str(model.resolve()),
         split=str(truths.resolve()),
         root=root,
         postprocess=params.postprocess.model_dump(),
@@ -51,7 +55,8 @@ def run(params: Params, runtime: RuntimeConfig) -> None:
         threads=runtime.cpus_per_worker,
         processes=runtime.loader_processes,
     )
-    description, detect = find_detector(config, runtime, split)
+    description, detect = find_detector(config, runtime, split, model)
+    check_classes(description, split, model)
 
     # Opened first, so that an error of MLflow comes before the work.
     with open_training(description["run"]["digest"], params, runtime) as run:
@@ -67,7 +72,7 @@ def run(params: Params, runtime: RuntimeConfig) -> None:
 
 
 def find_detector(
-    config: DetectionConfig, runtime: RuntimeConfig, split: Split
+    config: DetectionConfig, runtime: RuntimeConfig, split: Split, model: Path
 ) -> tuple[dict[str, Any], Callable[[], dict[int, ImageDetections]]]:
     """The description of the detector, and the function that detects with it on every image, in the order of the split.
 
@@ -75,18 +80,35 @@ def find_detector(
         ValueError: when there is no detector.
     """
     if is_shared(runtime, len(split.records)):
-        _, description = load_detector(MODEL)
+        _, description = load_detector(model)
         num_tiles = len(split.tiled(Tiles.from_dict(description["transforms"].get("tiles"))).records)
         return description, lambda: in_order(detect_on_ray(config, runtime, len(split.records), num_tiles), split)
     from pipeline.evaluate import detection  # imports torchvision, which the driver of Ray's workers does not need
 
-    detector = detection.load(config, MODEL, "cuda" if torch.cuda.is_available() else "cpu")
+    detector = detection.load(config, model, "cuda" if torch.cuda.is_available() else "cpu")
 
     def detect() -> dict[int, ImageDetections]:
         with Count(len(split.records), title="evaluate", unit="image") as count:
             return in_order(detection.detect(detector, split, processes=config.processes, count=count), split)
 
     return detector.description, detect
+
+
+def check_classes(description: Mapping[str, Any], split: Split, model: Path) -> None:
+    """Check that labels mean the same classes in both.
+
+    Raises:
+        ValueError: naming the first class that differs.
+    """
+    names = [category["name"] for category in description["categories"]]
+    if names == split.class_names:
+        return
+    pairs = zip([*names, "none"], [*split.class_names, "none"], strict=False)
+    own, other = next((own, other) for own, other in pairs if own != other)
+    raise ValueError(
+        f"{model} detects {len(names)} classes and the split has {len(split.class_names)}, of which the first that "
+        f"differ are {own!r} and {other!r}; set data.classes to the detector's classes, in their order"
+    )
 
 
 def in_order(detections: Mapping[int, ImageDetections], split: Split) -> dict[int, ImageDetections]:

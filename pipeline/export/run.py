@@ -30,7 +30,7 @@ PYFUNC = "pyfunc"
 WEIGHTS = "model.pt"
 
 
-def run(*, register: str | None, alias: str, run_id: str | None, output: Path | None) -> None:
+def run(*, register: str | None, alias: str, run_id: str | None, output: Path | None, path: Path = MODEL) -> None:
     """Register a model, write it to a folder, or both; arguments of the command."""
     if register is not None:
         check_name(register, alias)
@@ -39,28 +39,28 @@ def run(*, register: str | None, alias: str, run_id: str | None, output: Path | 
 
     model = find_model(run_id) if run_id else None
     if register is not None:
-        model = model or model_of_file()
+        model = model or model_of_file(path)
         print_registered(register_model(model, name=register, alias=alias))
     if output is not None:
-        write_output(output, model)
+        write_output(output, model, path)
 
 
-def model_of_file() -> RunModel:
-    """Return the logged MLflow model of models/model.pt.
+def model_of_file(path: Path) -> RunModel:
+    """Return the logged MLflow model of a detector's file.
 
     Raises:
         ValueError: when the file, its run, or the run's copy of it is missing.
     """
-    _, description = load_detector(MODEL)
+    _, description = load_detector(path)
     storage = storage_location(load_runtime())
     digest = description["run"]["digest"]
     run_id = RunFolder(storage, digest).read(RUN_ID) or find_run("run_digest", digest)
     if run_id is None:
         raise ValueError(
-            f"{MODEL} comes from run {digest}, but neither {storage}/{digest} nor MLflow names its MLflow run; give "
+            f"{path} comes from run {digest}, but neither {storage}/{digest} nor MLflow names its MLflow run; give "
             "one with --run, or run the train stage again while MLflow answers"
         )
-    return find_model(run_id, digest=digest_file(MODEL))
+    return find_model(run_id, digest=digest_file(path))
 
 
 def register_model(model: RunModel, *, name: str, alias: str) -> Registered:
@@ -105,16 +105,16 @@ def print_registered(entry: Registered) -> None:
     print(f"serve   mlflow models serve -m {entry.uri} --env-manager local --host 127.0.0.1 --port 8080")
 
 
-def write_output(folder: Path, model: RunModel | None) -> None:
+def write_output(folder: Path, model: RunModel | None, path: Path) -> None:
     """Write the folder atomically: under a temporary name first, then renamed."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder.parent) as temporary:
         whole = Path(temporary) / folder.name
         whole.mkdir()
         if model is None:
-            _, description = load_detector(MODEL)
+            _, description = load_detector(path)
             names = [category["name"] for category in description["categories"]]
-            write_folder(whole / PYFUNC, MODEL.resolve(), class_names=names)
+            write_folder(whole / PYFUNC, path.resolve(), class_names=names)
         else:
             copy_model(model, whole / PYFUNC)
         shutil.copyfile(weights_in(whole / PYFUNC), whole / WEIGHTS)

@@ -80,8 +80,10 @@ def build_network(params: Params, grid: Grid, num_classes: int) -> RetinaNet:
         backbone=model.backbone,
         norm=model.norm,
         frozen_stages=model.frozen_stages,
+        stride_in_1x1=model.stride_in_1x1,
         fpn_channels=model.fpn_channels,
         p6_from=model.p6_from,
+        p7_relu=model.p7_relu,
         head_channels=model.head_channels,
         head_depth=model.head_depth,
         head_norm=model.head_norm,
@@ -144,6 +146,7 @@ def build_transforms(section: Section) -> Transforms:
     return Transforms(
         short_side=section.short_side,
         long_side=section.long_side,
+        resize=section.resize,
         size_divisor=section.size_divisor,
         canvas=section.canvas,
         mean=section.mean,

@@ -98,8 +98,12 @@ class Model(Section):
     weights: str | None
     norm: Literal["frozen_batch", "group", "sync_batch", "batch"]
     frozen_stages: Annotated[int, Field(ge=0, le=5)]
+    stride_in_1x1: bool
+    "A stage of ResNet-50 and deeper halves the map in its first 1x1 convolution, as Caffe's weights need."
     fpn_channels: Count
     p6_from: Literal["c5", "p5"]
+    p7_relu: bool
+    "A ReLU between P6 and P7, as in the paper; MMDetection has none."
     head_channels: Count
     head_depth: CountOrZero
     head_norm: Literal["none", "group"]

@@ -172,6 +172,8 @@ class Transforms(Section):
     "Px after resizing; a list: training draws one, evaluation takes the largest."
     long_side: Count
     "Px after resizing, at most."
+    resize: Literal["pillow", "opencv", "torchvision"]
+    "Whose bilinear rule: pillow smooths when it shrinks; opencv does not; torchvision does not, and rounds sides down."
     size_divisor: Count
     "A batch is padded to a multiple of this, in px."
     canvas: Annotated[list[Count], Field(min_length=2, max_length=2)] | None

@@ -51,7 +51,8 @@ def work(options: Namespace) -> None:
     from pipeline.predict.run import choose_device, predict
 
     detector = load_model(options.model, choose_device(options.device))
-    detector.postprocess = detector.build_postprocess(score_threshold=options.score_threshold)
+    own = detector.description.get("postprocess", {})
+    detector.postprocess = detector.build_postprocess(**own | {"score_threshold": options.score_threshold})
     failed = predict(
         detector,
         sources,

@@ -18,7 +18,7 @@ from retinanet.anchors.grid import Grid
 from retinanet.data.dataset import Batch, split_batch
 from retinanet.inference.detector import build_network
 from retinanet.losses.criterion import Criterion
-from retinanet.network.model import RetinaNet, memory_format, normalise_images
+from retinanet.network.model import RetinaNet, clear_padding, memory_format, normalise_images
 from retinanet.network.precision import autocast
 from retinanet.training.loading import assign_targets
 
@@ -80,6 +80,7 @@ def losses_of(
     """Compute loss_cls and loss_box of one image, normalised by its own foreground anchors."""
     assignment = assign_targets(criterion, part)
     images = normalise_images(part.images, transforms.mean, transforms.std)
+    images = clear_padding(images, part.image_sizes.tolist())
     with autocast(torch.device("cpu"), precision):
         predictions = network(images.contiguous(memory_format=memory_format(network)))
     losses = criterion(predictions, assignment, criterion.normaliser_share(assignment))

@@ -65,13 +65,14 @@ def decode_boxes(
     means: Sequence[float] = (0, 0, 0, 0),
     stds: Sequence[float] = (1, 1, 1, 1),
     max_log_ratio: float | None = MAX_LOG_RATIO,
+    min_log_ratio: float | None = None,
 ) -> Tensor:
-    """The inverse of encode_boxes, with an upper limit on the size of a box.
+    """The inverse of encode_boxes, with limits on the size of a box.
 
     Args:
         deltas: [..., 4] box code.
         anchors: [..., 4] px.
-        max_log_ratio: upper limit of dw and dh; None: no limit.
+        max_log_ratio, min_log_ratio: limits of dw and dh; None: no limit.
 
     Returns:
         [..., 4] boxes in px, not clipped to any image.
@@ -80,7 +81,9 @@ def decode_boxes(
     deltas = deltas * std + mean
     anchor = box_xyxy_to_cxcywh(anchors)
     centres = anchor[..., :2] + deltas[..., :2] * anchor[..., 2:]
-    log_ratios = deltas[..., 2:] if max_log_ratio is None else deltas[..., 2:].clamp(max=max_log_ratio)
+    log_ratios = deltas[..., 2:]
+    if max_log_ratio is not None or min_log_ratio is not None:
+        log_ratios = log_ratios.clamp(min_log_ratio, max_log_ratio)
     half_sides = anchor[..., 2:] * torch.exp(log_ratios) / 2
     return torch.cat([centres - half_sides, centres + half_sides], dim=-1)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torchvision.ops import box_area
 from torchvision.transforms import InterpolationMode
 
+from retinanet.data.resizing import RESIZES
 from retinanet.data.tiles import Tiles
 
 CROPS = 1  # last number of the seed of an image's crops
@@ -70,6 +71,7 @@ class Transforms:
     Attributes:
         short_side: px after resizing; of several, training draws one, evaluation uses the largest.
         long_side: px, at most.
+        resize: a key of RESIZES.
         size_divisor: a batch is padded to a multiple of this, px.
         canvas: height and width to which every training batch is padded, px; images are resized to fit into it. None:
             to the largest image of the batch.
@@ -87,6 +89,7 @@ class Transforms:
 
     short_side: int | Sequence[int] = 800
     long_side: int = 1333
+    resize: str = "pillow"
     size_divisor: int = 32
     canvas: Sequence[int] | None = None
     mean: Sequence[float] = (0.485, 0.456, 0.406)
@@ -159,16 +162,17 @@ class Transforms:
         """
         top, height = cut(size[0], augmentation.crop[0], augmentation.crop_at[0])
         left, width = cut(size[1], augmentation.crop[1], augmentation.crop_at[1])
+        rule = RESIZES[self.resize]
         factor = min(augmentation.short_side / min(height, width), self.long_side / max(height, width))
         if augmentation.within is not None:
             factor = min(factor, augmentation.within[0] / height, augmentation.within[1] / width)
         scale = augmentation.scale
         if scale <= 1:
-            return Geometry(top, left, height, width, scaled((height, width), factor * scale))
-        largest = scaled((height, width), factor)
+            return Geometry(top, left, height, width, rule.scaled((height, width), factor * scale))
+        largest = rule.scaled((height, width), factor)
         below, height = cut(height, 1 / scale, augmentation.scale_at[0])
         right, width = cut(width, 1 / scale, augmentation.scale_at[1])
-        enlarged = scaled((height, width), factor * scale)
+        enlarged = rule.scaled((height, width), factor * scale)
         size = min(enlarged[0], largest[0]), min(enlarged[1], largest[1])
         return Geometry(top + below, left + right, height, width, size)
 
@@ -225,7 +229,8 @@ class Transforms:
             image = image[:, rows, left // reduction : -(-(left + width) // reduction)]
         shown = (image.shape[1], image.shape[2])
         if new_size != shown:
-            image = VF.resize(image, list(new_size), interpolation=InterpolationMode.BILINEAR, antialias=True)
+            antialias = RESIZES[self.resize].antialias
+            image = VF.resize(image, list(new_size), interpolation=InterpolationMode.BILINEAR, antialias=antialias)
         factor_y, factor_x = new_size[0] / (reduction * shown[0]), new_size[1] / (reduction * shown[1])
         boxes = boxes * boxes.new_tensor([factor_x, factor_y, factor_x, factor_y])
         image, boxes = flip(image, boxes, horizontal=augmentation.horizontal_flip, vertical=augmentation.vertical_flip)
@@ -262,12 +267,6 @@ def cut(length: int, fraction: float, position: float) -> tuple[int, int]:
     """
     part = max(1, int(length * fraction + 0.5))
     return int(position * (length - part + 1)), part
-
-
-def scaled(size: tuple[int, int], factor: float) -> tuple[int, int]:
-    """Height and width times a factor, rounded, at least 1 px each."""
-    height, width = size
-    return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
 
 def crop_boxes(boxes: Tensor, height: int, width: int, min_visible: float) -> tuple[Tensor, Tensor]:

@@ -30,8 +30,9 @@ class Detector:
         grid: the anchor grid.
         class_names: K names.
         transforms: from pictures to network input.
-        postprocess: by default with the paper's values; it may be replaced.
-        description: as in the detector's file: parameters, classes, the run that trained it.
+        postprocess: by default with the description's values, or else the paper's; it may be replaced.
+        description: as in the detector's file: parameters, classes, the run that trained it; imported detectors have
+            a section postprocess, too.
     """
 
     def __init__(self, model: nn.Module, description: dict[str, Any]) -> None:
@@ -40,7 +41,7 @@ class Detector:
         self.grid = Grid.from_dict(description["anchors"])
         self.class_names: list[str] = [category["name"] for category in description["categories"]]
         self.transforms = Transforms.from_dict(description["transforms"])
-        self.postprocess = self.build_postprocess()
+        self.postprocess = self.build_postprocess(**description.get("postprocess", {}))
 
     @staticmethod
     def load(path: Path | str, device: torch.device | str = "cpu") -> Detector:
@@ -82,6 +83,7 @@ class Detector:
             softmax=self.description["loss"]["class_loss"] == "softmax_focal",
             box_means=model["box_means"],
             box_stds=model["box_stds"],
+            box_limits=model.get("box_limits", "upper"),
         )
 
     def __call__(
@@ -156,9 +158,8 @@ def read_array(image: npt.NDArray[np.uint8]) -> Tensor:
 
 def build_network(description: dict[str, Any]) -> RetinaNet:
     """Build the network of a description with random weights."""
-    model = {
-        key: value for key, value in description["model"].items() if key not in ("weights", "box_means", "box_stds")
-    }
+    others = ("weights", "box_means", "box_stds", "box_limits")
+    model = {key: value for key, value in description["model"].items() if key not in others}
     softmax = description["loss"]["class_loss"] == "softmax_focal"
     return build_model(
         num_logits=len(description["categories"]) + softmax,

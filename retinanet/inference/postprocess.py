@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from retinanet.anchors.boxes import clip_boxes, decode_boxes
+from retinanet.anchors.boxes import MAX_LOG_RATIO, clip_boxes, decode_boxes
 from retinanet.anchors.grid import Grid
 from retinanet.network.predictions import Predictions
 
@@ -26,6 +26,10 @@ BLOCK = 128
 # NMS first tries this many times max_detections boxes: mostly enough, for random and for trained heads, and NMS is
 # quadratic in the number of boxes.
 TRIED_FIRST = 4
+
+
+# Limits of dw and dh. MMDetection has both, yhenon's code none.
+BOX_LIMITS = {"upper": (None, MAX_LOG_RATIO), "both": (-MAX_LOG_RATIO, MAX_LOG_RATIO), "none": (None, None)}
 
 
 class Detections(NamedTuple):
@@ -76,12 +80,14 @@ class Postprocess:
         softmax: bool = False,
         box_means: Sequence[float] = (0, 0, 0, 0),
         box_stds: Sequence[float] = (1, 1, 1, 1),
+        box_limits: str = "upper",
     ) -> None:
         self.grid, self.num_classes = grid, num_classes
         self.score_threshold, self.candidates_per_level = score_threshold, candidates_per_level
         self.nms_iou, self.max_detections, self.min_size = nms_iou, max_detections, min_size
         self.softmax = softmax
-        self.decode = partial(decode_boxes, means=box_means, stds=box_stds)
+        low, high = BOX_LIMITS[box_limits]
+        self.decode = partial(decode_boxes, means=box_means, stds=box_stds, min_log_ratio=low, max_log_ratio=high)
 
     @torch.no_grad()
     def __call__(self, predictions: Predictions, image_sizes: Tensor, padded_size: tuple[int, int]) -> list[Detections]:

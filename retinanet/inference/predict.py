@@ -11,7 +11,7 @@ from torch import nn
 from retinanet.data.dataset import Batch, copy_to
 from retinanet.inference.joining import TileDetections
 from retinanet.inference.postprocess import Detections, Postprocess, rescale_detections
-from retinanet.network.model import memory_format, normalise_images
+from retinanet.network.model import clear_padding, memory_format, normalise_images
 from retinanet.network.precision import convolving_float32
 from retinanet.network.predictions import Predictions
 
@@ -56,9 +56,8 @@ def predict_tiles(
         The detections of every image, which is a tile or a picture, on the CPU.
     """
     for batch in batches:
-        images = normalise_images(copy_to(batch.images, device), mean, std).contiguous(
-            memory_format=memory_format(model)
-        )
+        images = normalise_images(copy_to(batch.images, device), mean, std)
+        images = clear_padding(images, batch.image_sizes.tolist()).contiguous(memory_format=memory_format(model))
         with evaluating(model), convolving_float32("ieee"):
             predictions = model(images)
         if observe is not None:

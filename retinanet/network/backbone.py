@@ -155,13 +155,17 @@ def last_channels(stage: nn.Module) -> int:
     return max(convolution.out_channels for convolution in convolutions)
 
 
-def build_backbone(name: str, *, norm: str = "frozen_batch", frozen_stages: int = 0) -> Backbone:
+def build_backbone(
+    name: str, *, norm: str = "frozen_batch", frozen_stages: int = 0, stride_in_1x1: bool = False
+) -> Backbone:
     """Build a backbone with random weights (He et al. 2015).
 
     Args:
         name: a key of BACKBONES.
         norm: a key of NORMS. "batch" normalises over one worker's images, so results depend on the number of workers.
         frozen_stages: 0: none, 1: the stem, 2: also C2, .. 5: all.
+        stride_in_1x1: the first block of a stage halves the map in its first 1x1 convolution, as in the original
+            ResNet (Caffe), not in its 3x3 convolution.
 
     Raises:
         ValueError: naming the valid choices.
@@ -172,4 +176,17 @@ def build_backbone(name: str, *, norm: str = "frozen_batch", frozen_stages: int 
         raise ValueError(f"model.norm is {norm!r}, expected one of {', '.join(NORMS)}")
     # torchvision initialises BatchNorm and GroupNorm by class; frozen statistics start as the identity.
     resnet = BACKBONES[name](norm_layer=partial(NORMS[norm]))
+    if stride_in_1x1:
+        move_stride_to_1x1(resnet)
     return Backbone(resnet, frozen_stages)
+
+
+def move_stride_to_1x1(resnet: ResNet) -> None:
+    """Halve the map of a stage in the first convolution of its first block instead of the second.
+
+    Blocks of two 3x3 convolutions halve it in the first anyway.
+    """
+    for stage in (resnet.layer2, resnet.layer3, resnet.layer4):
+        first = stage[0]
+        if isinstance(first, Bottleneck):
+            first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride

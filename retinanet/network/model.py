@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache, partial
 
 import torch
@@ -18,17 +19,17 @@ from retinanet.network.predictions import Predictions
 class FeaturePyramid(nn.Module):
     """P3..P7 from C3..C5 (Lin et al. 2017, arXiv 1612.03144; P6 and P7 as in RetinaNet, section 4, footnote 2).
 
-    No normalisation, and only one ReLU, before P7. The top-down map is interpolated to the size of the lateral, so any
-    image size works.
+    No normalisation, and only one ReLU, before P7; MMDetection has none. The top-down map is interpolated to the size
+    of the lateral, so any image size works.
     """
 
-    def __init__(self, in_channels: list[int], channels: int, p6_from: str) -> None:
+    def __init__(self, in_channels: list[int], channels: int, p6_from: str, *, p7_relu: bool = True) -> None:
         super().__init__()
         if p6_from not in ("c5", "p5"):
             raise ValueError(f"model.p6_from is {p6_from!r}, expected c5 or p5")
         self.laterals = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in in_channels)
         self.outputs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels)
-        self.p6_from_c5 = p6_from == "c5"
+        self.p6_from_c5, self.p7_relu = p6_from == "c5", p7_relu
         self.p6 = nn.Conv2d(in_channels[-1] if self.p6_from_c5 else channels, channels, 3, stride=2, padding=1)
         self.p7 = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
         for module in self.modules():
@@ -44,7 +45,7 @@ class FeaturePyramid(nn.Module):
             merged.insert(0, lateral + F.interpolate(merged[0], size=lateral.shape[-2:], mode="nearest"))
         pyramid = [output(feature) for output, feature in zip(self.outputs, merged, strict=True)]
         p6 = halve(self.p6, features[-1] if self.p6_from_c5 else pyramid[-1])
-        return [*pyramid, p6, halve(self.p7, F.relu(p6))]
+        return [*pyramid, p6, halve(self.p7, F.relu(p6) if self.p7_relu else p6)]
 
 
 def halve(convolution: nn.Conv2d, feature: Tensor) -> Tensor:
@@ -113,8 +114,10 @@ def build_model(
     backbone: str = "resnet50",
     norm: str = "frozen_batch",
     frozen_stages: int = 0,
+    stride_in_1x1: bool = False,
     fpn_channels: int = 256,
     p6_from: str = "c5",
+    p7_relu: bool = True,
     head_channels: int = 256,
     head_depth: int = 4,
     head_norm: str = "none",
@@ -126,11 +129,11 @@ def build_model(
         num_logits: per anchor; K for the sigmoid form, K+1 for softmax.
         prior: initial class probability of every anchor (paper, section 3.3).
     """
-    body = build_backbone(backbone, norm=norm, frozen_stages=frozen_stages)
+    body = build_backbone(backbone, norm=norm, frozen_stages=frozen_stages, stride_in_1x1=stride_in_1x1)
     head = partial(Head, fpn_channels, channels=head_channels, depth=head_depth, norm=head_norm)
     return RetinaNet(
         body,
-        FeaturePyramid(body.channels, fpn_channels, p6_from),
+        FeaturePyramid(body.channels, fpn_channels, p6_from, p7_relu=p7_relu),
         class_head=head(anchors_per_cell * num_logits, bias=-math.log((1 - prior) / prior)),
         box_head=head(anchors_per_cell * 4, bias=0.0),
     )
@@ -165,6 +168,21 @@ def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: to
     """255 std and mean / std, [3] each, copied to a device once: each copy of a list would wait for it."""
     shift = [value / deviation for value, deviation in zip(mean, std, strict=True)]
     return torch.tensor([255.0 * value for value in std], device=device), torch.tensor(shift, device=device)
+
+
+def clear_padding(images: Tensor, sizes: Sequence[Sequence[int]]) -> Tensor:
+    """Set the padding of normalised images to zero in place, the padding of the convolutions; return the images.
+
+    Padding with the mean colour is near it, as pixels are whole numbers; at zero it is that of other implementations.
+
+    Args:
+        images: [N, 3, H, W].
+        sizes: N heights and widths without padding, px.
+    """
+    for image, (height, width) in zip(images, sizes, strict=True):
+        image[:, height:] = 0
+        image[:, :height, width:] = 0
+    return images
 
 
 def memory_format(model: nn.Module) -> torch.memory_format:

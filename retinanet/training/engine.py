@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from retinanet.data.dataset import Batch, copy_to, split_batch
 from retinanet.losses.criterion import Assignment, Criterion
-from retinanet.network.model import memory_format, normalise_images
+from retinanet.network.model import clear_padding, memory_format, normalise_images
 from retinanet.network.precision import autocast, convolving_float32, float32_of
 from retinanet.training.distributed import sum_over_workers, synchronise_gradients, world_size
 from retinanet.training.loading import AssignedBatch, assign_batch
@@ -118,6 +118,7 @@ def compute_losses(state: TrainingState, batch: Batch, assignment: Assignment, n
     """[2] loss_cls and loss_box of a micro-batch with its assignment, both on the CPU."""
     images = normalise_images(copy_to(batch.images, state.device), state.mean, state.std)
     assignment = assignment.map(lambda values: copy_to(values, state.device))
+    images = clear_padding(images, batch.image_sizes.tolist())
     images = images.contiguous(memory_format=memory_format(state.network))
     with autocast(state.device, state.precision):
         predictions = state.model(images)

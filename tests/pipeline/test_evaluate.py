@@ -23,6 +23,7 @@ from pipeline.evaluate.run import CURVE, CURVE_PICTURE, DETECTIONS, REPORT, SHEE
 from pipeline.reports.results import read_results
 from pipeline.runs.identity import RUN_ID, RunFolder
 from pipeline.tracking import NoopRun
+from retinanet.inference.detector_file import load_detector, save_detector
 
 OUTS = (REPORT, DETECTIONS, CURVE, CURVE_PICTURE, SHEET)
 COCO_NAMES = {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"}
@@ -170,6 +171,22 @@ def test_no_picture_may_be_asked_for() -> None:
 def test_missing_model_is_told_with_what_to_do() -> None:
     with pytest.raises(ValueError, match=r"models/model\.pt does not exist; run the train stage"):
         main([])
+
+
+@pytest.mark.usefixtures("untrained", "told")
+def test_another_detector_is_evaluated_if_its_classes_are_the_splits() -> None:
+    other = Path("other.pt")
+    Path("models/model.pt").rename(other)
+    main(["--model", "other.pt"])
+    assert REPORT.is_file()
+    weights, description = load_detector(other)
+    names = [category["name"] for category in description["categories"]]
+    save_detector(other, weights, description | {"categories": description["categories"][::-1]})
+    complaint = (
+        rf"other\.pt detects {len(names)} classes and the split has {len(names)}.*'{names[-1]}' and '{names[0]}'"
+    )
+    with pytest.raises(ValueError, match=complaint):
+        main(["--model", "other.pt"])
 
 
 @pytest.mark.usefixtures("untrained", "told")

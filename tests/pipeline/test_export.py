@@ -73,6 +73,7 @@ def assert_same(rows: list[dict[str, Any]], expected: list[dict[str, Any]]) -> N
         (["--register", "x", "--alias", "v1"], "--alias 'v1'"),
         (["--output", "."], "--output . exists; give a new folder"),
         (["--output", "new"], "models/model.pt does not exist"),
+        (["--output", "new", "--model", "other.pt"], "other.pt does not exist"),
         (["--register", "x"], "models/model.pt does not exist"),
     ],
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,20 @@ def pictures(small_world: SmallWorld) -> list[np.ndarray]:
 
 def assert_equal(first: Detections, second: Detections) -> None:
     assert all(torch.equal(*fields) for fields in zip(first, second, strict=True))
+
+
+def test_postprocess_in_the_description_is_the_default(detector: Detector) -> None:
+    described = describe() | {"postprocess": {"max_detections": 7, "min_size": None}}
+    described["model"] = MODEL | {"box_limits": "both"}
+    postprocess = Detector(detector.model, described).postprocess
+    assert (postprocess.max_detections, postprocess.min_size, postprocess.nms_iou) == (7, None, 0.5)
+    # dw = -9 is limited to log(16 / 1000): a side of 1000 px becomes one of 16 px
+    boxes = postprocess.decode(torch.tensor([0.0, 0.0, -45.0, 0.0]), torch.tensor([0.0, 0.0, 1000.0, 1000.0]))
+    assert_close(boxes, torch.tensor([492.0, 0.0, 508.0, 1000.0]))
+    limits = torch.tensor([0.0, 0.0, -45.0, 45.0]), torch.tensor([0.0, 0.0, 1000.0, 1.0])
+    free = Detector(detector.model, described | {"model": MODEL | {"box_limits": "none"}}).postprocess.decode(*limits)
+    assert_close(free[2] - free[0], torch.tensor(1000 * math.exp(-9)), rtol=0.01, atol=0)
+    assert_close(free[3] - free[1], torch.tensor(math.exp(9.0)))
 
 
 def test_a_detector_is_what_its_file_says(detector: Detector, path: Path) -> None:

@@ -16,7 +16,15 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from retinanet.anchors.grid import build_grid
-from retinanet.network.model import FeaturePyramid, Head, RetinaNet, build_model, halve, normalise_images
+from retinanet.network.model import (
+    FeaturePyramid,
+    Head,
+    RetinaNet,
+    build_model,
+    clear_padding,
+    halve,
+    normalise_images,
+)
 from retinanet.network.predictions import permute_to_N_A_K
 
 Golden = Callable[[str], dict[str, Tensor]]
@@ -164,6 +172,8 @@ def test_levels_of_the_pyramid_worked_by_hand() -> None:
     levels = pyramid(maps)
     assert [level.unique().tolist() for level in levels] == [[-89], [-90], [-100], [-100], [0]]
     assert [level.shape[-1] for level in levels] == [7, 4, 2, 1, 1]
+    pyramid.p7_relu = False  # MMDetection: P7 = P6
+    assert pyramid(maps)[-1].unique().tolist() == [-100]
 
 
 def test_top_down_maps_are_repeated_not_blended() -> None:
@@ -292,3 +302,11 @@ def test_halving_a_map_is_the_convolution(generator: torch.Generator) -> None:
 def test_an_unknown_source_of_p6_is_refused() -> None:
     with pytest.raises(ValueError, match=r"model\.p6_from is 'c6', expected c5 or p5"):
         build_tiny(p6_from="c6")
+
+
+def test_padding_is_zero_and_the_image_stays(generator: torch.Generator) -> None:
+    images = torch.rand(2, 3, 4, 5, generator=generator) + 1
+    cleared = clear_padding(images.clone(), [(4, 5), (2, 3)])
+    assert torch.equal(cleared[0], images[0])
+    assert torch.equal(cleared[1, :, :2, :3], images[1, :, :2, :3])
+    assert cleared[1].count_nonzero() == 3 * 2 * 3

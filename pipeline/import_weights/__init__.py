@@ -1,0 +1,1 @@
+"""Command import_weights: make a detector of another project's RetinaNet."""
