@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,9 +26,12 @@ from pipeline.runs.inputs import BUILT_IN, fetch
 from retinanet.anchors.grid import Grid
 from retinanet.data.tiles import Tiles
 from retinanet.data.transforms import Transforms
+from retinanet.inference.detector_file import is_detector, load_detector
 from retinanet.losses.criterion import Criterion
 from retinanet.network.model import RetinaNet, build_model, recompute_activations
 from retinanet.network.pretrained import load_backbone_weights
+from retinanet.network.transfer import transfer_weights
+from retinanet.network.weights_file import load_plain
 from retinanet.training.optim import construct_ema, construct_optimizer, lr_factor, scale_lr
 from retinanet.training.state import TrainingState
 
@@ -45,6 +49,9 @@ def build_state(config: WorkerConfig, worker: Worker, *, total_steps: int) -> Tr
     grid, num_classes = Grid.from_dict(config.description["anchors"]), len(config.description["categories"])
     seed_all(params.seed)
     network = build_network(params, grid, num_classes)
+    loaded = load_weights(network, params, config.description)
+    if loaded is not None and worker.rank == 0:
+        worker.send_event({"kind": "weights", "text": loaded})
     network.to(worker.device)
     if runtime.channels_last:
         network.to(memory_format=torch.channels_last)
@@ -72,9 +79,9 @@ def build_state(config: WorkerConfig, worker: Worker, *, total_steps: int) -> Tr
 
 
 def build_network(params: Params, grid: Grid, num_classes: int) -> RetinaNet:
-    """Build the network of section model with its pretrained weights; other weights are random."""
+    """Build the network of section model with random weights."""
     model = params.model
-    network = build_model(
+    return build_model(
         num_logits=num_classes + (params.loss.class_loss == "softmax_focal"),
         anchors_per_cell=grid.anchors_per_cell,
         backbone=model.backbone,
@@ -89,10 +96,27 @@ def build_network(params: Params, grid: Grid, num_classes: int) -> RetinaNet:
         head_norm=model.head_norm,
         prior=model.prior,
     )
-    if model.weights is not None:
-        file = model.weights if model.weights in BUILT_IN else str(fetch(model.weights))
-        load_backbone_weights(network.backbone, model.backbone, file)
-    return network
+
+
+def load_weights(network: RetinaNet, params: Params, description: dict[str, Any]) -> str | None:
+    """Load model.weights: ImageNet's or a file's into the backbone, or a detector's into all parts that fit.
+
+    Args:
+        description: of the detector to be trained.
+
+    Returns:
+        What was loaded of a detector, for the user; None without one.
+    """
+    model = params.model
+    if model.weights is None:
+        return None
+    file = model.weights if model.weights in BUILT_IN else str(fetch(model.weights))
+    if file not in BUILT_IN and is_detector(load_plain(file)):
+        state, trained = load_detector(file)
+        told = transfer_weights(network, state, trained=trained, own=description)
+        return f"model.weights {description['model']['weights']}: {told}"
+    load_backbone_weights(network.backbone, model.backbone, file)
+    return None
 
 
 def build_optimizer(network: nn.Module, optim: Optim, train: Train) -> torch.optim.Optimizer:

@@ -96,6 +96,7 @@ class Model(Section):
 
     backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d"]
     weights: str | None
+    "null, imagenet, or a file: a ResNet of torchvision's names for the backbone, or a detector to fine-tune."
     norm: Literal["frozen_batch", "group", "sync_batch", "batch"]
     frozen_stages: Annotated[int, Field(ge=0, le=5)]
     stride_in_1x1: bool

@@ -18,8 +18,8 @@ def check_inputs(params: Params) -> None:
     for path in weights_file(params):
         if not path.is_file():
             raise ValueError(
-                f"model.weights is {params.model.weights!r}: no such file; expected imagenet or a file with a ResNet's "
-                "weights"
+                f"model.weights is {params.model.weights!r}: no such file; expected imagenet, or a file of a "
+                "ResNet's weights or of a detector"
             )
     if isinstance(params.loss.alpha, list):
         classes = read_json(SPLITS["train"])["categories"]

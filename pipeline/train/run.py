@@ -237,7 +237,7 @@ class Listener:
         elif event["kind"] == "resume":
             step = f", step {event['step']} of the next" if event["step"] else ""
             print(f"resuming from epoch {event['epoch']}{step}", flush=True)
-        elif event["kind"] == "memory":
+        elif event["kind"] in ("memory", "weights"):
             print(event["text"], flush=True)
         elif event["kind"] == "warning":
             print(f"warning: {event['text']}", flush=True)

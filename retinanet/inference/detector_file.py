@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -59,6 +59,11 @@ def load_detector(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not Path(path).is_file():
         raise ValueError(f"{path} does not exist; run the train stage first")
     content = load_plain(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if not is_detector(content) or content["format"] != FORMAT:
         raise ValueError(f"{path} holds no detector of this version (format {FORMAT}); run the train stage again")
     return content["weights"], content["description"]
+
+
+def is_detector(content: object) -> TypeGuard[dict[str, Any]]:
+    """Whether the content of a file is a detector of any version."""
+    return isinstance(content, dict) and content.keys() >= {"format", "weights", "description"}

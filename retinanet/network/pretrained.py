@@ -34,6 +34,18 @@ def load_backbone_weights(backbone: Backbone, name: str, weights: str) -> None:
         ValueError: when the file does not exist or holds another network's weights.
     """
     state = fetch_imagenet_weights(name) if weights == "imagenet" else read_backbone_weights(weights)
+    load_backbone_state(backbone, name, state, repr(weights))
+
+
+def load_backbone_state(backbone: Backbone, name: str, state: Mapping[str, Tensor], source: str) -> None:
+    """Load a state dictionary of torchvision's ResNet into a backbone; an fc layer is ignored.
+
+    Args:
+        source: of the weights, for a message.
+
+    Raises:
+        ValueError: when it is another network's; the backbone then stays as it is.
+    """
     own = backbone.state_dict()
     kept = {key: value for key, value in state.items() if not key.startswith("fc.")}
     surplus = [key for key in kept if key not in own and not key.endswith("num_batches_tracked")]
@@ -41,7 +53,7 @@ def load_backbone_weights(backbone: Backbone, name: str, weights: str) -> None:
     shapes = [key for key, value in kept.items() if key in own and value.shape != own[key].shape]
     if surplus or missing or shapes:
         raise ValueError(
-            f"model.weights {weights!r} does not fit {name}: {len(missing)} entries missing (first: {missing[:1]}), "
+            f"model.weights {source} does not fit {name}: {len(missing)} entries missing (first: {missing[:1]}), "
             f"{len(surplus)} unexpected (first: {surplus[:1]}), {len(shapes)} of another shape (first: {shapes[:1]}); "
             "is it another backbone, or another model.norm?"
         )

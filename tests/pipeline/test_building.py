@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from pipeline.anchor_stats.grid import anchor_grid
-from pipeline.fit.building import build_criterion, build_network, build_optimizer, build_schedule, build_transforms
-from pipeline.fit.config import InputFiles, WorkerConfig
+from pipeline.fit.building import (
+    build_criterion,
+    build_network,
+    build_optimizer,
+    build_schedule,
+    build_state,
+    build_transforms,
+    load_weights,
+)
+from pipeline.fit.config import InputFiles, WorkerConfig, with_weights
 from pipeline.params import Params, load_params
 from pipeline.params.experiment import Tiles as TilesSection
 from pipeline.params.runtime import load_runtime
@@ -19,6 +29,8 @@ from retinanet.anchors.grid import Grid, build_grid
 from retinanet.data.tiles import Tiles
 from retinanet.data.transforms import Transforms
 from retinanet.inference import detector
+from retinanet.inference.detector_file import describe_detector, save_detector
+from tests.alone import alone
 
 ROOT = Path(__file__).parents[2]
 PARAMS = load_params(ROOT / "params.yaml")
@@ -49,6 +61,7 @@ def test_every_key_of_the_detectors_sections_is_passed_on() -> None:
     read: set[str] = set()
     params: Any = Watched(PARAMS, read)
     network = build_network(params, GRID, 3)
+    load_weights(network, params, {})
     build_criterion(params, GRID, 3)
     build_schedule(build_optimizer(network, params.optim, params.train), params.optim, 10)
     build_transforms(params.transforms)
@@ -122,3 +135,30 @@ def test_configuration_of_a_worker_travels_whole() -> None:
     assert there == config
     assert isinstance(there.params, Params)
     assert Grid.from_dict(there.description["anchors"]) == GRID
+
+
+def test_a_detectors_file_is_loaded_and_told_by_the_first_worker(tmp_path: Path) -> None:
+    content = load_params(ROOT / "params.yaml")
+    path, description = tmp_path / "model.pt", describe_for(content, "abc")
+    trained = build_network(content, GRID, 3)
+    save_detector(path, trained.state_dict(), description)
+    params = with_weights(content, str(path))
+    told: list[dict[str, Any]] = []
+    for rank in (0, 1):
+        config = WorkerConfig(params, load_runtime(), describe_for(params, "xb"), InputFiles("", "", root=""))
+        state = build_state(config, replace(alone(), rank=rank, send_event=told.append), total_steps=5)
+        assert torch.equal(state.network.pyramid.p6.weight, trained.pyramid.p6.weight)
+        assert torch.equal(state.network.class_head.output.bias[1:9:2], trained.class_head.output.bias[1:12:3])
+    sentence = "loaded backbone, pyramid and heads; 1 of 2 classes have its logits by name, the others start fresh"
+    assert told == [{"kind": "weights", "text": f"model.weights {path}: {sentence}"}]
+
+
+def describe_for(params: Params, names: str) -> dict[str, Any]:
+    return describe_detector(
+        model=params.model.model_dump(),
+        loss=params.loss.model_dump(),
+        transforms=params.transforms.model_dump(),
+        anchors=GRID.to_dict(),
+        categories=[{"id": number, "name": name} for number, name in enumerate(names)],
+        run={"digest": "d"},
+    )
