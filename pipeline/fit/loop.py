@@ -83,11 +83,13 @@ def end_epoch(
 ) -> None:
     """Append an epoch to the history, evaluate it where that is due, and keep the best detector."""
     row = row_of(epoch)
+    candidates = None
     if is_evaluated(epoch.epoch, config.params.train):
-        row |= validate(state, config, val_split, worker)
+        metrics, candidates = validate(state, config, val_split, worker)
+        row |= metrics
     checkpoint.history.append(row)
     if worker.rank == 0 and is_evaluated(epoch.epoch, config.params.train):
-        checkpoint.keep_best(state, config.description)
+        checkpoint.keep_best(state, {**config.description, "working_point": candidates})
 
 
 def report(checkpoint: CheckpointContent, state: TrainingState, worker: Worker, *, is_partial: bool) -> None:

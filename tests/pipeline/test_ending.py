@@ -128,10 +128,14 @@ class Training:
 
     def __init__(self, folder: Path, aps: list[float], patch: pytest.MonkeyPatch) -> None:
         self.folder, self.aps, self.histories = folder, iter(aps), list[list[dict[str, Any]]]()
-        patch.setattr(loop, "validate", lambda *arguments: {"AP": next(self.aps)})
+        patch.setattr(loop, "validate", self.validate)
         patch.setattr(loop, "build_state", tiny_state)
         runtime = load_runtime().model_copy(update={"checkpoint_every": 2})
         self.config = worker_config(load_params(), runtime, digest="d1", run=str(folder))
+
+    def validate(self, *arguments: object) -> tuple[dict[str, Any], dict[str, Any]]:
+        ap = next(self.aps)
+        return {"AP": ap}, {"candidates of": ap}
 
     @contextmanager
     def newest(self) -> Iterator[Path | None]:
@@ -168,6 +172,7 @@ def test_training_ends_early_with_its_best_detector_and_another_start_trains_not
     assert has_ended(training.histories[-1], training.config.params.train)
     _, description = load_detector(long_project / "run" / BEST)
     assert (description["run"]["epoch"], description["run"]["AP"]) == (2, 0.3)
+    assert description["working_point"] == {"candidates of": 0.3}
     assert training.run() == []
 
 

@@ -1,0 +1,101 @@
+"""Right and wrong detections at IoU 0.5 by their scores, for precision, recall and F1 at any score threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retinanet.evaluation.class_matches import match_rows, sort_by_score
+from retinanet.evaluation.coco_eval import ImageDetections, read_detections
+from retinanet.evaluation.coco_evaluator import CATEGORY, SCORE, read_ground_truth
+from retinanet.evaluation.working_point import figures_of, list_candidates
+
+IOU_50 = 0  # index among the evaluator's IoU thresholds
+MAX_DETECTIONS = 100  # per image and class, COCO's
+CURVE_THRESHOLDS = np.arange(101) / 100
+
+
+class ThresholdPoint(NamedTuple):
+    """Precision, recall and F1 of the detections of a class with a score above a threshold; NaN where undefined."""
+
+    class_name: str
+    threshold: float  # 0, 0.01, .., 1
+    precision: float
+    recall: float
+    f1: float
+
+
+class ScoreMatches(NamedTuple):
+    """The detections of one class over all images, without those on crowds.
+
+    Attributes:
+        scores: [D] falling.
+        right: [D] true positive at IoU 0.5.
+        num_truths: ground-truth boxes, without crowds.
+    """
+
+    scores: NDArray[np.float32]
+    right: NDArray[np.bool_]
+    num_truths: int
+
+    def counts_above(self, thresholds: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """True and false positives with a score above each threshold, of any shape."""
+        kept = np.searchsorted(-self.scores, -thresholds, side="left")
+        true = np.append(0, np.cumsum(self.right))[kept]
+        return true, kept - true
+
+
+def match_scores(truth: Mapping[str, Any], detections: Mapping[int, ImageDetections]) -> list[ScoreMatches]:
+    """Match the detections of each class with its ground truth as the COCO evaluation does.
+
+    Args:
+        truth, detections: as of coco_eval.evaluate_detections.
+
+    Returns:
+        One for each category of the truth, in its order.
+    """
+    ground_truth = read_ground_truth(truth)
+    rows = sort_by_score(read_detections(ground_truth, truth, detections), MAX_DETECTIONS)
+    right, ignored = (table[IOU_50] for table in match_rows(ground_truth, rows, MAX_DETECTIONS))
+    classes = []
+    for category in truth["categories"]:
+        number = ground_truth.categories[category["id"]]
+        own = ~ignored & (rows[:, CATEGORY] == number)
+        num_truths = np.count_nonzero(~ground_truth.crowd & (ground_truth.category_numbers == number))
+        classes.append(ScoreMatches(rows[own, SCORE].astype(np.float32), right[own], int(num_truths)))
+    return classes
+
+
+def pool(classes: Sequence[ScoreMatches]) -> ScoreMatches:
+    """The detections of all classes as one."""
+    scores = np.concatenate([np.zeros(0, np.float32), *(one.scores for one in classes)])
+    right = np.concatenate([np.zeros(0, bool), *(one.right for one in classes)])
+    order = np.argsort(-scores, kind="stable")
+    return ScoreMatches(scores[order], right[order], sum(one.num_truths for one in classes))
+
+
+def threshold_curve(class_name: str, matches: ScoreMatches) -> list[ThresholdPoint]:
+    """Precision, recall and F1 at 101 thresholds; no points for a class without ground truth."""
+    if matches.num_truths == 0:
+        return []
+    true, false = matches.counts_above(CURVE_THRESHOLDS.astype(np.float32))
+    figures = (values.tolist() for values in figures_of(true, false, matches.num_truths))
+    return [ThresholdPoint(class_name, *row) for row in zip(CURVE_THRESHOLDS.tolist(), *figures, strict=True)]
+
+
+def describe_candidates(
+    truth: Mapping[str, Any], detections: Mapping[int, ImageDetections], *, lowest: float
+) -> dict[str, Any]:
+    """Candidates for the working point, in plain values as working_point.choose_points reads them.
+
+    Args:
+        lowest: score threshold with which the detections were made.
+    """
+    classes = match_scores(truth, detections)
+    overall, *each = (
+        list_candidates(one.scores, one.right, one.num_truths, lowest=lowest) for one in (pool(classes), *classes)
+    )
+    return {"overall": overall, "classes": each}
