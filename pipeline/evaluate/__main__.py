@@ -15,7 +15,7 @@ detect.
 
 reads    params.yaml (postprocess, evaluate), models/model.pt, data/prepared/<split>.json, the images
 writes   reports/evaluate.json, reports/detections.json.gz (a COCO results file), plots/precision_recall.{csv,png},
-         plots/detections.png; MLflow: continues the run of train
+         plots/thresholds.{csv,png}, plots/detections.png; MLflow: continues the run of train
 """
 
 

@@ -12,12 +12,14 @@ from PIL import Image
 
 from pipeline.cli.progress import Count
 from pipeline.evaluate.sharing import DetectionConfig, detect_on_ray, is_shared
+from pipeline.evaluate.thresholds import choose, measure, summarise
 from pipeline.params import Params, flatten
 from pipeline.params.paths import check_folder, picture_root, storage_location
 from pipeline.params.runtime import RuntimeConfig
 from pipeline.reports.curves import plot_precision_recall, write_precision_recall_csv
 from pipeline.reports.pictures import SheetPicture, draw_sheet
 from pipeline.reports.results import JUDGED, write_results
+from pipeline.reports.threshold_curves import plot_thresholds, write_thresholds_csv
 from pipeline.runs.identity import RUN_ID, RunFolder
 from pipeline.storage.outs import nest, read_json, write_atomic, write_json
 from pipeline.tracking import Run, log_split, open_existing_run, provenance_tags
@@ -31,6 +33,8 @@ REPORT = Path("reports/evaluate.json")
 DETECTIONS = Path("reports/detections.json.gz")
 CURVE = Path("plots/precision_recall.csv")
 CURVE_PICTURE = Path("plots/precision_recall.png")
+THRESHOLDS = Path("plots/thresholds.csv")
+THRESHOLDS_PICTURE = Path("plots/thresholds.png")
 SHEET = Path("plots/detections.png")
 COLUMNS = 4
 
@@ -57,18 +61,26 @@ def run(params: Params, runtime: RuntimeConfig, model: Path = MODEL) -> None:
     )
     description, detect = find_detector(config, runtime, split, model)
     check_classes(description, split, model)
+    target = params.evaluate.working_point
+    points = choose(description, target)
 
     # Opened first, so that an error of MLflow comes before the work.
     with open_training(description["run"]["digest"], params, runtime) as run:
         detections = detect()
         result = evaluate_detections(content, detections)
+        metrics, curves = measure(content, detections, points)
+        result = result._replace(metrics=result.metrics | metrics)
         write_json(REPORT, nest(result.metrics))
         write_results(DETECTIONS, coco_results(content, detections))
         write_atomic(CURVE, lambda path: write_precision_recall_csv(result.precision_recall, path))
         write_atomic(CURVE_PICTURE, lambda path: plot_precision_recall(result.precision_recall, path))
+        write_atomic(THRESHOLDS, lambda path: write_thresholds_csv(curves, path))
+        write_atomic(THRESHOLDS_PICTURE, lambda path: plot_thresholds(curves, result.metrics, path))
         write_atomic(SHEET, lambda path: draw_detections(split, detections, params).save(path))
         record(run, result, split=params.evaluate.split, epoch=description["run"]["epoch"])
     print(summary(result, params.evaluate.split))
+    if points:
+        print(summarise(metrics, target))
 
 
 def find_detector(
@@ -160,7 +172,7 @@ def record(run: Run, result: CocoResult, *, split: str, epoch: int) -> None:
     truths = Path(f"data/prepared/{split}.json")
     run.log_metrics({f"{split}.{name}": value for name, value in result.metrics.items()})
     log_split(run, split, truths)
-    for artifact in (REPORT, CURVE_PICTURE, SHEET):
+    for artifact in (REPORT, CURVE_PICTURE, THRESHOLDS_PICTURE, SHEET):
         run.log_artifact(artifact)
     # Detections and ground truth, with which pipeline.compare can evaluate the run on any machine.
     for artifact in (DETECTIONS, truths):

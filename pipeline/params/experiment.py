@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.params.section import Count, CountOrZero, Finite, Fraction, NotNegative, Positive, Section
+from pipeline.params.target import Target
 
 # Formats that know where their images are if `images` is null.
 FIND_IMAGES = ("voc", "yolo", "labelme", "cvat")
@@ -266,3 +267,5 @@ class Evaluate(Section):
     "Images on the sheet plots/detections.png."
     picture_score: Fraction
     "Minimum score of a detection that is drawn on it."
+    working_point: Target
+    "Score thresholds at which precision, recall and F1 are reported; chosen on val: f1, {precision: P} or {recall: R}."

@@ -32,7 +32,14 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--format", nargs="+", choices=FORMATS, default=["pictures", "coco", "csv"], help="what to write"
     )
-    parser.add_argument("--score-threshold", type=float, default=0.3, help="lowest score (exclusive) that is written")
+    lowest = parser.add_mutually_exclusive_group()
+    lowest.add_argument(
+        "--working-point",
+        metavar="TARGET",
+        help="thresholds of the classes: f1 (the best F1 on val), precision=0.9 or recall=0.8; by default "
+        "evaluate.working_point of params.yaml for the project's own model, f1 for any other",
+    )
+    lowest.add_argument("--score-threshold", type=float, help="one for all classes, exclusive, instead")
     parser.add_argument("--device", help="cpu, cuda, cuda:1; by default a GPU where there is one")
     parser.add_argument("--processes", type=int, default=0, help="that read and decode ahead of the network")
     parser.add_argument("--print", action="store_true", dest="shows_lines", help="print a line per picture")
@@ -40,7 +47,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 def work(options: Namespace) -> None:
     """Detect, and say what was done."""
-    if not 0 <= options.score_threshold <= 1:
+    if options.score_threshold is not None and not 0 <= options.score_threshold <= 1:
         raise ValueError(f"--score-threshold is {options.score_threshold}; expected 0 to 1")
     if options.processes < 0:
         raise ValueError(f"--processes is {options.processes}; expected 0 or more")
@@ -49,13 +56,21 @@ def work(options: Namespace) -> None:
     sources = find_pictures(options.paths)
     from pipeline.predict.model import load_model
     from pipeline.predict.run import choose_device, predict
+    from pipeline.predict.thresholds import choose_thresholds
 
     detector = load_model(options.model, choose_device(options.device))
+    thresholds = choose_thresholds(
+        detector.description,
+        number=options.score_threshold,
+        target=options.working_point,
+        is_projects=options.model == MODEL,
+    )
     own = detector.description.get("postprocess", {})
-    detector.postprocess = detector.build_postprocess(**own | {"score_threshold": options.score_threshold})
+    detector.postprocess = detector.build_postprocess(**own | {"score_threshold": min(thresholds)})
     failed = predict(
         detector,
         sources,
+        thresholds=thresholds,
         output=options.output,
         formats=list(dict.fromkeys(options.format)),
         processes=options.processes,

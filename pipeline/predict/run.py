@@ -13,13 +13,16 @@ from pipeline.predict.batches import IMAGES_PER_BATCH, PictureBatches, Read
 from pipeline.predict.inputs import Source
 from pipeline.predict.outputs import WRITERS, Found, Writer, describe, write_text
 from retinanet.data.dataset import Batch, loader_context, split_batch
+from retinanet.evaluation.working_point import is_kept
 from retinanet.inference.detector import Detector
+from retinanet.inference.postprocess import Detections
 
 
 def predict(
     detector: Detector,
     sources: Sequence[Source],
     *,
+    thresholds: Sequence[float],
     output: Path,
     formats: Sequence[str],
     processes: int,
@@ -28,6 +31,7 @@ def predict(
     """Detect on all pictures and write the results; return those that could not be read, with the reason.
 
     Args:
+        thresholds: score of each class (exclusive) above which detections are written.
         output: folder of the results; pictures of the same names are overwritten.
         formats: keys of WRITERS.
         processes: that read and decode ahead; 0: none.
@@ -45,6 +49,7 @@ def predict(
     )
     with Count(len(sources), title="predict", unit="image") as count:
         for found in detect(detector, loader, sources, failures):
+            found = found._replace(detections=keep_above(found.detections, thresholds))
             write(found, writers)
             if shows_lines:
                 print(describe(found, detector.class_names), flush=True)
@@ -75,6 +80,12 @@ def detect(
 
     for place, detections in detector.predict(readable()):
         yield Found(place + 1, sources[place], sizes.pop(place), detections)
+
+
+def keep_above(detections: Detections, thresholds: Sequence[float]) -> Detections:
+    """The detections with a score above the threshold of their class."""
+    kept = torch.from_numpy(is_kept(detections.scores.numpy(), detections.labels.numpy(), thresholds))
+    return Detections(*(field[kept] for field in detections))
 
 
 def write(found: Found, writers: Sequence[Writer]) -> None:

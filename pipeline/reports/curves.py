@@ -32,7 +32,7 @@ def plot_precision_recall(points: Sequence[PrecisionRecallPoint], path: Path) ->
     few = len(ranked) <= 2 * CURVES_NAMED
     named = ranked if few else ranked[:CURVES_NAMED] + ranked[-CURVES_NAMED:]
 
-    figure = _new_figure()
+    figure = new_figure()
     axes = figure.add_subplot(xlabel="recall", ylabel="precision", xlim=(0, 1.005), ylim=(0, 1.02))
     for name in ranked:
         rank = named.index(name) if name in named else None
@@ -77,7 +77,7 @@ def plot_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
             a key that is missing or None in an epoch leaves its point out.
         path: of the PNG.
     """
-    figure = _new_figure()
+    figure = new_figure()
     with_lr = any(row.get("lr") is not None for row in history)
     panels = figure.subplots(2 if with_lr else 1, squeeze=False, sharex=True, height_ratios=[4, 1][: 1 + with_lr])[:, 0]
     losses, scores = panels[0], panels[0].twinx()
@@ -107,8 +107,9 @@ def _series(history: Sequence[Mapping[str, Any]], key: str) -> tuple[list[Any], 
     return [epoch for epoch, _ in known], [value for _, value in known]
 
 
-def _new_figure() -> Figure:
+def new_figure(*, width: float = 9) -> Figure:
+    """A figure of width x 5 inches at 110 pixels per inch."""
     # Not pyplot's figure: no global state, and savefig uses Agg, which needs no display.
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(9, 5), dpi=110, layout="constrained")
+    return Figure(figsize=(width, 5), dpi=110, layout="constrained")

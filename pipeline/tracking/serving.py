@@ -43,14 +43,30 @@ class ServedDetector(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Detect objects in every image; `score_threshold` in params overrides the model's own."""
-        threshold = (params or {}).get("score_threshold")
+        """Detect objects in every image.
+
+        Args:
+            params: `score_threshold`, one for all classes; or `working_point`, f1 by default, precision=P or recall=R,
+                for that of each class. A model without a working point returns all detections.
+        """
+        threshold = self.threshold(**params or {})
         names = self.detector.class_names
         tables = [empty_table()]  # columns and types, also without detections
         for index, picture in enumerate(model_input["image"]):
             (detections,) = self.detector([read_image(picture)], score_threshold=threshold)
             tables.append(as_table(index, detections, class_names=names))
         return pd.concat(tables, ignore_index=True)
+
+    def threshold(
+        self, score_threshold: float | None = None, working_point: str | None = None
+    ) -> float | list[float] | None:
+        """One score threshold for all classes, or that of each class at the working point; None: there is none."""
+        from retinanet.evaluation.working_point import choose_points, parse_target
+
+        if score_threshold is not None:
+            return score_threshold
+        points = choose_points(self.detector.description, parse_target(working_point or "f1"))
+        return points.thresholds if points else None
 
 
 def read_image(picture: object) -> np.ndarray[Any, Any]:

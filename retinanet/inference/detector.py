@@ -87,7 +87,7 @@ class Detector:
         )
 
     def __call__(
-        self, images: Sequence[npt.NDArray[np.uint8]], *, score_threshold: float | None = None
+        self, images: Sequence[npt.NDArray[np.uint8]], *, score_threshold: float | Sequence[float] | None = None
     ) -> list[Detections]:
         """Detect on pictures one at a time, so that the detections of a picture do not depend on the others.
 
@@ -95,15 +95,17 @@ class Detector:
 
         Args:
             images: [H, W, 3] uint8 RGB arrays of any size.
-            score_threshold: not below that of `postprocess`; None: that of `postprocess`.
+            score_threshold: one, or one for each of the K classes, not below that of `postprocess`; None: that of
+                `postprocess`.
 
         Returns:
             The detections of each picture in its px, best first.
         """
+        limits = torch.tensor(0.0 if score_threshold is None else score_threshold, dtype=torch.float32)  # [] or [K]
         found = []
         for image in images:
             ((_, detections),) = self.predict(self._batches(read_array(image)))
-            keep = detections.scores > (score_threshold or 0.0)
+            keep = detections.scores > (limits[detections.labels] if limits.ndim else limits)
             found.append(Detections(*(field[keep] for field in detections)))
         return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import re
 import shutil
@@ -17,9 +18,12 @@ import pytest
 from PIL import Image
 
 from pipeline.reports.curves import plot_curves, plot_precision_recall, write_precision_recall_csv
+from pipeline.reports.threshold_curves import plot_thresholds, write_thresholds_csv
 from retinanet.evaluation.coco_eval import PrecisionRecallPoint
+from retinanet.evaluation.score_matches import ThresholdPoint
 
 TEMPLATE = Path(__file__).resolve().parents[2] / ".dvc" / "plots" / "precision_recall.json"
+THRESHOLDS = TEMPLATE.with_name("thresholds.json")
 EPOCHS: list[dict[str, Any]] = [
     {"epoch": 1, "loss": 1.5, "loss_cls": 1.0, "loss_box": 0.5, "AP": None, "lr": 0.01},
     {"epoch": 2, "loss": 0.8, "loss_cls": 0.5, "loss_box": 0.3, "AP": 0.2, "AP50": 0.4, "lr": 0.001},
@@ -66,6 +70,31 @@ def test_precision_recall_is_drawn_for_any_number_of_classes(tmp_path: Path, num
     assert size_px(tmp_path / "pr.png") == (990, 550)
 
 
+def threshold_points(*names: str) -> list[ThresholdPoint]:
+    return [
+        ThresholdPoint(name, t, 0.5 + t / 2 if t < 1 else math.nan, 1 - t, 0.5) for name in names for t in (0, 0.5, 1)
+    ]
+
+
+def test_csv_of_thresholds_leaves_undefined_cells_empty(tmp_path: Path) -> None:
+    write_thresholds_csv(threshold_points("cat"), tmp_path / "thresholds.csv")
+    rows = "cat,0,0.5,1,0.5\ncat,0.5,0.75,0.5,0.5\ncat,1,,0,0.5\n"
+    assert (tmp_path / "thresholds.csv").read_text() == "class,threshold,precision,recall,f1\n" + rows
+
+
+@pytest.mark.parametrize("num_classes", [0, 10, 11])
+def test_thresholds_are_drawn_for_any_number_of_classes(tmp_path: Path, num_classes: int) -> None:
+    names = [f"class {k}" for k in range(num_classes)]
+    points = threshold_points(*names, "all classes") if names else []
+    metrics: dict[str, float | None] = {"per_class.class 1.F1": None}  # no dot
+    metrics |= {f"per_class.class 0.{name}": 0.5 for name in ("threshold", "precision", "recall", "F1")}
+    plot_thresholds(points, metrics, tmp_path / "with.png")
+    assert size_px(tmp_path / "with.png") == (1320, 550)
+    plot_thresholds(points, {}, tmp_path / "without.png")
+    has_dot = (tmp_path / "with.png").read_bytes() != (tmp_path / "without.png").read_bytes()
+    assert has_dot == bool(names)
+
+
 @pytest.mark.parametrize("keys", [{"epoch", "loss", "loss_cls", "loss_box"}, {*EPOCHS[1]}])
 @pytest.mark.parametrize("num_epochs", [0, 2])
 def test_training_curves_are_drawn_for_any_history(tmp_path: Path, num_epochs: int, keys: set[str]) -> None:
@@ -107,3 +136,20 @@ def test_dvc_fills_the_template_from_the_csv(tmp_path: Path) -> None:
     assert (spec["title"]["text"], spec["encoding"]["x"]["field"]) == ("Precision and recall", "recall")
     assert len(spec["data"]["values"]) == 2 * 2 * 101
     assert {"class", "iou", "score", "rev"} <= spec["data"]["values"][0].keys()
+
+
+@pytest.mark.slow
+def test_dvc_fills_the_template_of_thresholds(tmp_path: Path) -> None:
+    write_thresholds_csv(threshold_points("cat", "dog"), tmp_path / "thresholds.csv")
+    plot = {"x": "threshold", "y": "f1", "template": "thresholds"}
+    (tmp_path / "dvc.yaml").write_text(json.dumps({"plots": [{"thresholds.csv": plot}]}))
+    run_dvc("init", "--no-scm", folder=tmp_path)
+    (tmp_path / ".dvc" / "plots").mkdir()
+    shutil.copy(THRESHOLDS, tmp_path / ".dvc" / "plots")
+    run_dvc("plots", "show", "--out", "html", folder=tmp_path)
+    found = re.search(r"var spec = (\{.*\});", (tmp_path / "html" / "index.html").read_text())
+    assert found is not None
+    assert "<DVC_METRIC" not in found[1]
+    spec = json.loads(found[1])
+    assert (spec["params"][0]["value"], spec["encoding"]["x"]["field"]) == ("f1", "threshold")
+    assert {"class", "precision", "recall", "rev"} <= spec["data"]["values"][0].keys()

@@ -168,6 +168,7 @@ WRONG: dict[str, list[object]] = {
     "postprocess.score_threshold": [2.0],
     "postprocess.max_detections": [0, 1.5],
     "evaluate.pictures": [-1],
+    "evaluate.working_point": ["F1", 0.5, None, {}, {"precision": 0}, {"recall": 1.5}, {"precison": 0.9}],
 }
 
 

@@ -26,8 +26,13 @@ class Detections(NamedTuple):
     scores: torch.Tensor
     labels: torch.Tensor
 
+# The best F1 is above 0.4; above 0.7 all are right.
+DOGS = {"num_truths": 2, "thresholds": [0.7, 0.4], "true_positives": [1, 2], "false_positives": [0, 1]}
+CATS = {"num_truths": 2, "thresholds": [], "true_positives": [], "false_positives": []}
+
 class Detector:
     class_names = ["cat", "dog"]
+    description = {"working_point": {"overall": DOGS, "classes": [CATS, DOGS]}}
 
     @classmethod
     def load(cls, path, device):
@@ -36,7 +41,7 @@ class Detector:
 
     def __call__(self, images, *, score_threshold=None):
         """One dog of score .5 that fills each image; none above a higher threshold."""
-        kept = int((score_threshold or 0.05) < 0.5)
+        kept = int((score_threshold[1] if isinstance(score_threshold, list) else score_threshold) < 0.5)
         return [
             Detections(
                 torch.tensor([[0.0, 0.0, image.shape[1], image.shape[0]]])[:kept],
@@ -63,9 +68,10 @@ model = mlflow.pyfunc.load_model("models:/{model_id}")
 images = ["a.png", open("a.png", "rb").read(), np.zeros((4, 3, 3), np.uint8)]
 found = model.predict(pd.DataFrame({{"image": images}}))
 none = model.predict(pd.DataFrame({{"image": images}}), params={{"score_threshold": 0.6}})
+sure = model.predict(pd.DataFrame({{"image": images}}), params={{"working_point": "precision=0.9"}})
 empty = model.predict(pd.DataFrame({{"image": pd.Series([], dtype=object)}}))
 print(found.to_json(orient="split"))
-print(len(none), list(none.columns) == list(found.columns), len(empty))
+print(len(none), len(sure), list(none.columns) == list(found.columns), len(empty))
 print(model.metadata.metadata["class_names"], "{project}" in " ".join(sys.path))
 """
 
@@ -90,11 +96,12 @@ def test_writing_a_model_imports_neither_the_detector_nor_torchvision(tracker: A
 
 @pytest.mark.slow
 def test_logged_model_loads_and_predicts_without_the_project(tracker: Any, tmp_path: Path, home: Path) -> None:
-    for package in ("retinanet", "retinanet/inference", "retinanet/data"):
+    for package in ("retinanet", "retinanet/inference", "retinanet/data", "retinanet/evaluation"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text("")
     (tmp_path / "retinanet/inference/detector.py").write_text(DETECTOR)
     shutil.copy(PROJECT / "retinanet/data/pixels.py", tmp_path / "retinanet/data")  # decodes what is served
+    shutil.copy(PROJECT / "retinanet/evaluation/working_point.py", tmp_path / "retinanet/evaluation")
     (tmp_path / "model.pt").write_text("weights")
     tracker.png(tmp_path / "a.png", width=8, height=6)
     elsewhere = tmp_path / "elsewhere"
@@ -111,7 +118,7 @@ def test_logged_model_loads_and_predicts_without_the_project(tracker: Any, tmp_p
     assert table["data"][0] == [0, 0, 0, 8, 6, 0.5, 1, "dog"]
     assert table["data"][2] == [2, 0, 0, 3, 4, 0.5, 1, "dog"]
     assert [row[0] for row in table["data"]] == [0, 1, 2]
-    assert others == "0 True 0"
+    assert others == "0 0 True 0"
     assert about == "['cat', 'dog'] False"
     stored = tracker.client().get_logged_model(model_id)
     assert stored.status == "READY"
