@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
 
 
 def edit_yaml(text: str, settings: Mapping[str, Any]) -> str:
@@ -25,15 +26,24 @@ def edit_yaml(text: str, settings: Mapping[str, Any]) -> str:
 
 
 def as_yaml(settings: Mapping[str, Any]) -> str:
-    """Return values by dotted key as a YAML text of their sections."""
+    """Return values by dotted key as a YAML text of their sections; lists are in one line."""
     content: dict[str, Any] = {}
     for name, value in settings.items():
         *outer, last = name.split(".")
         section = content
         for part in outer:
             section = section.setdefault(part, {})
-        section[last] = value
+        section[last] = _in_one_line(value)
     return _dump(_round_trip(), content)
+
+
+def _in_one_line(value: Any) -> Any:
+    """A list with the style [a, b]; other values as they are."""
+    if not isinstance(value, list | tuple):
+        return value
+    sequence = CommentedSeq(value)
+    sequence.fa.set_flow_style()
+    return sequence
 
 
 def _round_trip() -> YAML:

@@ -48,6 +48,7 @@ def test_the_detector_is_written_and_its_settings_are_params(folder: Path, capsy
     assert first == (
         "recognised torchvision: resnet18, P6 from P5, heads of 4 convolutions, 3 logits per anchor, 2 classes"
     )
+    assert "  mean: [0.485, 0.456, 0.406]\n" in rest
     sections = yaml.safe_load(rest.partition("settings:\n\n")[2])
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
     for name, section in sections.items():

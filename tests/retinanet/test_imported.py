@@ -6,11 +6,14 @@ import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -253,6 +256,15 @@ def test_left_over_names_are_listed() -> None:
     state = numbered_state("detectron2_r50") | {"head.centerness.weight": torch.zeros(9)}
     with pytest.raises(ValueError, match=r"1 names are not those of a RetinaNet of Detectron2: head\.centerness"):
         take(state)
+
+
+@settings(max_examples=10)
+@given(st.sampled_from(["detectron2", "mmdet"]), st.randoms(use_true_random=False))
+def test_every_name_is_needed(peer: str, random: Random) -> None:
+    state = numbered_state(f"{peer}_r50")
+    del state[random.choice([name for name in state if not name.endswith("num_batches_tracked")])]
+    with pytest.raises(ValueError, match=r"missing|blocks in its stages|known RetinaNet"):
+        take(state, name=MMDET_ZOO)
 
 
 def test_missing_names_and_other_shapes_are_listed() -> None:

@@ -90,7 +90,9 @@ def number_towers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def complete_norms(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Add mean 0 and variance 1 where the statistics of a backbone's norm are part of its scale and shift."""
+    """Add mean 0 and variance 1 if no norm of the backbone has statistics: then they are part of scale and shift."""
+    if any(name.endswith((".running_mean", ".running_var")) for name in state):
+        return dict(state)
     stems = [
         name.removesuffix(".weight")
         for name, value in state.items()
