@@ -60,7 +60,7 @@ class PictureCache:
 
     def known(self, files: Mapping[str, State]) -> dict[str, Picture]:
         """Return what is known of the files that have not changed, by path."""
-        with suppress(sqlite3.DatabaseError, ValueError, TypeError), closing(self._open()) as database:
+        with suppress(sqlite3.DatabaseError, ValueError, TypeError), closing(self._connect()) as database:
             rows = database.execute("SELECT path, state, fields, thumbnail FROM pictures")
             return {
                 path: _restore(json.loads(fields), thumbnail)
@@ -86,10 +86,10 @@ class PictureCache:
             self._write(rows)
 
     def _write(self, rows: list[tuple[str, str, str, bytes]]) -> None:
-        with closing(self._open()) as database, database:
+        with closing(self._connect()) as database, database:
             database.executemany("INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?)", rows)
 
-    def _open(self) -> sqlite3.Connection:
+    def _connect(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         database = sqlite3.connect(self.path)
         mark = f"{VERSION} {PIL.__version__}"
