@@ -10,6 +10,9 @@ import pytest
 import torch
 
 from pipeline.fit import fit
+from pipeline.runs.identity import BEST
+from retinanet.evaluation.working_point import choose_point
+from retinanet.inference.detector_file import load_detector
 from tests.training import Trained, train, train_in_process
 
 pytestmark = [
@@ -35,6 +38,24 @@ def assert_same_training(one: Trained, other: Trained) -> None:
 
 def test_two_workers_train_as_one(alone: Trained, pair: Trained) -> None:
     assert_same_training(alone, pair)
+
+
+def best_candidates(training: Trained) -> dict[str, Any]:
+    """Candidates for the working point in the file of the best detector."""
+    assert training.storage is not None
+    newest = max((training.storage / "d1").glob(f"checkpoint_*/{BEST}"))
+    candidates: dict[str, Any] = load_detector(newest)[1]["working_point"]
+    return candidates
+
+
+def test_two_workers_store_the_working_point_of_one(alone: Trained, pair: Trained) -> None:
+    ours, theirs = best_candidates(alone), best_candidates(pair)
+    for one, other in zip([ours["overall"], *ours["classes"]], [theirs["overall"], *theirs["classes"]], strict=True):
+        assert one["num_truths"] == other["num_truths"]
+        point, twin = choose_point(one, "f1"), choose_point(other, "f1")
+        assert (point is None) == (twin is None)
+        assert point is None or point == pytest.approx(twin, abs=1e-2)
+    assert choose_point(ours["overall"], "f1") is not None
 
 
 def test_training_learns(alone: Trained) -> None:
