@@ -158,6 +158,7 @@ def test_wrong_key_stops_before_any_work_with_the_right_one(fresh: Experiment) -
 def test_repro_makes_every_out_and_leaves_the_large_ones_to_dvc(experiment: Experiment) -> None:
     outs = ["data/prepared/train.json", "anchors.json", "models/model.pt", "plots/training.csv", "plots/training.png"]
     outs += ["plots/anchors.png", "plots/precision_recall.csv", "plots/precision_recall.png", "plots/detections.png"]
+    outs += ["plots/thresholds.csv", "plots/thresholds.png"]
     outs += ["reports/detections.json.gz", *(f"reports/{stage}.json" for stage in STAGES)]
     assert [out for out in outs if not (experiment.root / out).exists()] == []
     assert experiment.report("train")["epochs"] == 1
@@ -183,6 +184,7 @@ def test_second_repro_does_nothing(experiment: Experiment) -> None:
         ("transforms", "horizontal_flip", 0.0, {"anchor_stats", "train"}),
         ("postprocess", "nms_iou", 0.6, {"evaluate"}),
         ("evaluate", "split", "val", {"evaluate"}),
+        ("evaluate", "working_point", {"precision": 0.9}, {"evaluate"}),
         ("anchors", "base_scale", 3.5, {"anchor_stats"}),
         ("anchors", "mode", "fitted", {"anchor_stats"}),
         ("train", "epochs", 2, {"train"}),
@@ -246,7 +248,7 @@ def test_mlflow_has_one_run_that_can_be_traced(experiment: Experiment) -> None:
     assert tags["run_digest"] == experiment.report("train")["run"]
     files = {path.name for path in (experiment.root / "mlartifacts").rglob(f"{run_id}/artifacts/*")}
     logged = {"params.yaml", "anchors.json", "train.json", "training.png", "evaluate.json", "precision_recall.png"}
-    assert logged | {"anchors.png", "detections.png", "judged"} <= files
+    assert logged | {"thresholds.png", "anchors.png", "detections.png", "judged"} <= files
     assert experiment.query("select count(*) from logged_models where status = 'READY' or status = 2") == [(1,)]
 
 
