@@ -16,8 +16,6 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from retinanet.data.pixels import THUMBNAIL
 
@@ -65,6 +63,9 @@ def find_copies(thumbnails: Sequence[bytes], similarity: float) -> Indices:
 
 def label_groups(num_items: int, pairs: Indices) -> Indices:
     """Return the number of the group [N] of each item; items that pairs [E, 2] connect are of one group."""
+    from scipy.sparse import coo_array  # a third of a second, which a command's help need not wait for
+    from scipy.sparse.csgraph import connected_components
+
     ones = np.ones(len(pairs), np.int8)
     graph = coo_array((ones, (pairs[:, 0], pairs[:, 1])), shape=(num_items, num_items))
     labels: Indices = connected_components(graph, directed=False)[1].astype(np.int64)

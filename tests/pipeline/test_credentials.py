@@ -22,7 +22,7 @@ from pipeline import prepare
 from pipeline.anchor_stats.__main__ import main as anchor_stats
 from pipeline.compare.run import root_of
 from pipeline.evaluate.__main__ import main as evaluate
-from pipeline.export.run import model_of_file
+from pipeline.export.run import MODEL, model_of_file
 from pipeline.params.credentials import credentials_complaint
 from pipeline.params.paths import picture_root
 from pipeline.replay.run import load_step
@@ -138,7 +138,7 @@ def test_secret_in_conf_is_refused_by_every_command(command: str, key: str, monk
     monkeypatch.setattr("pipeline.export.run.load_detector", lambda path: (None, {"run": {"digest": "d1"}}))
     put("conf/local.yaml", key, WITH_SECRET[0])
     Path("conf/sweep.yaml").write_text(Path("conf/local.yaml").read_text())
-    commands = {**COMMANDS, "export": lambda arguments: model_of_file()}
+    commands = {**COMMANDS, "export": lambda arguments: model_of_file(MODEL)}
     with pytest.raises(ValueError, match=rf"^conf/\w+\.yaml: {key} is a s3:// URL with credentials in it") as caught:
         commands[command]([])
     assert SECRET not in str(caught.value)

@@ -230,7 +230,7 @@ def test_train_sweep_and_export_take_the_storage_from_the_home(
     with pytest.raises(
         ValueError, match=rf"comes from run d1, but neither {home}/runs/d1 nor MLflow names its MLflow run"
     ):
-        export.model_of_file()
+        export.model_of_file(export.MODEL)
     assert not (project / "~").exists()
 
 

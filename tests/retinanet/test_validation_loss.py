@@ -12,7 +12,7 @@ from retinanet.data.splits import load_split
 from retinanet.inference.postprocess import Postprocess
 from retinanet.inference.predict import predict
 from retinanet.losses.criterion import Criterion
-from retinanet.network.model import normalise_images
+from retinanet.network.model import clear_padding, normalise_images
 from retinanet.network.predictions import Predictions
 from retinanet.training.loading import assign_targets
 from retinanet.training.validation_loss import ValidationLoss
@@ -40,7 +40,8 @@ def test_loss_is_that_of_the_split_as_one_batch(normaliser: str, small_world: Sm
     found = losses_on([whole], criterion)
     assignment = assign_targets(criterion, whole)
     with torch.no_grad():
-        predictions: Predictions = tiny_network()(normalise_images(whole.images, MEAN, STD))
+        images = clear_padding(normalise_images(whole.images, MEAN, STD), whole.image_sizes.tolist())
+        predictions: Predictions = tiny_network()(images)
         expected = criterion(predictions, assignment, criterion.normaliser_share(assignment))
     assert found["val_loss_cls"] == pytest.approx(expected["loss_cls"].item(), rel=1e-5)
     assert found["val_loss_box"] == pytest.approx(expected["loss_box"].item(), rel=1e-5)
