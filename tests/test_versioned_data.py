@@ -84,7 +84,7 @@ def test_clone_has_everything_and_reproduces_nothing(clone: Experiment) -> None:
 def test_prepared_data_stand_where_the_raw_data_are_not_pulled(added: Experiment) -> None:
     trainer = Experiment(added.root.parent / "trainer")
     added.run("git", "clone", "-q", str(added.root.parent / "origin"), str(trainer.root))
-    trainer.dvc("pull", "data/prepared", "models/model.pt", "plots/training.png")
+    trainer.dvc("pull", "prepare", "anchor_stats", "train")
     printed = trainer.dvc("repro", "train")
     assert f"{DATA} is not on this machine" in printed
     assert printed.count("didn't change, skipping") == 3

@@ -154,8 +154,8 @@ def _as_crowd(box: RawBox, difficult: Difficult) -> RawBox:
 def _fault(box: RawBox, image: _Image, difficult: Difficult) -> str | None:
     if not box.category and not box.of_all_classes:
         return "no class name"
-    dropped = DIFFICULT if box.difficult and difficult == "drop" else None
-    return find_fault(box.xywh, image.size) or dropped
+    fault = find_fault(box.xywh, image.size)
+    return DIFFICULT if fault is None and box.difficult and difficult == "drop" else fault
 
 
 def _annotation(box: RawBox, image: _Image, number: int, category_id: int) -> CocoAnnotation:

@@ -65,9 +65,10 @@ def recognise_coco(root: Root, paths: Sequence[str]) -> list[Recognised]:
     instances = {path: image for path, image in found.items() if "instances_" in path}
     splits: dict[str, SplitFiles] = {}
     for split, names in by_split(instances or found).items():
-        folders = [image_folder(paths, found[name], beside=name) for name in names]
-        if None not in folders and len(set(folders)) == 1:
-            splits[split] = SplitFiles(names[0], folders[0] or ".", tuple(names[1:]))
+        folders = {image_folder(paths, found[name], beside=name) for name in names}
+        folder = folders.pop()
+        if folder is not None and not folders:
+            splits[split] = SplitFiles(names[0], "." if folder == "" else folder, tuple(names[1:]))
     listed = ", ".join(file for files in splits.values() for file in (files.annotations, *files.more))
     return [Recognised(splits, f"{listed}, with images, annotations and categories")] if "train" in splits else []
 

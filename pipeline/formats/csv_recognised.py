@@ -42,7 +42,8 @@ def recognise_csv(root: Root, paths: Sequence[str]) -> list[Recognised]:
         names = groups.get(split, [])
         if names and len({folders[name] for name in names}) == 1:
             more = [*names[1:], *_class_files(seen, set().union(*(boxes[name].classes for name in names)), split)]
-            splits[split] = SplitFiles(names[0], folders[names[0]] or ".", tuple(more))
+            folder = folders[names[0]]
+            splits[split] = SplitFiles(names[0], "." if folder in ("", None) else str(folder), tuple(more))
     listed = ", ".join(dict.fromkeys(file for files in splits.values() for file in (files.annotations, *files.more)))
     return [Recognised(splits, f"{listed}, with columns for image, class and box")] if "train" in splits else []
 

@@ -52,7 +52,10 @@ def choose_splits(
         ValueError: when no image can be read, a split has no group, or `cut.group` matches no image.
     """
     known = [cut.known.get(image.path) for image in images]
-    splits = [None if picture.fault is None else split or TRAIN for split, picture in zip(known, pictures, strict=True)]
+    splits = [
+        None if picture.fault is None else TRAIN if split is None else split
+        for split, picture in zip(known, pictures, strict=True)
+    ]
     readable = [index for index, picture in enumerate(pictures) if picture.fault is None]
     if not readable:
         example = f", e.g. {images[0].path}: {pictures[0].fault}" if images else ""

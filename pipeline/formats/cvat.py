@@ -20,7 +20,7 @@ from defusedxml.ElementTree import iterparse
 
 from pipeline.formats.outlines import NO_BOX, enclose, enclose_ellipse, enclose_rotated
 from pipeline.formats.pages import Page, PageObject, join_pages
-from pipeline.formats.recognised import IMAGE_SUFFIXES, Recognised, image_folder, split_of
+from pipeline.formats.recognised import IMAGE_SUFFIXES, Recognised, image_folder, split_of, split_or_train
 from pipeline.formats.records import Box, Category, RawSplit, SplitFiles
 from pipeline.formats.root import MISSING, THREADS, Root, check_stays_inside, join
 from pipeline.formats.text_files import parse_number
@@ -117,7 +117,7 @@ def _splits_in(path: str, head: str) -> list[str]:
     """Return the splits of which a file has subsets, else the one that its path names."""
     subsets = [html.unescape(name) for meta, one in SUBSETS.findall(head) for name in (*meta.split("\n"), one)]
     splits = set(_splits_of(name.strip() for name in subsets if name.strip()).values()) - {None}
-    return [split for split in ("train", "val", "test") if split in splits] or [split_of(path) or "train"]
+    return [split for split in ("train", "val", "test") if split in splits] or [split_or_train(path)]
 
 
 def images_folder(files: SplitFiles) -> str:

@@ -32,6 +32,12 @@ class Recognised(NamedTuple):
     evidence: str
 
 
+def split_or_train(path: str) -> str:
+    """Return the split that the words of a path name; train if they name none."""
+    split = split_of(path)
+    return "train" if split is None else split
+
+
 def split_of(path: str) -> str | None:
     """Return the split that the words of a path name, the last one first: `valid/_annotations.json` is of val."""
     for word in reversed(re.findall("[a-z]+", path.lower())):
@@ -44,7 +50,7 @@ def by_split(paths: Iterable[str]) -> dict[str, list[str]]:
     """Group paths by the split that they name, in the order train, val, test; those that name none are of train."""
     groups: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     for path in paths:
-        groups[split_of(path) or "train"].append(path)
+        groups[split_or_train(path)].append(path)
     return {split: found for split, found in groups.items() if found}
 
 

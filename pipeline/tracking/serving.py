@@ -65,7 +65,9 @@ class ServedDetector(PythonModel):
 
         if score_threshold is not None:
             return score_threshold
-        points = choose_points(self.detector.description, parse_target(working_point or "f1"))
+        points = choose_points(
+            self.detector.description, parse_target("f1" if working_point is None else working_point)
+        )
         return points.thresholds if points else None
 
 

@@ -79,7 +79,7 @@ def import_state(
         digest: SHA-256 of the file.
     """
     source = recognise(file.state)
-    style = style or find_style(file, name, source.name)
+    style = find_style(file, name, source.name) if style is None else style
     eps = norm_eps if norm_eps is not None else 0.0 if digest.startswith(EPS_0) else EPS
     converted = convert(file.state, is_caffe=style == "caffe", norm_eps=eps)
     state, categories = choose_classes(converted, class_names or names_in(file))

@@ -23,6 +23,7 @@ from PIL import Image
 from pipeline.export.__main__ import main
 from pipeline.export.run import figures_of
 from pipeline.tracking.store import connect, find_store
+from retinanet.evaluation.working_point import choose_points, parse_target
 from retinanet.inference.detector import Detector
 
 pytestmark = [
@@ -46,9 +47,12 @@ def picture_of(project: Path) -> Path:
 
 
 def found_by_detector(model: Path, picture: Path) -> list[dict[str, Any]]:
-    """What serving must answer."""
+    """What serving must answer: what each class has above its threshold of the best F1."""
     detector = Detector.load(model)
-    (detections,) = detector([np.asarray(Image.open(picture).convert("RGB"))])
+    points = choose_points(detector.description, parse_target("f1"))
+    assert points is not None
+    image = np.asarray(Image.open(picture).convert("RGB"))
+    (detections,) = detector([image], score_threshold=points.thresholds)
     rows = zip(*(field.tolist() for field in detections), strict=True)
     return [{"box": box, "score": score, "label": label} for box, score, label in rows]
 
