@@ -85,7 +85,7 @@ def end_epoch(
     row = row_of(epoch)
     candidates = None
     if is_evaluated(epoch.epoch, config.params.train):
-        metrics, candidates = validate(state, config, val_split, worker)
+        metrics, candidates = validate(state, config, val_split, worker, epoch=epoch.epoch)
         row |= metrics
     checkpoint.history.append(row)
     if worker.rank == 0 and is_evaluated(epoch.epoch, config.params.train):

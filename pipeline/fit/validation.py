@@ -27,7 +27,7 @@ def is_evaluated(epoch: int, train: Train) -> bool:
 
 
 def validate(
-    state: TrainingState, config: WorkerConfig, split: Split, worker: Worker
+    state: TrainingState, config: WorkerConfig, split: Split, worker: Worker, *, epoch: int
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Evaluate on the validation split; each worker detects on its share.
 
@@ -52,24 +52,24 @@ def validate(
     metrics: list[Any] = [None]
     lowest = detector.postprocess.score_threshold
     if worker.num_workers == 1:
-        show(worker, config, mine)
+        show(worker, config, mine, epoch=epoch)
         return evaluate(config, mine) | mean_losses, count_scores(config, mine, lowest=lowest)
     shares: list[Any] | None = [None] * worker.num_workers if worker.rank == 0 else None
     dist.gather_object(pack_detections(mine), shares)
     candidates = None
     if shares is not None:
         everything = {image_id: found for share in shares for image_id, found in unpack_detections(share).items()}
-        show(worker, config, everything)
+        show(worker, config, everything, epoch=epoch)
         metrics = [evaluate(config, everything)]
         candidates = count_scores(config, everything, lowest=lowest)
     dist.broadcast_object_list(metrics)
     return {**metrics[0], **mean_losses}, candidates
 
 
-def show(worker: Worker, config: WorkerConfig, detections: Mapping[int, ImageDetections]) -> None:
+def show(worker: Worker, config: WorkerConfig, detections: Mapping[int, ImageDetections], *, epoch: int) -> None:
     """Send the detections on the watched pictures to the driver: per image boxes, scores, labels."""
     found = {image_id: [field.tolist() for field in detections[image_id]] for image_id in config.data.sample_ids}
-    worker.send_event({"kind": "detections", "found": found})
+    worker.send_event({"kind": "detections", "epoch": epoch, "found": found})
 
 
 def evaluate(config: WorkerConfig, detections: Mapping[int, Any]) -> dict[str, Any]:

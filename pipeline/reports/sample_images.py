@@ -34,7 +34,9 @@ def choose_sample_images(content: Mapping[str, Any], count: int = NUM_SAMPLES) -
 
 
 class SampleImages:
-    """The sample images of a prepared file, with their latest detections.
+    """The sample images of a prepared file, with their detections by epoch.
+
+    Detections of a later epoch may come before an earlier one is drawn, where epochs take milliseconds.
 
     Args:
         path: the prepared file.
@@ -44,16 +46,19 @@ class SampleImages:
 
     def __init__(self, path: Path, *, root: str, score_threshold: float) -> None:
         self.path, self.root, self.score_threshold = path, root, score_threshold
-        self.found: Mapping[int, Sequence[Any]] = {}
-        """Image id -> boxes, scores, labels as lists; empty once drawn."""
+        self._found: dict[int, Mapping[int, Sequence[Any]]] = {}
         self._split: Split | None = None
+
+    def keep(self, found: Mapping[int, Sequence[Any]], *, epoch: int) -> None:
+        """Keep the detections of an epoch until it is drawn: image id -> boxes, scores, labels as lists."""
+        self._found[epoch] = found
 
     def log(self, run: PictureLog, *, epoch: int) -> None:
         """Draw the detections for the image grid of a run, once per evaluated epoch.
 
         Pictures that only the workers can read are no error of the training: a line says so.
         """
-        found, self.found = self.found, {}
+        found = self._found.pop(epoch, None)
         if not found:
             return
         try:

@@ -80,7 +80,7 @@ class Listener(ray.tune.Callback):  # type: ignore[misc]  # ray has no types
             return
         run = self.run_of(configuration, past.get("run_id"))
         run.log_history(history)
-        self.sample_images.found = result.get("found") or {}
+        self.sample_images.keep(result.get("found") or {}, epoch=history[-1]["epoch"])
         self.sample_images.log(run, epoch=history[-1]["epoch"])
         seconds = past.get("seconds", 0.0) + result.get("time_this_iter_s", 0.0)
         where = {name: result.get(name) for name in ("hostname", "pid")}

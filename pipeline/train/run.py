@@ -246,7 +246,7 @@ class Listener:
         elif event["kind"] == "load":
             self.run.log_node_load(event["node"], event["load"])
         elif event["kind"] == "detections":
-            self.sample_images.found = event["found"]
+            self.sample_images.keep(event["found"], epoch=event["epoch"])
         elif not event["is_partial"]:
             self.progress.epoch(event["history"])
             self.ending.reach(event["history"])

@@ -133,7 +133,7 @@ class Training:
         runtime = load_runtime().model_copy(update={"checkpoint_every": 2})
         self.config = worker_config(load_params(), runtime, digest="d1", run=str(folder))
 
-    def validate(self, *arguments: object) -> tuple[dict[str, Any], dict[str, Any]]:
+    def validate(self, *arguments: object, epoch: int) -> tuple[dict[str, Any], dict[str, Any]]:
         ap = next(self.aps)
         return {"AP": ap}, {"candidates of": ap}
 

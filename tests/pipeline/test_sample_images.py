@@ -37,7 +37,7 @@ def test_sheet_is_drawn_once_for_the_epoch_that_ends(small_world: SmallWorld) ->
     samples, run = SampleImages(small_world.val, root=str(small_world.root), score_threshold=0.3), Told()
     samples.log(run, epoch=1)  # not evaluated
     ids = choose_sample_images(small_world.content(), 2)
-    samples.found = {ids[0]: [[[1.0, 2.0, 30.0, 40.0]], [0.9], [0]], ids[1]: [[], [], []]}
+    samples.keep({ids[0]: [[[1.0, 2.0, 30.0, 40.0]], [0.9], [0]], ids[1]: [[], [], []]}, epoch=2)
     samples.log(run, epoch=2)
     samples.log(run, epoch=3)  # not evaluated either
     ((key, sheet, step),) = run.pictures
@@ -45,11 +45,22 @@ def test_sheet_is_drawn_once_for_the_epoch_that_ends(small_world: SmallWorld) ->
     assert Image.open(io.BytesIO(sheet)).format == "PNG"
 
 
+def test_epochs_that_end_faster_than_they_are_drawn_each_have_their_sheet(small_world: SmallWorld) -> None:
+    samples, run = SampleImages(small_world.val, root=str(small_world.root), score_threshold=0.3), Told()
+    (first,) = choose_sample_images(small_world.content(), 1)
+    samples.keep({first: [[[1.0, 2.0, 30.0, 40.0]], [0.9], [0]]}, epoch=1)
+    samples.keep({first: [[], [], []]}, epoch=2)
+    samples.log(run, epoch=1)
+    samples.log(run, epoch=2)
+    assert [step for _, _, step in run.pictures] == [1, 2]
+    assert run.pictures[0][1] != run.pictures[1][1]
+
+
 def test_pictures_that_only_the_workers_can_read_are_told(
     small_world: SmallWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     samples, run = SampleImages(small_world.val, root=str(tmp_path / "elsewhere"), score_threshold=0.3), Told()
-    samples.found = {choose_sample_images(small_world.content(), 1)[0]: [[], [], []]}
+    samples.keep({choose_sample_images(small_world.content(), 1)[0]: [[], [], []]}, epoch=1)
     samples.log(run, epoch=1)
     assert run.pictures == []
     assert "the watched images of epoch 1 were not drawn: " in capsys.readouterr().out

@@ -76,7 +76,7 @@ def test_training_stores_the_candidates_of_its_own_detections(project: Path) -> 
     config = worker_config(load_params(), load_runtime(), digest="d1", run=str(project / "run"))
     _, val = load_splits(config.data)
     state = build_state(config, alone(), total_steps=3)
-    metrics, candidates = validate(state, config, val, alone())
+    metrics, candidates = validate(state, config, val, alone(), epoch=1)
     assert "AP" in metrics and "working_point" not in metrics
     found = detect(Detector(state.inference_network, dict(config.description)), VAL)
     assert candidates == describe_candidates(read_json(VAL), found, lowest=LOWEST)

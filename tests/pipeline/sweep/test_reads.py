@@ -60,7 +60,7 @@ class Trial:
 
 
 def listener_of(folder: SweepFolder, tmp_path: Path, trials: int) -> Listener:
-    sample_images: Any = SimpleNamespace(found={}, log=lambda run, epoch: None)
+    sample_images: Any = SimpleNamespace(keep=lambda found, epoch: None, log=lambda run, epoch: None)
     assert SampleImages.log  # what it stands for
     return Listener(
         folder, trials=trials, epochs=2, open_run=lambda configuration, run_id: NoopRun(), sample_images=sample_images
