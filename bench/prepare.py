@@ -102,7 +102,7 @@ def by_prepare(folder: Path) -> Callable[[], object]:
     from pipeline.formats.picture_cache import Picture
     from pipeline.prepare import write_json
 
-    def opened(root: object, images: list[object], *, split: str) -> list[Picture]:
+    def opened(root: object, images: list[object], *, split: str, cache: object = None) -> list[Picture]:
         return [Picture(SIZE, f"{number:064x}") for number in range(len(images))]
 
     formats.inspect_pictures = opened
