@@ -85,12 +85,15 @@ def build_state(
     ramp: dict[str, Any] | None = None,
     loss: dict[str, Any] | None = None,
     ema_decay: float | None = None,
+    eps: float | None = None,
     **options: Any,
 ) -> TrainingState:
-    """A state of a tiny network; options as of TrainingState."""
+    """A state of a tiny network; eps is AdamW's, None: its default; options as of TrainingState."""
     network = tiny_network() if network is None else network
     bare = network.module if isinstance(network, DistributedDataParallel) else network
     optimizer = construct_optimizer(bare, **(optim or {}))
+    for group in optimizer.param_groups if eps is not None else ():
+        group["eps"] = eps
     return TrainingState(
         model=network,
         criterion=RecordingCriterion(GRID, 3, **(loss or {})),
