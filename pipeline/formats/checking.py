@@ -78,6 +78,7 @@ def check_split(
         not_chosen=Counter(box.category for box in raw.boxes if box.category and box.category not in ids),
         notes=[*raw.notes, *notes_on_pictures(pictures)],
         pixel_formats={key: image.picture.kind for key, image in images.items() if image.picture.kind},
+        readable=[image.raw.path for image in images.values() if image.is_there],
         thumbnails={key: image.picture.thumbnail for key, image in images.items() if image.is_there},
     )
 

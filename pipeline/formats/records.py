@@ -171,6 +171,8 @@ class Split:
     """suspicious records that stay"""
     pixel_formats: dict[int, str] = field(default_factory=dict)
     """of the images, by id, that are not 8-bit RGB or grey: what they are"""
+    readable: list[str] = field(default_factory=list)
+    """paths of its images that can be read, also of those that a policy drops"""
     thumbnails: dict[int, bytes] = field(default_factory=dict)
     """small grey pictures of the images, by id, see retinanet/data/pixels.py; none of drawn images"""
 

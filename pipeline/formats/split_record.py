@@ -42,9 +42,10 @@ def build_record(splits: Mapping[str, Split], cut: Cut) -> dict[str, Any]:
     """Return the content of the file after a cut: the images that it knew and the new ones.
 
     An image that is missing now may come back, so its entry stays, unless its group is there under other paths, or
-    nothing is left of what the file knew, because it was of another data set.
+    nothing is left of what the file knew, because it was of another data set. An image that a policy drops has its
+    entry, too: another policy may bring it back.
     """
-    now = {image["file_name"]: split for split in cut.parts for image in splits[split].coco["images"]}
+    now = {path: split for split in cut.parts for path in splits[split].readable}
     names = {name for path in now for name in group_names(path, cut.group).items()}
     missing = {path: split for path, split in cut.known.items() if path not in now}
     replaced = {path for path in missing if group_names(path, cut.group).items() & names}

@@ -193,3 +193,24 @@ def test_data_set_without_a_split_is_refused_where_none_is_cut(project: Path) ->
     set_data(format="auto", test=ignored, split={"test": 0.0})
     with pytest.raises(ValueError, match=r"evaluate\.split is test, which data/raw does not have; set it to val, or"):
         main([])
+
+
+def test_images_that_a_policy_drops_keep_their_split(project: Path) -> None:
+    """Else a second run takes them for new ones, and other images follow them."""
+    draw_images(range(30))
+    path = Path("data/raw/train.json")
+    content = json.loads(path.read_text())
+    for image in content["images"][::6]:
+        image |= {"width": 999, "height": 36}
+    path.write_text(json.dumps(content))
+    checks = yaml.safe_load((REPOSITORY / "params.yaml").read_text())["data"]["checks"]
+    set_data(checks=checks | {"size": "drop_image"})
+    main([])
+    first = outs()
+    assert len(places()) == 25 and len(json.loads(RECORD.read_text())["splits"]) == 30
+    main([])
+    assert outs() == first
+    set_data()
+    main([])
+    assert places() == json.loads(RECORD.read_text())["splits"]
+    assert RECORD.read_bytes() == first[str(RECORD)]
