@@ -54,9 +54,9 @@ def work(options: Namespace) -> None:
     from pipeline.predict.inputs import find_pictures
 
     sources = find_pictures(options.paths)
-    from pipeline.predict.model import load_model
-    from pipeline.predict.run import choose_device, predict
-    from pipeline.predict.thresholds import choose_thresholds
+    from pipeline.detector.model import choose_device, load_model
+    from pipeline.detector.thresholds import choose_thresholds
+    from pipeline.predict.run import predict
 
     detector = load_model(options.model, choose_device(options.device))
     thresholds = choose_thresholds(

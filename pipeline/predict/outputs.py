@@ -11,17 +11,13 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 import torch
-from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
-from torchvision.utils import draw_bounding_boxes
 
+from pipeline.detector.drawing import draw
 from pipeline.predict.inputs import Source
 from pipeline.storage.outs import write_atomic
 from retinanet.data.pictures import read_picture
 from retinanet.inference.postprocess import Detections
-
-# Of Okabe and Ito: told apart by everyone.
-COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
 
 
 class Found(NamedTuple):
@@ -58,14 +54,7 @@ class Pictures(Writer):
 
     def write(self, found: Found) -> None:
         """Draw one picture."""
-        picture, detections = read_picture(found.source.location), found.detections
-        texts = [f"{self.names[label]} {score:.2f}" for label, score in _pairs(detections)]
-        if texts:
-            colours = [COLOURS[label % len(COLOURS)] for label in detections.labels.tolist()]
-            width = max(2, round(min(found.size) / 250))
-            picture = draw_bounding_boxes(
-                picture.contiguous(), _drawable(detections.boxes), texts, colours, width=width
-            )
+        picture = draw(read_picture(found.source.location), found.detections, self.names)
         path = self.folder / "pictures" / f"{found.source.name}.jpg"
         image = to_pil_image(picture)
         write_atomic(path, lambda temporary: image.save(temporary, format="JPEG", quality=90))
@@ -194,11 +183,6 @@ def describe(found: Found, names: Sequence[str]) -> str:
 def _pairs(detections: Detections) -> list[tuple[int, float]]:
     """Label and score of each detection."""
     return list(zip(detections.labels.tolist(), detections.scores.tolist(), strict=True))
-
-
-def _drawable(boxes: Tensor) -> Tensor:
-    """Boxes with sides of at least 1 px, which Pillow needs."""
-    return torch.cat([boxes[:, :2], torch.maximum(boxes[:, 2:], boxes[:, :2] + 1)], dim=1)
 
 
 def _add(parent: ElementTree.Element, name: str, text: str) -> None:

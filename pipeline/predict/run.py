@@ -92,19 +92,3 @@ def write(found: Found, writers: Sequence[Writer]) -> None:
     """Give one picture to every writer."""
     for writer in writers:
         writer.write(found)
-
-
-def choose_device(name: str | None) -> torch.device:
-    """Return the device of a name; by default a GPU where there is one.
-
-    Raises:
-        ValueError: when torch does not know it.
-    """
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name} cannot be used ({str(error).splitlines()[0]}); use cpu or cuda") from None
-    return device

@@ -1,0 +1,33 @@
+"""Detections drawn into their picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision.utils import draw_bounding_boxes
+
+from retinanet.inference.postprocess import Detections
+
+# Of Okabe and Ito: told apart by everyone.
+COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
+
+
+def draw(picture: Tensor, detections: Detections, class_names: Sequence[str]) -> Tensor:
+    """Draw boxes with class and score, in the colour of the class.
+
+    Args:
+        picture: [3, H, W] uint8 RGB.
+        detections: in px of the picture.
+    """
+    if not len(detections.scores):
+        return picture
+    labels, scores = detections.labels.tolist(), detections.scores.tolist()
+    texts = [f"{class_names[label]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
+    colours = [COLOURS[label % len(COLOURS)] for label in labels]
+    corners, ends = detections.boxes[:, :2], detections.boxes[:, 2:]
+    boxes = torch.cat([corners, torch.maximum(ends, corners + 1)], dim=1)  # Pillow needs sides of at least 1 px
+    width = max(2, round(min(picture.shape[1:]) / 250))
+    drawn: Tensor = draw_bounding_boxes(picture.contiguous(), boxes, texts, colours, width=width)
+    return drawn
