@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.compare.bootstrap import IOU_50
 from pipeline.reports.pictures import SheetPicture, draw_sheet, set_side_by_side
 from retinanet.data.splits import Split
 from retinanet.evaluation.class_matches import ClassMatches
+from retinanet.evaluation.matching import IOU_50
 
 COLUMNS = 2  # of each run
 

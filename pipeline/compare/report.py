@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.compare.bootstrap import Difference
 from pipeline.compare.changes import Change
 from pipeline.compare.image_differences import ImageDifference
+from retinanet.evaluation.bootstrap import Difference
 
 FEW_IMAGES = 50
 

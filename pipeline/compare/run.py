@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tqdm import tqdm
+
 from pipeline.compare import report
-from pipeline.compare.bootstrap import Difference, compare_matches
 from pipeline.compare.changes import check_split, describe_changes, digest_split
 from pipeline.compare.image_differences import (
     ImageDifference,
@@ -22,6 +24,7 @@ from pipeline.params.paths import picture_root, resolve_input
 from pipeline.params.runtime import load_runtime
 from pipeline.storage.outs import write_atomic, write_json
 from retinanet.data.splits import Split
+from retinanet.evaluation.bootstrap import Difference, compare_matches
 from retinanet.evaluation.class_matches import match_results
 
 REPORT = Path("reports/compare.json")
@@ -81,7 +84,10 @@ def compare(evaluated: Sequence[EvaluatedSplit], options: argparse.Namespace) ->
     truth = evaluated[1].truth
     matches = [match_results(truth, run.results) for run in evaluated]
     class_names = [category["name"] for category in truth["categories"]]
-    metrics = compare_matches(*matches, class_names=class_names, resamples=options.resamples, seed=options.seed)
+    track = partial(tqdm, disable=None, unit="class", desc="resampling", leave=False)
+    metrics = compare_matches(
+        *matches, class_names=class_names, resamples=options.resamples, seed=options.seed, track=track
+    )
     thresholds = [best_threshold(each) for each in matches]
     f1 = [f1_of_images(each, threshold) for each, threshold in zip(matches, thresholds, strict=True)]
     return Comparison(metrics, thresholds, largest_differences(truth["images"], *f1, count=options.pictures))

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retinanet.evaluation.coco_evaluator import (
+    ALL_AREAS,
     CATEGORY,
     IMAGE,
     SCORE,
     GroundTruth,
     Rows,
     box_ious,
-    evaluate_rows,
     read_ground_truth,
 )
-
-NUM_IOUS = 10
+from retinanet.evaluation.matching import Matching, match_rows
 
 
 class ClassMatches(NamedTuple):
@@ -39,6 +38,15 @@ class ClassMatches(NamedTuple):
     ignored: NDArray[np.bool_]
     num_truths: NDArray[np.int64]
 
+    def only(self, kept: NDArray[np.bool_]) -> ClassMatches:
+        """Those of the detections that are kept, [D]."""
+        return self._replace(
+            images=self.images[kept],
+            scores=self.scores[kept],
+            right=self.right[:, kept],
+            ignored=self.ignored[:, kept],
+        )
+
 
 def match_results(
     truth: Mapping[str, Any], results: Iterable[Mapping[str, Any]], *, max_detections: int = 100
@@ -53,10 +61,21 @@ def match_results(
         One for each category of the truth, in its order.
     """
     ground_truth = read_ground_truth(truth)
-    rows = sort_by_score(_read_results(ground_truth, results), max_detections)
-    right, ignored = match_rows(ground_truth, rows, max_detections)
+    return split_by_class(truth, match_rows(ground_truth, _read_results(ground_truth, results), max_detections))
+
+
+def split_by_class(
+    truth: Mapping[str, Any], matching: Matching, area: Sequence[float] = ALL_AREAS
+) -> list[ClassMatches]:
+    """The matches of each category of the truth, in its order.
+
+    Args:
+        truth: that was matched.
+        area: as of match_area, by which they were matched.
+    """
+    ground_truth, rows, right = matching.ground_truth, matching.rows, matching.right
     listed = np.argsort([image["id"] for image in truth["images"]]).astype(np.int64)  # by the number of the image
-    counted = ~ground_truth.crowd
+    counted = ~ground_truth.crowd & (ground_truth.areas >= area[0]) & (ground_truth.areas <= area[1])
     classes = []
     for category in truth["categories"]:
         number = ground_truth.categories[category["id"]]
@@ -67,7 +86,7 @@ def match_results(
                 images=listed[rows[own, IMAGE].astype(np.int64) - 1],
                 scores=rows[own, SCORE],
                 right=right[:, own],
-                ignored=ignored[:, own],
+                ignored=matching.ignored[:, own],
                 num_truths=np.bincount(listed[truths - 1], minlength=len(listed)),
             )
         )
@@ -107,34 +126,6 @@ def match_detections(
     return matches
 
 
-def sort_by_score(rows: Rows, max_detections: int) -> Rows:
-    """The best detections of each image and class, sorted by class and falling score, as pycocotools sorts them."""
-    rows = rows[np.lexsort((-rows[:, SCORE], rows[:, IMAGE], rows[:, CATEGORY]))]
-    cell = _cells(rows[:, IMAGE], rows[:, CATEGORY])
-    rows = rows[np.arange(len(rows)) - np.searchsorted(cell, cell) < max_detections]
-    return rows[np.lexsort((rows[:, IMAGE], -rows[:, SCORE], rows[:, CATEGORY]))]
-
-
-def match_rows(
-    ground_truth: GroundTruth, rows: Rows, max_detections: int
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """True positives and ignored detections, [T, D] each.
-
-    Only detections of an image and class with ground truth are given to the evaluator, which hands its matches back
-    as lists, at a cost of a few microseconds a detection.
-    """
-    right, ignored = np.zeros((2, NUM_IOUS, len(rows)), dtype=bool)
-    with_truth = _cells(ground_truth.image_numbers, ground_truth.category_numbers)
-    (near,) = np.nonzero(np.isin(_cells(rows[:, IMAGE], rows[:, CATEGORY]), with_truth))
-    evaluator = evaluate_rows(ground_truth, rows[near], max_detections=[max_detections], all_areas_only=True)
-    for image in evaluator.evalImgs:
-        if image is not None:
-            own = near[np.array(image["dtIds"], dtype=np.int64) - 1]  # ids count the rows from 1
-            ignored[:, own] = image["dtIgnore"]
-            right[:, own] = (np.array(image["dtMatches"]) > 0) & ~ignored[:, own]
-    return right, ignored
-
-
 def _read_results(ground_truth: GroundTruth, results: Iterable[Mapping[str, Any]]) -> Rows:
     images, categories = ground_truth.images, ground_truth.categories
     rows = [
@@ -143,9 +134,3 @@ def _read_results(ground_truth: GroundTruth, results: Iterable[Mapping[str, Any]
         if row["image_id"] in images and row["category_id"] in categories
     ]
     return np.array(rows, dtype=np.float64).reshape(-1, 7)
-
-
-def _cells(image_numbers: NDArray[Any], category_numbers: NDArray[Any]) -> NDArray[np.int64]:
-    """One number for each pair of class and image, class by class."""
-    cells: NDArray[np.int64] = category_numbers.astype(np.int64) << 32 | image_numbers.astype(np.int64)
-    return cells

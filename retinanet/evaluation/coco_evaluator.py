@@ -20,18 +20,20 @@ Rows: TypeAlias = NDArray[np.float64]
 """Detections, [D, 7]: number of the image, box x y w h in px, score, number of the category."""
 
 IMAGE, BOX, SCORE, CATEGORY = 0, slice(1, 5), 5, 6  # columns of Rows
-ALL_AREAS = [0.0, 1e10]  # px^2, the first of COCO's area ranges
+ALL_AREAS = (0.0, 1e10)  # px^2, the first of COCO's area ranges
 
 
 class GroundTruth(NamedTuple):
     """The ground truth of a split.
 
     Attributes:
-        coco: the annotations, as the evaluator takes them.
+        coco: the annotations, as the evaluator takes them, with ids from 1 in this order.
         images: id -> number.
         categories: id -> number.
         image_numbers: [G] of each annotation.
         category_numbers: [G] of each annotation.
+        boxes: [G, 4] of each annotation, x y w h in px.
+        areas: [G] of each annotation, px^2; that of an outline may be smaller than its box.
         crowd: [G] the annotation is an ignored region.
     """
 
@@ -40,6 +42,8 @@ class GroundTruth(NamedTuple):
     categories: dict[int, int]
     image_numbers: NDArray[np.int64]
     category_numbers: NDArray[np.int64]
+    boxes: NDArray[np.float64]
+    areas: NDArray[np.float64]
     crowd: NDArray[np.bool_]
 
 
@@ -49,17 +53,19 @@ def read_ground_truth(truth: Mapping[str, Any]) -> GroundTruth:
     listed = [row for row in truth["annotations"] if row["image_id"] in images and row["category_id"] in categories]
     image_numbers = np.array([images[row["image_id"]] for row in listed], dtype=np.int64)
     category_numbers = np.array([categories[row["category_id"]] for row in listed], dtype=np.int64)
+    boxes = np.array([row["bbox"] for row in listed], dtype=np.float64).reshape(-1, 4)
+    areas = np.array([row["area"] for row in listed], dtype=np.float64)
     crowd = np.array([bool(row.get("iscrowd", 0)) for row in listed], dtype=bool)
     coco = COCO.from_arrays(
         [{"id": number} for number in images.values()],
         [{"id": number, "name": str(number)} for number in categories.values()],
         image_numbers,
         category_numbers,
-        np.array([row["bbox"] for row in listed], dtype=np.float64).reshape(-1, 4),
-        area=np.array([row["area"] for row in listed], dtype=np.float64),
+        boxes,
+        area=areas,
         iscrowd=crowd,
     )
-    return GroundTruth(coco, images, categories, image_numbers, category_numbers, crowd)
+    return GroundTruth(coco, images, categories, image_numbers, category_numbers, boxes, areas, crowd)
 
 
 def number_ids(rows: Iterable[Mapping[str, Any]]) -> dict[int, int]:
@@ -68,13 +74,14 @@ def number_ids(rows: Iterable[Mapping[str, Any]]) -> dict[int, int]:
 
 
 def evaluate_rows(
-    ground_truth: GroundTruth, rows: Rows, *, max_detections: Sequence[int], all_areas_only: bool = False
+    ground_truth: GroundTruth, rows: Rows, *, max_detections: Sequence[int], area: Sequence[float] | None = None
 ) -> COCOeval:
     """Match detections with the ground truth; `accumulate` of the result then fills its tables.
 
     Args:
         max_detections: M limits of detections per image and class, rising.
-        all_areas_only: S is 1, not COCO's 4.
+        area: smallest and largest area in px^2, both included, of the one range that is evaluated (S is 1); None:
+            COCO's 4 ranges.
 
     Returns:
         evalImgs: the matches; after accumulate(), eval["precision"] and eval["scores"] [T, R, K, S, M] and
@@ -83,8 +90,8 @@ def evaluate_rows(
     """
     evaluator = COCOeval(ground_truth.coco, ground_truth.coco.loadRes(rows), "bbox")
     evaluator.params.maxDets = list(max_detections)
-    if all_areas_only:
-        evaluator.params.areaRng, evaluator.params.areaRngLbl = [ALL_AREAS], ["all"]
+    if area is not None:
+        evaluator.params.areaRng, evaluator.params.areaRngLbl = [list(area)], ["range"]
     evaluator.evaluate()
     return evaluator
 

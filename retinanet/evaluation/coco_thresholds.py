@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retinanet.evaluation.coco_eval import ImageDetections, mean_known, read_detections
-from retinanet.evaluation.coco_evaluator import SCORE, GroundTruth, Rows, evaluate_rows, read_ground_truth
+from retinanet.evaluation.coco_evaluator import ALL_AREAS, SCORE, GroundTruth, Rows, evaluate_rows, read_ground_truth
 
 MAX_DETECTIONS = 100  # per image and class, COCO's
 
@@ -37,7 +37,7 @@ def average_precision_above(
 
 
 def _average_precision(ground_truth: GroundTruth, rows: Rows) -> dict[str, float | None]:
-    evaluator = evaluate_rows(ground_truth, rows, max_detections=[MAX_DETECTIONS], all_areas_only=True)
+    evaluator = evaluate_rows(ground_truth, rows, max_detections=[MAX_DETECTIONS], area=ALL_AREAS)
     evaluator.accumulate()
     assert evaluator.eval is not None
     precision = evaluator.eval["precision"]  # [T, R, K, 1, 1]

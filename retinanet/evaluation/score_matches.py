@@ -8,13 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from retinanet.evaluation.class_matches import match_rows, sort_by_score
-from retinanet.evaluation.coco_eval import ImageDetections, read_detections
-from retinanet.evaluation.coco_evaluator import CATEGORY, SCORE, read_ground_truth
+from retinanet.evaluation.coco_eval import ImageDetections
+from retinanet.evaluation.coco_evaluator import CATEGORY, SCORE
+from retinanet.evaluation.matching import IOU_50, Matching, match_all
 from retinanet.evaluation.working_point import figures_of, list_candidates
 
-IOU_50 = 0  # index among the evaluator's IoU thresholds
-MAX_DETECTIONS = 100  # per image and class, COCO's
 CURVE_THRESHOLDS = np.arange(101) / 100
 
 
@@ -57,9 +55,13 @@ def match_scores(truth: Mapping[str, Any], detections: Mapping[int, ImageDetecti
     Returns:
         One for each category of the truth, in its order.
     """
-    ground_truth = read_ground_truth(truth)
-    rows = sort_by_score(read_detections(ground_truth, truth, detections), MAX_DETECTIONS)
-    right, ignored = (table[IOU_50] for table in match_rows(ground_truth, rows, MAX_DETECTIONS))
+    return score_matches(truth, match_all(truth, detections))
+
+
+def score_matches(truth: Mapping[str, Any], matching: Matching) -> list[ScoreMatches]:
+    """The detections of each category of the truth, in its order, by what they were matched with."""
+    ground_truth, rows = matching.ground_truth, matching.rows
+    right, ignored = matching.right[IOU_50], matching.ignored[IOU_50]
     classes = []
     for category in truth["categories"]:
         number = ground_truth.categories[category["id"]]

@@ -16,10 +16,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import retinanet
-from retinanet.evaluation import coco_evaluator
-from retinanet.evaluation.class_matches import match_results
+from retinanet.evaluation.class_matches import ClassMatches, match_results, split_by_class
 from retinanet.evaluation.coco_eval import ImageDetections, coco_results, evaluate_detections
 from retinanet.evaluation.coco_evaluator import GroundTruth, Rows
+from retinanet.evaluation.matching import match_all, match_area
 
 COCO_NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
 LIMITS = ((1, 10, 100), (1, 2, 5))
@@ -112,12 +112,22 @@ def test_every_match_is_that_of_pycocotools(seed: int, limit: int) -> None:
     truth, detections = crowded_world(seed)
     rows = list(coco_results(truth, detections))
     evaluator = judge(truth, rows, (limit,))
+    matching = match_all(truth, detections, max_detections=limit)
+    for index, area in enumerate(evaluator.params.areaRng):  # all sizes, then small, medium and large
+        ours = split_by_class(truth, match_area(matching, area), area)
+        check_matches(evaluator, truth, ours, area_index=index)
+    for one, other in zip(
+        split_by_class(truth, matching), match_results(truth, rows, max_detections=limit), strict=True
+    ):
+        assert all(np.array_equal(*fields) for fields in zip(one, other, strict=True))
+
+
+def check_matches(evaluator: COCOeval, truth: dict[str, Any], ours: Sequence[ClassMatches], *, area_index: int) -> None:
     num_images = len(truth["images"])
     listed = [image["id"] for image in truth["images"]]
-    ours = match_results(truth, rows, max_detections=limit)
     for category, matches in zip(truth["categories"], ours, strict=True):
-        k = evaluator.params.catIds.index(category["id"])
-        images = evaluator.evalImgs[k * 4 * num_images : (k * 4 + 1) * num_images]  # all areas
+        cell = evaluator.params.catIds.index(category["id"]) * 4 + area_index
+        images = evaluator.evalImgs[cell * num_images : (cell + 1) * num_images]
         seen = [image for image in images if image is not None]
         places = np.array([listed.index(image["image_id"]) for image in seen for _ in image["dtScores"]])
         scores = np.array([score for image in seen for score in image["dtScores"]])
@@ -133,7 +143,7 @@ def test_every_match_is_that_of_pycocotools(seed: int, limit: int) -> None:
 
 
 def evaluate_rows_by_pycocotools(
-    ground_truth: GroundTruth, rows: Rows, *, max_detections: Sequence[int], all_areas_only: bool = False
+    ground_truth: GroundTruth, rows: Rows, *, max_detections: Sequence[int], area: Sequence[float] | None = None
 ) -> COCOeval:
     """coco_evaluator.evaluate_rows without hotcoco, but for the index that it reads the ground truth from."""
     with contextlib.redirect_stdout(io.StringIO()):
@@ -142,8 +152,8 @@ def evaluate_rows_by_pycocotools(
         index.createIndex()
         evaluator = COCOeval(index, index.loadRes(rows), "bbox")
         evaluator.params.maxDets = list(max_detections)
-        if all_areas_only:
-            evaluator.params.areaRng, evaluator.params.areaRngLbl = [coco_evaluator.ALL_AREAS], ["all"]
+        if area is not None:
+            evaluator.params.areaRng, evaluator.params.areaRngLbl = [list(area)], ["range"]
         evaluator.evaluate()
     return evaluator
 
@@ -151,15 +161,10 @@ def evaluate_rows_by_pycocotools(
 @pytest.mark.parametrize("seed", range(3))
 def test_pycocotools_can_stand_in_for_hotcoco(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     truth, detections = crowded_world(seed)
-    rows = list(coco_results(truth, detections))
-    result, matches = evaluate_detections(truth, detections), match_results(truth, rows)
-    for module in ("coco_eval", "class_matches"):
-        monkeypatch.setattr(f"retinanet.evaluation.{module}.evaluate_rows", evaluate_rows_by_pycocotools)
+    result = evaluate_detections(truth, detections)
+    monkeypatch.setattr("retinanet.evaluation.coco_eval.evaluate_rows", evaluate_rows_by_pycocotools)
     with contextlib.redirect_stdout(io.StringIO()):
         assert evaluate_detections(truth, detections) == result
-        again = match_results(truth, rows)
-    for one, other in zip(again, matches, strict=True):
-        assert all(np.array_equal(*fields) for fields in zip(one, other, strict=True))
 
 
 def test_annotations_and_results_of_other_images_and_categories_are_left_out() -> None:

@@ -14,9 +14,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from pipeline.compare.bootstrap import average_precision, summarise
 from pipeline.reports.results import write_results
 from pipeline.storage.outs import write_json
+from retinanet.evaluation.bootstrap import average_precision, summarise
 from retinanet.evaluation.class_matches import match_results
 from tests.judged_world import CLASSES, Row, random_truth
 

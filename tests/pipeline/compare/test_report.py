@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.compare.bootstrap import Difference
 from pipeline.compare.report import changes_text, metrics_table, note_few_images, note_undefined, verdict
+from retinanet.evaluation.bootstrap import Difference
 
 NONE = Difference(None, None, None, None, None, None, None, 0)
 

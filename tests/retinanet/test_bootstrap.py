@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from pipeline.compare.bootstrap import (
+from retinanet.evaluation.bootstrap import (
     RECALLS,
     Difference,
     average_precision,
@@ -81,7 +81,7 @@ def test_every_image_once_gives_the_ap_of_pycocotools(seed: int) -> None:
 def test_resample_gives_the_ap_that_pycocotools_has_of_the_copies(seed: int) -> None:
     truth = random_truth(seed, num_images=12)
     results = random_results(truth, seed + 100)
-    weights = draw_weights(12, 1, seed=seed)[0]
+    weights = draw_weights(12, 1, seed=seed)[1]
     assert weights.max() > 1 and weights.min() == 0
     theirs = pycocotools_metrics(*with_copies(truth, results, weights))
     assert metrics_of(truth, results, weights) == pytest.approx(theirs, abs=WIDTH, nan_ok=True)
@@ -91,7 +91,7 @@ def test_chunks_of_resamples_give_what_they_give_together(monkeypatch: pytest.Mo
     truth = random_truth(1)
     matches, weights = match_results(truth, random_results(truth, 2)), draw_weights(40, 30, seed=1)
     together = average_precision(matches, weights)
-    monkeypatch.setattr("pipeline.compare.bootstrap.CELLS", 1)
+    monkeypatch.setattr("retinanet.evaluation.bootstrap.CELLS", 1)
     np.testing.assert_array_equal(average_precision(matches, weights), together)
 
 
@@ -101,7 +101,8 @@ def test_recalls_are_those_of_coco() -> None:
 
 def test_resample_draws_as_many_images_as_there_are() -> None:
     weights = draw_weights(40, 50, seed=3)
-    assert weights.shape == (50, 40)
+    assert weights.shape == (51, 40)
+    assert set(weights[0].tolist()) == {1}  # the images themselves
     assert set(weights.sum(axis=1).tolist()) == {40}
     np.testing.assert_array_equal(weights, draw_weights(40, 50, seed=3))
 
