@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from docs import screenshots
 from docs.screenshots import Sweep
 from pipeline.tracking import open_run
 from pipeline.tracking.store import connect, find_store
+from tests.browser import need_chromium
 from tests.servers import running_mlflow
 
 pytestmark = [
@@ -40,13 +40,7 @@ class Ui:
 
 @pytest.fixture(scope="module")
 def chromium() -> str:
-    found = screenshots.find_chromium()
-    if found is None:
-        missing = f"none of {', '.join(screenshots.CHROMIUMS)} is installed (Debian: apt-get install chromium)"
-        if os.environ.get("CI"):
-            pytest.fail(missing, pytrace=False)
-        pytest.skip(missing)
-    return found
+    return need_chromium()
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.formats.records import CocoSplit
+from pipeline.pages.charts import as_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,7 +86,9 @@ def _draw_classes(axes: Axes, measured: Mapping[str, Boxes], names: Sequence[str
     for row, (split, boxes) in enumerate(measured.items()):
         places = np.arange(len(order)) + (row - (len(measured) - 1) / 2) * height
         axes.barh(places, [boxes.per_class[label] for label in order], height, color=COLOURS[split])
-    axes.set_yticks(range(len(order)), [names[label] for label in order], fontsize=7 if len(order) > 12 else 10)
+    axes.set_yticks(
+        range(len(order)), [as_label(names[label]) for label in order], fontsize=7 if len(order) > 12 else 10
+    )
     axes.invert_yaxis()
     axes.set_xscale("symlog", linthresh=10)
     axes.set_xlim(left=0)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jinja2 import Environment, PackageLoader
 
 from pipeline.data_page.thumbnails import Thumbnail, draw_thumbnail
 from pipeline.formats.records import Box, CocoSplit
 from pipeline.formats.report import group_findings
 from pipeline.formats.root import Root
+from pipeline.pages.rendering import png_uri, render_page
 
 CLASSES_SHOWN = 40
 PICTURES_PER_CLASS = 4
@@ -46,13 +45,14 @@ def build_page(splits: Mapping[str, CocoSplit], report: Mapping[str, Any], *, ti
         report: the content of reports/prepare.json.
         figure: of draw_overview, as PNG.
     """
-    environment = Environment(loader=PackageLoader("pipeline.data_page", "."), autoescape=True, trim_blocks=True)
-    return environment.get_template("page.html").render(
+    return render_page(
+        "pipeline.data_page",
+        "page.html",
         title=title,
         splits=report["splits"],
         notes=report["notes"],
         leaks=report["leaks"],
-        figure=f"data:image/png;base64,{base64.b64encode(figure).decode()}",
+        figure=png_uri(figure),
         classes=_sample_classes(splits),
         num_classes=len(next(iter(splits.values()))["categories"]),
         reasons=_group_findings(report, splits),

@@ -13,9 +13,10 @@ DESCRIPTION = """\
 Run models/model.pt (or --model) on the test (or val) split and compute the COCO metrics; on a cluster Ray's workers
 detect.
 
-reads    params.yaml (postprocess, evaluate), models/model.pt, data/prepared/<split>.json, the images
-writes   reports/evaluate.json, reports/detections.json.gz (a COCO results file), plots/precision_recall.{csv,png},
-         plots/thresholds.{csv,png}, plots/detections.png; MLflow: continues the run of train
+reads    params.yaml (postprocess, evaluate), models/model.pt, plots/training.csv, data/prepared/<split>.json, images
+writes   reports/evaluate.json, reports/evaluate.html (figures, errors, pictures, what to try first),
+         reports/detections.json.gz (a COCO results file), plots/precision_recall.{csv,png}, plots/thresholds.{csv,png},
+         plots/detections.png; MLflow: continues the run of train
 """
 
 

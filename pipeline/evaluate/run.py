@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from pipeline.cli.progress import Count
+from pipeline.evaluate.report import Curves, summarise_figures, write_report
 from pipeline.evaluate.sharing import DetectionConfig, detect_on_ray, is_shared
 from pipeline.evaluate.thresholds import choose, measure, summarise
 from pipeline.params import Params, flatten
@@ -36,6 +37,7 @@ CURVE_PICTURE = Path("plots/precision_recall.png")
 THRESHOLDS = Path("plots/thresholds.csv")
 THRESHOLDS_PICTURE = Path("plots/thresholds.png")
 SHEET = Path("plots/detections.png")
+PAGE = Path("reports/evaluate.html")
 COLUMNS = 4
 
 
@@ -77,6 +79,9 @@ def run(params: Params, runtime: RuntimeConfig, model: Path = MODEL) -> None:
         write_atomic(THRESHOLDS, lambda path: write_thresholds_csv(curves, path))
         write_atomic(THRESHOLDS_PICTURE, lambda path: plot_thresholds(curves, result.metrics, path))
         write_atomic(SHEET, lambda path: draw_detections(split, detections, params).save(path))
+        analysis = summarise_figures(content, result.metrics)
+        curve_data = Curves(result.precision_recall, curves, points.overall.threshold if points else None)
+        write_report(PAGE, analysis, curve_data, split, params, description["run"], is_own=model == MODEL)
         record(run, result, split=params.evaluate.split, epoch=description["run"]["epoch"])
     print(summary(result, params.evaluate.split))
     if points:
@@ -172,8 +177,9 @@ def record(run: Run, result: CocoResult, *, split: str, epoch: int) -> None:
     truths = Path(f"data/prepared/{split}.json")
     run.log_metrics({f"{split}.{name}": value for name, value in result.metrics.items()})
     log_split(run, split, truths)
-    for artifact in (REPORT, CURVE_PICTURE, THRESHOLDS_PICTURE, SHEET):
+    for artifact in (REPORT, PAGE, CURVE_PICTURE, THRESHOLDS_PICTURE, SHEET):
         run.log_artifact(artifact)
+    run.link_artifact(PAGE.name, "Report of the evaluation")
     # Detections and ground truth, with which pipeline.compare can evaluate the run on any machine.
     for artifact in (DETECTIONS, truths):
         run.log_artifact(artifact, f"{JUDGED}/{split}")

@@ -38,7 +38,7 @@ def plot_precision_recall(points: Sequence[PrecisionRecallPoint], path: Path) ->
         rank = named.index(name) if name in named else None
         style: dict[str, Any] = {"color": "0.85", "linewidth": 1, "zorder": 1}
         if rank is not None:
-            style = {"color": f"C{rank}", "linewidth": 2, "label": f"{name}  {ap50[name]:.3f}"}
+            style = {"color": f"C{rank}", "linewidth": 2, "label": as_label(f"{name}  {ap50[name]:.3f}")}
         axes.plot([point.recall for point in curves[name]], [point.precision for point in curves[name]], **style)
     axes.grid(alpha=0.3)
     if ranked:
@@ -105,6 +105,12 @@ def plot_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
 def _series(history: Sequence[Mapping[str, Any]], key: str) -> tuple[list[Any], list[Any]]:
     known = [(row["epoch"], row[key]) for row in history if row.get(key) is not None]
     return [epoch for epoch, _ in known], [value for _, value in known]
+
+
+def as_label(name: str) -> str:
+    """A name as matplotlib's text: between dollars would be TeX, and what begins with _ stays out of legends."""
+    escaped = name.replace("$", r"\$")
+    return f" {escaped}" if name.startswith("_") else escaped
 
 
 def new_figure(*, width: float = 9) -> Figure:

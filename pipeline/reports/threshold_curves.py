@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.reports.curves import CURVES_NAMED, new_figure
+from pipeline.reports.curves import CURVES_NAMED, as_label, new_figure
 from retinanet.evaluation.score_matches import ThresholdPoint
 
 PANELS = ("precision", "recall", "f1")
@@ -57,7 +57,7 @@ def _styles(names: Sequence[str], f1: Mapping[str, float]) -> dict[str, dict[str
     ranked = sorted(names[:-1], key=lambda name: (-f1[name], name))
     named = ranked if len(ranked) <= 2 * CURVES_NAMED else ranked[:CURVES_NAMED] + ranked[-CURVES_NAMED:]
     styles: dict[str, dict[str, Any]] = {name: {"color": "0.85", "linewidth": 1, "zorder": 1} for name in ranked}
-    styles |= {name: {"color": f"C{rank}", "linewidth": 2, "label": name} for rank, name in enumerate(named)}
+    styles |= {name: {"color": f"C{rank}", "linewidth": 2, "label": as_label(name)} for rank, name in enumerate(named)}
     return styles | {name: {"color": "black", "linewidth": 1.5, "label": name} for name in names[-1:]}
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 DESCRIPTION_TAG = "mlflow.note.content"
 """MLflow's tag for the description, in Markdown."""
@@ -27,3 +30,12 @@ def describe_run(best: Mapping[str, Any], *, epochs: int, digest: str, reproduce
     if reproduce:
         lines += ["", "Reproduce with:", "```", reproduce, "```"]
     return {DESCRIPTION_TAG: "\n".join(lines)}
+
+
+def link_artifact(client: MlflowClient, run_id: str, path: str, title: str) -> None:
+    """Add a link to an artifact to the end of the description, once."""
+    run = client.get_run(run_id)
+    link = f"[{title}](#/experiments/{run.info.experiment_id}/runs/{run_id}/artifacts/{path})"
+    text = run.data.tags.get(DESCRIPTION_TAG, "")
+    if link not in text:
+        client.set_tag(run_id, DESCRIPTION_TAG, f"{text}\n\n{link}".lstrip())

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from pipeline.cli.stop import StoppedError
+from pipeline.tracking.description import link_artifact
 from pipeline.tracking.interface import Row, Status
 from pipeline.tracking.lookup import active_run
 from pipeline.tracking.model import Picture, log_model
@@ -189,6 +190,10 @@ class Run:
         """Store a file, or a folder with its content."""
         path = path.resolve()
         self._put(f"artifact {path}", lambda client, run_id: client.log_artifact(run_id, str(path), folder))
+
+    def link_artifact(self, path: str, title: str) -> None:
+        """Link a file of the run in its description."""
+        self._put(f"link to {path}", lambda client, run_id: link_artifact(client, run_id, path, title))
 
     def log_text(self, text: str, name: str) -> None:
         """Store a text as a file; its name may contain folders."""

@@ -19,13 +19,22 @@ from pycocotools.cocoeval import COCOeval
 from pipeline.evaluate import detection
 from pipeline.evaluate import run as stage
 from pipeline.evaluate.__main__ import main
-from pipeline.evaluate.run import CURVE, CURVE_PICTURE, DETECTIONS, REPORT, SHEET, THRESHOLDS, THRESHOLDS_PICTURE
+from pipeline.evaluate.run import (
+    CURVE,
+    CURVE_PICTURE,
+    DETECTIONS,
+    PAGE,
+    REPORT,
+    SHEET,
+    THRESHOLDS,
+    THRESHOLDS_PICTURE,
+)
 from pipeline.reports.results import read_results
 from pipeline.runs.identity import RUN_ID, RunFolder
 from pipeline.tracking import NoopRun
 from retinanet.inference.detector_file import load_detector, save_detector
 
-OUTS = (REPORT, DETECTIONS, CURVE, CURVE_PICTURE, THRESHOLDS, THRESHOLDS_PICTURE, SHEET)
+OUTS = (REPORT, PAGE, DETECTIONS, CURVE, CURVE_PICTURE, THRESHOLDS, THRESHOLDS_PICTURE, SHEET)
 COCO_NAMES = {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"}
 
 
@@ -37,6 +46,7 @@ class Told(NoopRun):
         self.metrics: dict[str, Any] = {}
         self.artifacts: list[tuple[Path, str | None]] = []
         self.pictures: list[tuple[str, Path, int]] = []
+        self.links: list[str] = []
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         self.metrics |= metrics
@@ -46,6 +56,9 @@ class Told(NoopRun):
 
     def log_picture(self, key: str, path: Path, step: int) -> None:
         self.pictures.append((key, path, step))
+
+    def link_artifact(self, path: str, title: str) -> None:
+        self.links.append(path)
 
     def __enter__(self) -> Told:
         return self
@@ -81,6 +94,7 @@ def test_all_outs_are_written_with_the_names_of_coco(told: Told, capsys: pytest.
         with Image.open(picture) as opened:
             assert min(opened.size) > 64
     assert "\ntest: AP 0." in capsys.readouterr().out
+    assert f"<dd>{report['AP50']:.3f}" in PAGE.read_text()
 
 
 @pytest.mark.usefixtures("untrained")
@@ -93,8 +107,11 @@ def test_tracker_is_told_under_the_name_of_the_split_in_the_run_of_the_training(
     assert told.metrics["test.AP"] == report["AP"]
     assert {name for name in told.metrics if not name.startswith("test.")} == set()
     judged = [(DETECTIONS, "judged/test"), (Path("data/prepared/test.json"), "judged/test")]
-    assert told.artifacts == [(path, None) for path in (REPORT, CURVE_PICTURE, THRESHOLDS_PICTURE, SHEET)] + judged
+    assert (
+        told.artifacts == [(path, None) for path in (REPORT, PAGE, CURVE_PICTURE, THRESHOLDS_PICTURE, SHEET)] + judged
+    )
     assert told.pictures == [("detections", SHEET, 3)]
+    assert told.links == ["evaluate.html"]
 
 
 @pytest.mark.usefixtures("untrained")

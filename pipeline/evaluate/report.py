@@ -1,0 +1,109 @@
+"""Write reports/evaluate.html."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from pipeline.evaluate.page import Evaluation, build_page
+from pipeline.evaluate.proposals import Row
+from pipeline.params import Params, flatten
+from pipeline.storage.outs import write_atomic
+from pipeline.tracking import provenance_tags
+from retinanet.data.splits import Split
+from retinanet.evaluation.analysis import Analysis, ClassFigures, Figure
+from retinanet.evaluation.coco_eval import PrecisionRecallPoint
+from retinanet.evaluation.score_matches import ThresholdPoint
+
+TRAINING = Path("plots/training.csv")
+
+
+class Curves(NamedTuple):
+    """Curves of a detector on the split, and the threshold of all classes together at its working point."""
+
+    precision_recall: Sequence[PrecisionRecallPoint]
+    thresholds: Sequence[ThresholdPoint]
+    overall_threshold: float | None
+
+
+def write_report(
+    path: Path,
+    analysis: Analysis,
+    curves: Curves,
+    split: Split,
+    params: Params,
+    trained: Mapping[str, Any],
+    *,
+    is_own: bool,
+) -> None:
+    """Write the page.
+
+    Args:
+        trained: `run` of the detector's description: digest and epoch.
+        is_own: the detector is that of the project, so its curves are in TRAINING.
+    """
+    index_of = {record.image_id: index for index, record in enumerate(split.records)}
+
+    def read(image_id: int) -> Image.Image:
+        return Image.fromarray(split.picture(index_of[image_id]).permute(1, 2, 0).numpy())
+
+    tags = provenance_tags(params=flatten(params.model_dump()), run_digest=trained["digest"])
+    page = build_page(
+        Evaluation(
+            analysis=analysis,
+            params=params,
+            names={record.image_id: record.path for record in split.records},
+            read=read,
+            run=trained["digest"],
+            epoch=trained.get("epoch"),
+            history=read_history(TRAINING) if is_own else [],
+            reproduce=tags.get("reproduce"),
+            **curves._asdict(),
+        )
+    )
+    write_atomic(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+
+
+def read_history(path: Path) -> list[Row]:
+    """The rows of plots/training.csv; none where it is missing, as with a model from elsewhere."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{key: float(text) if text else None for key, text in row.items()} for row in csv.DictReader(file)]
+
+
+def summarise_figures(truth: Mapping[str, Any], metrics: Mapping[str, float | None]) -> Analysis:
+    """An analysis that has the figures of reports/evaluate.json alone.
+
+    Args:
+        truth: a prepared split.
+    """
+    overall = {name: Figure(value) for name, value in metrics.items() if not name.startswith("per_class.")}
+    rows = [row for row in truth["annotations"] if not row.get("iscrowd", 0)]
+    classes = []
+    for category in truth["categories"]:
+        name, own = category["name"], [row for row in rows if row["category_id"] == category["id"]]
+        values = {key: metrics.get(f"per_class.{name}.{key}") for key in ("AP", "AP50", "precision", "recall", "F1")}
+        ap, ap50, precision, recall, f1 = (Figure(value) for value in values.values())
+        classes.append(
+            ClassFigures(
+                name=name,
+                num_truths=len(own),
+                num_images=len({row["image_id"] for row in own}),
+                num_detections=0,
+                ap=ap,
+                ap50=ap50,
+                ap75=Figure(None),
+                max_recall=Figure(None),
+                threshold=metrics.get(f"per_class.{name}.threshold"),
+                precision=precision,
+                recall=recall,
+                f1=f1,
+            )
+        )
+    names = [category["name"] for category in truth["categories"]]
+    return Analysis(names, len(truth["images"]), overall, classes=classes)

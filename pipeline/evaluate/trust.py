@@ -1,0 +1,57 @@
+"""What the figures of an evaluation are worth, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.evaluate.proposals import Row, value_of
+from retinanet.evaluation.analysis import Analysis, Figure
+
+FEW_IMAGES, FEW_OBJECTS = 50, 30  # below these a figure is a rough one
+
+
+def trust_sentences(analysis: Analysis, history: Sequence[Row], *, split: str) -> list[str]:
+    """What the figures are worth."""
+    objects = sum(one.num_truths for one in analysis.classes)
+    sentences = []
+    ap = analysis.overall.get("AP", Figure(None))
+    if ap.value is not None and ap.low is not None and ap.high is not None:
+        sentences.append(
+            f"AP would lie between {ap.low:.3f} and {ap.high:.3f} on other images of the same kind (95 %). Whether "
+            "another detector is better, python -m pipeline.compare says more sharply, image by image."
+        )
+    if analysis.num_images < FEW_IMAGES:
+        sentences.append(f"The split has {analysis.num_images} images only, so all figures are rough.")
+    rare = [f"{one.name} ({one.num_truths})" for one in analysis.classes if one.num_truths < FEW_OBJECTS]
+    if rare and objects:
+        few = f"{', '.join(rare[:6])}{f' and {len(rare) - 6} more' if len(rare) > 6 else ''}"
+        sentences.append(f"Classes with fewer than {FEW_OBJECTS} objects have rough figures: {few}.")
+    scores = [float(row["AP"] or 0.0) for row in history if row.get("AP") is not None]
+    tested = value_of(analysis, "AP")
+    if split == "val":
+        sentences.append("Val chose the epoch and the thresholds, so these figures are a little too good; test is not.")
+    elif scores and tested is not None:
+        sentences.append(
+            f"On val the best epoch had AP {max(scores):.3f}; here it is {tested:.3f}. A much lower value here means "
+            "that the settings were tuned to val, or that the splits differ."
+        )
+    if analysis.calibration is not None and analysis.calibration.ece is not None:
+        sentences.append(_on_calibration(analysis))
+    return sentences
+
+
+def _on_calibration(analysis: Analysis) -> str:
+    calibration = analysis.calibration
+    assert calibration is not None and calibration.ece is not None
+    known = [one for one in calibration.bins if one.count and one.score is not None and one.precision is not None]
+    gap = sum(one.count * ((one.precision or 0.0) - (one.score or 0.0)) for one in known)
+    gap /= max(1, sum(one.count for one in known))
+    way = "lower than the share that is right (under-confident)" if gap > 0 else "higher than it (over-confident)"
+    text = (
+        "A score is no probability: it differs from the share of detections that are right by "
+        f"{calibration.ece:.3f} on average (expected calibration error), and is {way}."
+    )
+    if calibration.temperature is None or calibration.ece_with_temperature is None:
+        return text
+    left = calibration.ece_with_temperature
+    return f"{text} With a temperature of {calibration.temperature:.2f}, fitted on val, {left:.3f} are left."

@@ -1,0 +1,109 @@
+"""Laws of the advice: each fault gives its rule, and each command runs the experiment with valid parameters."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from pipeline.evaluate.advice import advise
+from pipeline.params import Params, load_params
+from pipeline.params.editing import edit_yaml
+from tests.made_up_analysis import figure, make_analysis, make_band, make_class, make_errors
+
+ROOT = Path(__file__).resolve().parents[3]
+PRESETS = [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]
+SMALL = [make_band(0, 16, 0.3), make_band(16, 32, 0.7), make_band(32, None, 0.9)]
+EVEN = [make_band(0, 16, 0.7), make_band(16, 32, 0.7), make_band(32, None, 0.75)]
+
+
+def rows(*losses: tuple[float, float, float]) -> list[dict[str, float | None]]:
+    """Epochs of loss, val_loss and AP."""
+    return [
+        {"epoch": epoch, "loss": loss, "val_loss": val, "AP": ap} for epoch, (loss, val, ap) in enumerate(losses, 1)
+    ]
+
+
+FLAT = rows((0.5, 0.5, 0.5), (0.3, 0.32, 0.6), (0.3, 0.32, 0.6))
+# Rule -> the parts of an analysis and the history that have this fault alone.
+FAULTS: dict[str, tuple[dict[str, Any], list[dict[str, float | None]]]] = {
+    "small objects": ({"errors": make_errors(gains={"missed": 0.1}), "bands": SMALL}, FLAT),
+    "missed objects": ({"errors": make_errors(gains={"missed": 0.1}), "bands": EVEN}, FLAT),
+    "confused classes": ({"errors": make_errors(gains={"classification": 0.1}), "bands": SMALL}, FLAT),
+    "poor boxes": ({"errors": make_errors(gains={"localisation": 0.1})}, FLAT),
+    "false alarms": ({"errors": make_errors(gains={"background": 0.1})}, FLAT),
+    "duplicates": ({"errors": make_errors(gains={"duplicate": 0.1})}, FLAT),
+    "strict threshold": ({"classes": [make_class("cell", 0.95), make_class("virus", 0.9)]}, FLAT),
+    "over-fitting": ({}, rows((0.5, 0.5, 0.5), (0.3, 0.4, 0.6), (0.2, 0.45, 0.6))),
+    "short training": ({}, rows((0.5, 0.5, 0.4), (0.4, 0.42, 0.5), (0.3, 0.32, 0.55))),
+    "nothing learnt": ({"overall": {"AP": figure(0.001)}, "errors": make_errors(gains={"missed": 0.9})}, FLAT),
+}
+
+
+@pytest.mark.parametrize("rule", FAULTS)
+def test_a_case_with_one_fault_gets_the_advice_for_it_alone(rule: str) -> None:
+    parts, history = FAULTS[rule]
+    found = advise(make_analysis(**parts), load_params(ROOT / "params.yaml"), history)
+    assert [one.rule for one in found] == [rule]
+
+
+def test_a_sound_detector_gets_no_advice() -> None:
+    parts = {"errors": make_errors(gains=dict.fromkeys(("missed", "background", "both"), 0.01)), "bands": SMALL}
+    assert advise(make_analysis(**parts), load_params(ROOT / "params.yaml"), FLAT) == []
+    assert advise(make_analysis(overall={}, classes=[]), load_params(ROOT / "params.yaml")) == []
+
+
+def test_the_costliest_fault_comes_first() -> None:
+    errors = make_errors(gains={"localisation": 0.05, "missed": 0.04, "duplicate": 0.06})
+    found = advise(make_analysis(errors=errors), load_params(ROOT / "params.yaml"))
+    assert [one.rule for one in found] == ["duplicates", "poor boxes", "missed objects"]
+
+
+def settings_of(command: str) -> Iterator[tuple[str, Any]]:
+    """Key and value of each -S, as a shell and then Hydra, to which DVC gives them, read them."""
+    words = shlex.split(command)
+    assert words[:3] == ["dvc", "exp", "run"] and set(words[3::2]) == {"-S"}
+    for override in OverridesParser.create().parse_overrides(words[4::2]):
+        yield override.key_or_group, plain(override.value())
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    return [plain(inner) for inner in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("rule", FAULTS)
+def test_commands_change_params_to_valid_ones(rule: str, path: Path, tmp_path: Path) -> None:
+    parts, history = FAULTS[rule]
+    (one,) = advise(make_analysis(**parts), load_params(path), history)
+    assert one.commands
+    for command in one.commands:
+        if rule == "nothing learnt":
+            assert command == "python -m pipeline.anchor_stats"
+            continue
+        settings = dict(settings_of(command))
+        changed = changed_params(path, settings, tmp_path)
+        assert changed != load_params(path)
+        assert all(key in command for key in settings)
+
+
+def changed_params(path: Path, settings: dict[str, Any], folder: Path) -> Params:
+    (folder / "params.yaml").write_text(edit_yaml(path.read_text(), settings))
+    return load_params(folder / "params.yaml")
+
+
+def test_every_rule_is_in_the_documentation_with_a_parameter_of_each_command() -> None:
+    text = (ROOT / "docs/evaluate.md").read_text()
+    table = {row[0]: row[1] for row in re.findall(r"^\| ([a-z -]+) \| (.*) \|$", text, flags=re.MULTILINE)}
+    for rule, (parts, history) in FAULTS.items():
+        (one,) = advise(make_analysis(**parts), load_params(ROOT / "params.yaml"), history)
+        keys = {key for command in one.commands if "-S" in command for key, _ in settings_of(command)}
+        missing = [key for key in keys if key not in table[rule] and key.rpartition(".")[2] not in table[rule]]
+        assert not missing, f"{rule}: {missing}"
