@@ -97,10 +97,11 @@ def schemas() -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def parameters(root: Mapping[str, Any], schema: Mapping[str, Any], path: str, shipped: Any) -> Iterator[Parameter]:
-    """The leaves of a schema with their dotted paths; a section that may be null counts as a section."""
+    """The leaves of a schema with their dotted paths; a section that may be null, or something else, also itself."""
     inner = section_in(schema, root)
-    if inner is None:
+    if inner is None or ("anyOf" in schema and "." in path):
         yield Parameter(path, kind_of(schema, root), schema.get("description") or comment_of(shipped, path))
+    if inner is None:
         return
     for key, value in inner["properties"].items():
         yield from parameters(root, value, f"{path}.{key}" if path else key, shipped)

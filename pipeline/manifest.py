@@ -18,7 +18,7 @@ from pipeline.formats.looking import AUTO, resolve
 from pipeline.formats.root import Root
 from pipeline.formats.sources import describe, has_sources
 from pipeline.params import load_params
-from pipeline.params.experiment import Data
+from pipeline.params.data import Data
 from pipeline.storage.outs import write_json
 
 MANIFEST = Path("data/manifest.json")
@@ -61,7 +61,7 @@ def build_manifest(data: Data, before: dict[str, Any]) -> dict[str, Any]:
         return keep_previous(root, data, before)
     name, files, _ = resolve(data)
     digests = Digests(DIGESTS)
-    sources = describe(root, name, files, digests)
+    sources = describe(root, name, files, digests, data.tables)
     if root.is_local:
         digests.keep()
     return {"root": data.root, "sources": sources}
@@ -70,7 +70,7 @@ def build_manifest(data: Data, before: dict[str, Any]) -> dict[str, Any]:
 def keep_previous(root: Root, data: Data, before: dict[str, Any]) -> dict[str, Any]:
     """Return the previous manifest, if it has the same sources; which ones `auto` would find is not known here."""
     sources = before.get("sources", {})
-    is_same = data.format == AUTO or has_sources(root, data.format, declared_files(data), sources)
+    is_same = data.format == AUTO or has_sources(root, data.format, declared_files(data), sources, data.tables)
     if before.get("root") != data.root or not is_same:
         raise ValueError(
             f"data.root: there is no folder {data.root} here; set it to the folder or URL of the data set, or fetch "

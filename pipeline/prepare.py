@@ -7,7 +7,6 @@ import shlex
 import shutil
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,10 @@ from pipeline.formats.looking import as_settings, look, resolve
 from pipeline.formats.picture_cache import PictureCache
 from pipeline.formats.root import Root
 from pipeline.formats.shapes import draw_split
-from pipeline.formats.split_record import EMPTY, build_record, describe_record, read_record
+from pipeline.formats.split_record import EMPTY, add_record, build_record, describe_record
 from pipeline.params import Params, load_params
+from pipeline.params.data import Cut as CutParams
 from pipeline.params.editing import as_yaml, edit_yaml
-from pipeline.params.experiment import Cut as CutParams
 from pipeline.storage.outs import write_atomic
 
 PREPARED = Path("data/prepared")
@@ -107,6 +106,8 @@ def read_data(params: Params, folder: Path) -> tuple[dict[str, Split], list[str]
         classes=data.classes,
         difficult=data.difficult,
         checks=data.checks,
+        columns=data.columns,
+        form=data.csv,
         cut=cut,
         cache=PictureCache(CACHE),
     )
@@ -133,7 +134,7 @@ def plan_cut(split: CutParams, files: Mapping[str, SplitFiles]) -> Cut | None:
     if not fractions:
         return None
     cut = Cut(fractions, seed=split.seed, group=split.group, duplicates=split.duplicates)
-    return replace(cut, known=read_record(RECORD, cut))
+    return add_record(RECORD, cut)
 
 
 def look_at(folder: str, *, write: bool) -> None:

@@ -18,6 +18,7 @@ import yaml
 from PIL import Image
 
 from docs.reference import build_page
+from pipeline.params.data import ByColumn, Columns, Table
 from pipeline.params.experiment import Tiles
 from pipeline.params.runtime import RuntimeConfig
 from retinanet.anchors.grid import build_grid
@@ -31,8 +32,9 @@ DATED = {"log.md"}
 FOLDERS = ("retinanet", "pipeline", "tests", "docs", "conf", "presets", "deploy", "bench")
 # Dotted names that look like parameters but are files: `train.json`.
 SUFFIXES = {"json", "py", "md", "csv", "png", "txt", "pt", "yaml", "xml", "gz"}
-# The keys of a section that is null in params.yaml.
-TILES = {f"transforms.tiles.{key}" for key in Tiles.model_fields}
+# The keys of sections that are null in params.yaml.
+NULL = {"transforms.tiles": Tiles, "data.columns": Columns, "data.csv": Table, "data.split.group": ByColumn}
+INNER = {f"{section}.{key}" for section, declared in NULL.items() for key in declared.model_fields}
 
 
 @cache
@@ -133,10 +135,9 @@ def test_the_reference_has_every_parameter_once_with_its_shipped_value() -> None
     rows = re.findall(r"^\| `([\w.]+)` \| ([^|]+) \|", page, flags=re.MULTILINE)
     content = load("params.yaml")
     inner = {name for name, value in parameters(content) if isinstance(value, dict)}
-    leaves = {name for name, _ in parameters(content)} - inner | {"sweep.space", "sweep.fixed"}
+    may_be_null = {"data.val", "data.test"}
+    leaves = {name for name, _ in parameters(content)} - inner | {"sweep.space", "sweep.fixed"} | may_be_null | INNER
     leaves = {name for name in leaves if not re.match(r"sweep\.(space|fixed)\.", name)}
-    assert content["transforms"]["tiles"] is None
-    leaves = leaves - {"transforms.tiles"} | TILES
     assert sorted(name for name, _ in rows) == sorted([*leaves, *RuntimeConfig.model_fields])
     assert all(kind.strip() not in ("", "any") for _, kind in rows)
     assert [line for line in page.splitlines() if line.endswith("|  |")] == []  # each has a meaning
@@ -166,7 +167,7 @@ def test_every_target_of_make_that_a_document_names_is_there() -> None:
 
 def test_every_parameter_that_a_document_names_is_one() -> None:
     params = load("params.yaml")
-    known = {name for name, _ in parameters(params)} | TILES
+    known = {name for name, _ in parameters(params)} | INNER
     pattern = re.compile(rf"(?:{'|'.join(params)})(?:\.\w+)+")
     demand_none(
         [
@@ -207,7 +208,7 @@ def test_a_cell_that_says_another_value_is_found() -> None:
 
 
 def test_yaml_of_the_documents_holds_parameters() -> None:
-    known = {name for name, _ in parameters(load("params.yaml"))} | TILES
+    known = {name for name, _ in parameters(load("params.yaml"))} | INNER
     found = [(path, yaml.safe_load(block)) for path in living() for block in blocks(path, "yaml")]
     ours = [(path, content) for path, content in found if set(content) <= set(load("params.yaml"))]
     assert len(ours) >= 3

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.formats.boxes import clip, find_fault, scale
+from pipeline.formats.image_columns import lacking
 from pipeline.formats.numbering import number_uniquely
 from pipeline.formats.picture_cache import Picture
 from pipeline.formats.pictures import notes_on_pictures
@@ -20,9 +21,11 @@ from pipeline.formats.records import (
     RawImage,
     RawSplit,
     Split,
+    Suspicion,
     box_text,
 )
 from pipeline.formats.root import Root
+from pipeline.params.data import Columns
 
 DIFFICULT = "difficult, and data.difficult is drop"
 
@@ -35,6 +38,7 @@ def check_split(
     *,
     split: str,
     difficult: Difficult,
+    columns: Columns | None = None,
 ) -> Split:
     """Check every box of a split against the picture of its image; order and ids stay as in the reader's records."""
     images = _by_id(raw, pictures)
@@ -77,8 +81,10 @@ def check_split(
         resized=[image.resized(split) for image in images.values() if image.is_there and image.claims_another_size],
         not_chosen=Counter(box.category for box in raw.boxes if box.category and box.category not in ids),
         notes=[*raw.notes, *notes_on_pictures(pictures)],
-        pixel_formats={key: image.picture.kind for key, image in images.items() if image.picture.kind},
-        readable=[image.raw.path for image in images.values() if image.is_there],
+        suspicions=list(_suspect([image for image in images.values() if image.is_there], columns)),
+        num_grey=sum(image.is_there and image.picture.is_grey for image in images.values()),
+        num_turned=sum(image.is_there and image.picture.orientation > 1 for image in images.values()),
+        readable={image.raw.path: image.raw.columns for image in images.values() if image.is_there},
         thumbnails={key: image.picture.thumbnail for key, image in images.items() if image.is_there},
     )
 
@@ -119,13 +125,14 @@ class _Image:
 
     def coco(self) -> CocoImage:
         width, height = self.picture.size
-        return {
+        image: CocoImage = {
             "id": self.raw.id,
             "file_name": self.raw.path,
             "width": width,
             "height": height,
             "sha256": self.picture.sha256,
         }
+        return {**image, "columns": dict(self.raw.columns)} if self.raw.columns else image
 
     def lost(self, split: str, num_boxes: int) -> Finding:
         return self._finding(split, f"{self.picture.fault}; its {num_boxes} boxes are dropped too", "unreadable")
@@ -138,6 +145,21 @@ class _Image:
 
     def _finding(self, split: str, reason: str, check: str) -> Finding:
         return Finding(split, self.raw.file, self.raw.path, "image", "", "", reason, check)
+
+
+def _suspect(images: Sequence[_Image], columns: Columns | None) -> Iterator[Suspicion]:
+    """Yield what is odd about the pictures of a split; grey ones are if there are others."""
+    is_mixed = not all(image.picture.is_grey for image in images)
+    for image in images:
+        picture, number = image.picture, image.raw.id
+        if picture.kind:
+            yield Suspicion("pixel_format", number, None, picture.kind)
+        if picture.is_grey and is_mixed:
+            yield Suspicion("grey", number, None, "greyscale, read as RGB")
+        if picture.orientation > 1:
+            yield Suspicion("orientation", number, None, f"EXIF orientation {picture.orientation}, which is applied")
+        if columns is not None and (reason := lacking(columns, image.raw.columns)):
+            yield Suspicion("columns", number, None, reason)
 
 
 def _by_id(raw: RawSplit, pictures: Sequence[Picture]) -> dict[int, _Image]:

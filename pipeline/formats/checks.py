@@ -8,36 +8,20 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.formats.records import CocoAnnotation, CocoSplit, Finding, Split, box_text
-from pipeline.params.experiment import Checks
+from pipeline.formats.records import CocoAnnotation, CocoSplit, Finding, Split, Suspicion, box_text
+from pipeline.params.data import Checks
 
 # A box that covers this much of its picture is the label of a picture rather than of an object.
 WHOLE = 0.99
 
 
-class Suspicion(NamedTuple):
-    """What a check found.
-
-    Attributes:
-        check: the key in data.checks.
-        annotation: None where it concerns the image.
-    """
-
-    check: str
-    image_id: int
-    annotation: CocoAnnotation | None
-    reason: str
-
-
 def apply_checks(split: Split, checks: Checks, *, name: str) -> Split:
     """Return a split without the boxes and images that the policies drop; what is kept or dropped is in its lists."""
-    found = [*check_boxes(split.coco, checks), *find_contradictions(split.coco)]
-    found += [Suspicion("pixel_format", number, None, kind) for number, kind in split.pixel_formats.items()]
+    found = [*check_boxes(split.coco, checks), *find_contradictions(split.coco), *split.suspicions]
     paths = {image["id"]: image["file_name"] for image in split.coco["images"]}
     names = {category["id"]: category["name"] for category in split.coco["categories"]}
     rows = [(one, _describe(one, paths, names, split=name)) for one in found]

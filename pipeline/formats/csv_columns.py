@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from pipeline.formats.csv_text import DELIMITERS, Dialect, Row, find_encoding, parse_decimal, read_rows
+from pipeline.formats.csv_text import DELIMITERS, Dialect, Row, find_dialects, parse_decimal, read_rows
 from pipeline.formats.records import Box
-from pipeline.formats.text_files import parse_number
+from pipeline.params.data import Table
 
 # Names of columns, without case, spaces and punctuation, and without a leading bbox or box. The first found counts.
 ALIASES = {
@@ -74,20 +74,20 @@ class ClassFile(NamedTuple):
     gives_ids: bool
 
 
-def read_columns(beginning: bytes, *, file: str) -> Columns | ClassFile:
+def read_columns(beginning: bytes, *, file: str, form: Table | None = None) -> Columns | ClassFile:
     """Find the delimiter and the columns of a table by its first row.
 
     Args:
         beginning: the first bytes of the file, at least that row
         file: its name in messages
+        form: how the table is written, as far as that is given
 
     Raises:
         ValueError: if the first row is of no known form, or of one under several delimiters; with what it lacks.
     """
     found: list[Columns | ClassFile] = []
     faults: list[tuple[int, str]] = []  # the more cells, the more likely its delimiter
-    for delimiter in DELIMITERS:
-        dialect = Dialect(delimiter, find_encoding(beginning))
+    for dialect in find_dialects(beginning, form):
         try:
             cells = next(read_rows(io.BytesIO(beginning), dialect, file=file), Row(0, [])).cells
         except ValueError as error:
@@ -99,7 +99,9 @@ def read_columns(beginning: bytes, *, file: str) -> Columns | ClassFile:
             faults.append((len(cells) if len(cells) > 1 else 0, f"{file} {error}"))
     if len(found) > 1:
         names = " and by ".join(DELIMITERS[one.dialect.delimiter] for one in found)
-        raise ValueError(f"{file} can be separated by {names}; put cells with such a character in quotes")
+        raise ValueError(
+            f"{file} can be separated by {names}; put cells with such a character in quotes, or set data.csv.delimiter"
+        )
     if not found:
         raise ValueError(max(faults, key=lambda fault: fault[0])[1])
     return found[0]
@@ -109,7 +111,7 @@ def _interpret(cells: list[str], dialect: Dialect) -> Columns | ClassFile:
     """Return what a first row says; raise a ValueError with what it lacks."""
     if not cells:
         raise ValueError(f"is empty; expected {EXPECTED}")
-    is_number = [_is_number(cell, dialect.delimiter) for cell in cells]
+    is_number = [_is_number(cell, dialect) for cell in cells]
     if _is_plain_row(cells, is_number):
         return Columns(dialect, has_header=False, width=6, image=0, category=5, box=(1, 2, 3, 4), as_box=_from_corners)
     if len(cells) == 2:
@@ -119,8 +121,8 @@ def _interpret(cells: list[str], dialect: Dialect) -> Columns | ClassFile:
     return _interpret_header(cells, dialect)
 
 
-def _is_number(cell: str, delimiter: str) -> bool:
-    number = parse_number(cell) if delimiter == "," else parse_decimal(cell)
+def _is_number(cell: str, dialect: Dialect) -> bool:
+    number = parse_decimal(cell, dialect)
     return number == number
 
 
@@ -132,7 +134,7 @@ def _is_plain_row(cells: list[str], is_number: list[bool]) -> bool:
 
 
 def _interpret_pair(cells: list[str], dialect: Dialect) -> ClassFile:
-    first, second = map(_plain, cells)
+    first, second = map(plain_name, cells)
     if re.fullmatch("-?[0-9]+", cells[1]):
         return ClassFile(dialect, has_header=False, gives_ids=True)
     if first in ALIASES["class"] and second in ID_NAMES:
@@ -175,13 +177,14 @@ def _column_names(cells: Sequence[str]) -> list[str]:
     """Return the names of the columns as in ALIASES; those of a box's sides are w and h."""
     names = []
     for cell in cells:
-        name = _plain(cell)
+        name = plain_name(cell)
         inner = name.removeprefix("bbox").removeprefix("box")
         names.append({"width": "w", "height": "h"}.get(inner, inner) if inner != name and inner else name)
     return [FROM_ZERO.get(name, name) for name in names] if "x0" in names else names
 
 
-def _plain(cell: str) -> str:
+def plain_name(cell: str) -> str:
+    """Return the name of a column without case, spaces and punctuation."""
     return re.sub(r"[\W_]", "", cell.lower())
 
 

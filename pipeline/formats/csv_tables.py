@@ -18,20 +18,24 @@ from pipeline.formats.image_files import find_images
 from pipeline.formats.recognised import SPLIT_WORDS
 from pipeline.formats.records import Box, Category, Finding, RawBox, RawImage, RawSplit, SplitFiles, box_text
 from pipeline.formats.root import MISSING, Root
+from pipeline.params.data import Table
 
 # Characters of a name in a finding.
 SHOWN = 100
 
 
-def read_csv(root: Root, files: SplitFiles, *, split: str) -> RawSplit:
+def read_csv(root: Root, files: SplitFiles, *, split: str, form: Table | None = None) -> RawSplit:
     """Read a table of a split; images and boxes get ids from 1, in the order of the rows.
+
+    Args:
+        form: how it is written; None: found.
 
     Raises:
         ValueError: if its form is unknown or ambiguous, if a quote is not closed, or if it has no row for the split.
     """
     key, file = f"data.{split}.annotations", root.shown(files.annotations)
     try:
-        table = read_columns(root.head(files.annotations, named_by=key), file=file)
+        table = read_columns(root.head(files.annotations, named_by=key), file=file, form=form)
         with root.open(files.annotations, named_by=key) as stream:
             rows = read_rows(stream, table.dialect, file=file)
             if table.has_header:
@@ -56,7 +60,7 @@ class _Content:
         self._folder = folder
         self._file = file
         self._split = split
-        self._numbers = Numbers(table.dialect.delimiter)
+        self._numbers = Numbers(table.dialect)
         self._ids: dict[str, int] = {}
         self._paths: list[str] = []
         self._sizes: list[tuple[int, int] | None] = []

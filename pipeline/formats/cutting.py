@@ -6,10 +6,12 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
+from pipeline.formats.duplicates import Copies, search_copies
 from pipeline.formats.grouping import group_names, label_images
 from pipeline.formats.picture_cache import Picture
 from pipeline.formats.records import RawImage
 from pipeline.formats.splitting import IMAGES, TRAIN, Group, assign, count_holders
+from pipeline.params.data import ByColumn, GroupBy
 
 # Maximum number of classes in a note.
 NAMED = 8
@@ -22,34 +24,50 @@ class Cut:
     fractions: Mapping[str, float]
     """of the images of train, for val and test where they are cut"""
     seed: int
-    group: str | None = None
-    """regular expression over the paths of images, see `group_names`"""
+    group: GroupBy = None
+    """see `group_names`"""
     duplicates: float | None = None
     """correlation from which images are near-identical; None: only identical files stay together"""
     known: Mapping[str, str] = field(default_factory=dict)
     """the split of each image of an earlier cut, by its path; images and groups stay where they were"""
+    known_columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """the column `group` of these images"""
 
     @property
     def parts(self) -> list[str]:
         """The names of all splits."""
         return [TRAIN, *self.fractions]
 
+    @property
+    def column(self) -> str | None:
+        """The column that names the groups, if one does."""
+        return self.group.column if isinstance(self.group, ByColumn) else None
+
+    def names(self, path: str, columns: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Return the groups of an image, as `group_names`; without columns, those of the earlier cut."""
+        return group_names(path, self.group, self.known_columns.get(path, {}) if columns is None else columns)
+
 
 def choose_splits(
-    images: Sequence[RawImage], pictures: Sequence[Picture], boxes: Sequence[Mapping[str, int]], cut: Cut
+    images: Sequence[RawImage],
+    pictures: Sequence[Picture],
+    boxes: Sequence[Mapping[str, int]],
+    cut: Cut,
+    copies: Copies | None = None,
 ) -> tuple[list[str | None], list[str]]:
     """Choose the split of each image of train.
 
     Args:
         images, pictures, boxes: N images, with the number of valid boxes of each class. An image that cannot be read
             stays where it was, or in train.
+        copies: near-identical pictures among these and others; None: they are searched, if `cut.duplicates` says so.
 
     Returns:
         split [N]; None for a new image whose group has images in several splits of the earlier cut.
         notes
 
     Raises:
-        ValueError: when no image can be read, a split has no group, or `cut.group` matches no image.
+        ValueError: when no image can be read, a split has no group, or `cut.group` names no group.
     """
     known = [cut.known.get(image.path) for image in images]
     splits = [
@@ -60,14 +78,11 @@ def choose_splits(
     if not readable:
         example = f", e.g. {images[0].path}: {pictures[0].fault}" if images else ""
         raise ValueError(f"none of the {len(images)} images of train can be read{example}; check data.train.images")
-    unmatched = _check_pattern([images[index].path for index in readable], cut)
-    labels = label_images(
-        [images[index].path for index in readable],
-        [pictures[index].sha256 for index in readable],
-        [pictures[index].thumbnail for index in readable],
-        pattern=cut.group,
-        similarity=cut.duplicates,
-    )
+    unmatched = _check_groups([images[index] for index in readable], cut)
+    if copies is None and cut.duplicates is not None:
+        copies = search_copies({pictures[i].sha256: pictures[i].thumbnail for i in readable}, cut.duplicates)
+    copy_of = {} if copies is None else copies.groups
+    labels = label_images([_names(images[index], pictures[index].sha256, copy_of, cut) for index in readable])
     bundles = _bundle(dict(zip(readable, labels.tolist(), strict=True)), known, _splits_by_name(images, cut))
     groups = [_describe(members, split, images, boxes) for split, members in bundles]
     chosen = assign(groups, cut.fractions, seed=cut.seed)
@@ -78,14 +93,20 @@ def choose_splits(
     return splits, [_summary(groups, cut), *unmatched, *_scarce(groups, cut)]
 
 
+def _names(image: RawImage, digest: str, copy_of: Mapping[str, int], cut: Cut) -> list[tuple[str, object]]:
+    """Return what an image may share with others of its group: the file, the picture, and the names of groups."""
+    names = cut.names(image.path, image.columns)
+    return [("file", digest), ("copy", copy_of.get(digest, digest)), *names.items()]
+
+
 def _splits_by_name(images: Sequence[RawImage], cut: Cut) -> list[set[str]]:
     """Return the splits [N] of the earlier cut that have, or had, images of the groups that an image's path names."""
     splits: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for path, split in cut.known.items():
-        for name in group_names(path, cut.group).items():
+        for name in cut.names(path).items():
             splits[name].add(split)
     none: set[str] = set()
-    return [none.union(*(splits[name] for name in group_names(image.path, cut.group).items())) for image in images]
+    return [none.union(*(splits[name] for name in cut.names(image.path, image.columns).items())) for image in images]
 
 
 def _bundle(
@@ -121,17 +142,18 @@ def _describe(
     return Group(min(images[index].path for index in members), counts, split)
 
 
-def _check_pattern(paths: Sequence[str], cut: Cut) -> list[str]:
-    """Return a note on images that `cut.group` does not match."""
-    without = [path for path in paths if "group" not in group_names(path, cut.group)]
+def _check_groups(images: Sequence[RawImage], cut: Cut) -> list[str]:
+    """Return a note on images that are in no group of `cut.group`."""
+    without = [image.path for image in images if "group" not in cut.names(image.path, image.columns)]
     if cut.group is None or not without:
         return []
-    if len(without) == len(paths):
+    if len(without) == len(images):
+        group = f"{cut.group}, which matches" if cut.column is None else f"column {cut.column}, which has a value for"
         raise ValueError(
-            f"data.split.group is {cut.group}, which matches none of the {len(paths)} images of train, "
-            f"e.g. {paths[0]}; correct the regular expression or set it to null"
+            f"data.split.group is {group} none of the {len(images)} images of train, e.g. {without[0]}; correct it or "
+            "set it to null"
         )
-    return [f"data.split.group does not match {len(without)} of the {len(paths)} images of train, e.g. {without[0]}"]
+    return [f"data.split.group does not match {len(without)} of the {len(images)} images of train, e.g. {without[0]}"]
 
 
 def _check_parts(groups: Sequence[Group], chosen: Sequence[str], cut: Cut) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.formats.records import SplitFiles
-from pipeline.params.experiment import Data, Split
+from pipeline.params.data import Data, Split
 
 
 def declared_files(data: Data) -> dict[str, SplitFiles]:

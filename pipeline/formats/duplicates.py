@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,33 @@ MIN_CONTRAST = 1.5
 NUM_BLOCKS, BLOCK_BITS = 8, 16
 # Bounds of memory: pictures hashed, pairs of blocks, and pictures compared at once.
 HASHED, PAIRED, COMPARED = 8192, 2**20, 4096
+
+
+class Copies(NamedTuple):
+    """Near-identical pictures among files, which are named by their digests.
+
+    Attributes:
+        similarity: see `find_copies`.
+        groups: the number of the group of each file.
+        pairs: near-identical files that connect each group.
+    """
+
+    similarity: float
+    groups: Mapping[str, int]
+    pairs: Sequence[tuple[str, str]]
+
+
+def search_copies(pictures: Mapping[str, bytes], similarity: float) -> Copies:
+    """Find near-identical pictures among files.
+
+    Args:
+        pictures: the thumbnail of each file, by its digest.
+    """
+    digests = list(pictures)
+    pairs = find_copies(list(pictures.values()), similarity)
+    labels = label_groups(len(digests), pairs).tolist()
+    named = [(digests[one], digests[other]) for one, other in pairs.tolist()]
+    return Copies(similarity, dict(zip(digests, labels, strict=True)), named)
 
 
 def find_copies(thumbnails: Sequence[bytes], similarity: float) -> Indices:

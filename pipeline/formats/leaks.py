@@ -6,9 +6,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pipeline.formats.duplicates import find_copies, label_groups
+from pipeline.formats.duplicates import Copies, search_copies
 from pipeline.formats.grouping import group_names
 from pipeline.formats.records import Split
+from pipeline.params.data import GroupBy
 
 Leak = dict[str, Any]
 # Kinds of leaks, and how many there are in words.
@@ -20,11 +21,11 @@ COUNTED = {
 }
 
 
-def find_leaks(splits: Mapping[str, Split], *, group: str | None = None, duplicates: float | None = None) -> list[Leak]:
+def find_leaks(splits: Mapping[str, Split], *, group: GroupBy = None, duplicates: float | None = None) -> list[Leak]:
     """Return what the splits share; metrics on such images are not meaningful.
 
     Args:
-        group: regular expression over the paths of images, see `group_names`.
+        group: see `group_names`.
         duplicates: correlation of near-identical images, see `find_copies`; None: do not search for them.
 
     Returns:
@@ -32,7 +33,7 @@ def find_leaks(splits: Mapping[str, Split], *, group: str | None = None, duplica
         that connect the splits where they are near-identical, with the `name` of a group.
     """
     images = [
-        _Image(name, record["file_name"], record["sha256"])
+        _Image(name, record["file_name"], record["sha256"], record.get("columns", {}))
         for name, split in splits.items()
         for record in split.coco["images"]
     ]
@@ -40,7 +41,7 @@ def find_leaks(splits: Mapping[str, Split], *, group: str | None = None, duplica
     groups: defaultdict[tuple[str, str], list[_Image]] = defaultdict(list)
     for image in images:
         files[image.sha256].append(image)
-        for kind, name in group_names(image.path, group).items():
+        for kind, name in group_names(image.path, group, image.columns).items():
             groups[kind, name].append(image)
     pictures = {
         record["sha256"]: split.thumbnails[record["id"]]
@@ -50,7 +51,7 @@ def find_leaks(splits: Mapping[str, Split], *, group: str | None = None, duplica
     }
     leaks = [_leak("identical", found, sha256=digest) for digest, found in files.items()]
     if duplicates is not None:
-        leaks += _find_near_identical(files, pictures, duplicates)
+        leaks += _find_near_identical(files, _copies(splits, pictures, duplicates))
     leaks += [_leak(kind, found, name=name) for (kind, name), found in groups.items()]
     return [leak for leak in leaks if len(leak["images"]) > 1]
 
@@ -59,27 +60,33 @@ class _Image(NamedTuple):
     split: str
     path: str
     sha256: str
+    columns: Mapping[str, str]
 
 
-def _find_near_identical(
-    files: Mapping[str, Sequence[_Image]], pictures: Mapping[str, bytes], similarity: float
-) -> list[Leak]:
+def _copies(splits: Mapping[str, Split], pictures: Mapping[str, bytes], similarity: float) -> Copies:
+    """Return the near-identical pictures: those that the cut was made by, unless images were dropped since.
+
+    Args:
+        pictures: the thumbnail of each file; drawn images have none.
+    """
+    known = next((split.copies for split in splits.values()), None)
+    is_same = known is not None and known.similarity == similarity and known.groups.keys() == pictures.keys()
+    return known if known is not None and is_same else search_copies(pictures, similarity)
+
+
+def _find_near_identical(files: Mapping[str, Sequence[_Image]], copies: Copies) -> list[Leak]:
     """Return near-identical images of several splits; those of one file are left out.
 
     Args:
         files: the images of each file, by its digest.
-        pictures: the thumbnail of each file; drawn images have none.
     """
-    digests = list(pictures)
-    pairs = find_copies(list(pictures.values()), similarity)
-    labels = label_groups(len(digests), pairs)
     images: defaultdict[int, list[_Image]] = defaultdict(list)
     crossing: defaultdict[int, list[dict[str, str]]] = defaultdict(list)
-    for label, digest in zip(labels.tolist(), digests, strict=True):
+    for digest, label in copies.groups.items():
         images[label] += files[digest]
-    for one, other in pairs.tolist():
-        of_several = [(a, b) for a in files[digests[one]] for b in files[digests[other]] if a.split != b.split]
-        crossing[labels[one]] += [{a.split: a.path, b.split: b.path} for a, b in of_several[:1]]
+    for one, other in copies.pairs:
+        of_several = [(a, b) for a in files[one] for b in files[other] if a.split != b.split]
+        crossing[copies.groups[one]] += [{a.split: a.path, b.split: b.path} for a, b in of_several[:1]]
     return [_leak("near-identical", images[label], pairs=found) for label, found in crossing.items() if found]
 
 

@@ -8,7 +8,7 @@ from pipeline.formats.declared import declared_files
 from pipeline.formats.readers import READERS
 from pipeline.formats.records import SplitFiles
 from pipeline.formats.root import Root
-from pipeline.params.experiment import Data
+from pipeline.params.data import Data
 
 AUTO = "auto"
 

@@ -20,7 +20,7 @@ import PIL
 from pipeline.formats.digests import YOUNG_NS
 
 # Raise it when a check finds other things in the same picture.
-VERSION = 1
+VERSION = 2
 
 
 class Picture(NamedTuple):
@@ -36,6 +36,10 @@ class Picture(NamedTuple):
     """maximum of a 16-bit greyscale image"""
     kind: str = ""
     """what it is, if not 8-bit RGB or grey"""
+    is_grey: bool = False
+    """whether it is stored in greyscale"""
+    orientation: int = 1
+    """of its EXIF data, 1 (upright) to 8"""
     thumbnail: bytes = b""
     """rows of THUMBNAIL x THUMBNAIL grey levels"""
 

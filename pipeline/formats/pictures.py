@@ -73,10 +73,10 @@ def _inspect(root: Root, image: RawImage) -> Picture:
     except MISSING:
         return Picture((0, 0), "", "image is missing")
     try:
-        size, brightest, kind, thumbnail = measure(data)
+        found = measure(data)
     except PixelFormatError as error:
         return Picture((0, 0), "", refusal=str(error))
     except Exception as error:  # noqa: BLE001 - the parser of each format raises errors of its own
         return Picture((0, 0), "", f"image cannot be read ({error or type(error).__name__})")
-    digest = hashlib.sha256(data).hexdigest()
-    return Picture(size, digest, brightest=brightest, kind=kind, thumbnail=thumbnail)
+    more = found._asdict()
+    return Picture(more.pop("size"), hashlib.sha256(data).hexdigest(), **more)

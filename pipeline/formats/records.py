@@ -6,8 +6,11 @@ Boxes are (x, y, width, height) in absolute pixels, as COCO files hold them.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypedDict
+from typing import Literal, NamedTuple, NotRequired, TypedDict
+
+from pipeline.formats.duplicates import Copies
 
 Box = tuple[float, float, float, float]
 
@@ -86,6 +89,8 @@ class RawImage:
     """width, height"""
     file: str
     """the file that names it"""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """what `data.columns` says of it"""
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,8 @@ class CocoImage(TypedDict):
     width: int
     height: int
     sha256: str
+    columns: NotRequired[dict[str, str]]
+    """what `data.columns` says of it: the patient, the camera, .."""
 
 
 class CocoAnnotation(TypedDict):
@@ -149,6 +156,20 @@ class CocoSplit(TypedDict):
     categories: list[CocoCategory]
 
 
+class Suspicion(NamedTuple):
+    """What a check found in a record that is valid.
+
+    Attributes:
+        check: the key in data.checks.
+        annotation: None where it concerns the image.
+    """
+
+    check: str
+    image_id: int
+    annotation: CocoAnnotation | None
+    reason: str
+
+
 @dataclass(frozen=True)
 class Split:
     """A prepared split, and all records that were dropped or changed."""
@@ -169,10 +190,15 @@ class Split:
     """sentences on the split as a whole"""
     noticed: list[Finding] = field(default_factory=list)
     """suspicious records that stay"""
-    pixel_formats: dict[int, str] = field(default_factory=dict)
-    """of the images, by id, that are not 8-bit RGB or grey: what they are"""
-    readable: list[str] = field(default_factory=list)
-    """paths of its images that can be read, also of those that a policy drops"""
+    suspicions: list[Suspicion] = field(default_factory=list)
+    """of its images, which no policy was applied to yet"""
+    num_grey: int = 0
+    num_turned: int = 0
+    """images stored in greyscale, and with an EXIF orientation"""
+    readable: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    """columns of its images that can be read, also of those that a policy drops, by path"""
+    copies: Copies | None = None
+    """near-identical pictures of all splits, where they were searched to cut train"""
     thumbnails: dict[int, bytes] = field(default_factory=dict)
     """small grey pictures of the images, by id, see retinanet/data/pixels.py; none of drawn images"""
 

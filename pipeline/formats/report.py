@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.formats.leaks import describe_leaks, find_leaks
 from pipeline.formats.records import Finding, Split, printable
+from pipeline.params.data import GroupBy
 
 QUANTILES = {"min": 0.0, "q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95, "max": 1.0}
 KINDS = ("dropped", "resized", "clipped", "noticed")
@@ -23,7 +24,7 @@ def summarise(
     splits: Mapping[str, Split],
     notes: Sequence[str] = (),
     *,
-    group: str | None = None,
+    group: GroupBy = None,
     duplicates: float | None = None,
 ) -> dict[str, Any]:
     """Return the report: counts per split, leaks, then every dropped or changed record, by file and reason.
@@ -52,6 +53,8 @@ def _summarise_split(split: Split) -> dict[str, Any]:
         "images_dropped": split.num_images - len(images),
         "images_without_boxes": len({image["id"] for image in images} - {box["image_id"] for box in objects}),
         "images_resized": len(split.resized),
+        "images_grey": split.num_grey,
+        "images_turned": split.num_turned,
         "boxes": len(annotations),
         "boxes_dropped": split.num_boxes - len(annotations) - num_not_chosen,
         "boxes_clipped": len(split.clipped),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -34,8 +34,14 @@ class Source:
     named_by: str
 
 
-def read_from(root: Root, name: str, files: Mapping[str, SplitFiles]) -> tuple[list[Source], list[Source]]:
-    """Return the annotation files and folders that a format reads, each once."""
+def read_from(
+    root: Root, name: str, files: Mapping[str, SplitFiles], tables: Sequence[str] = ()
+) -> tuple[list[Source], list[Source]]:
+    """Return the annotation files and folders that a format reads, each once.
+
+    Args:
+        tables: of `data.columns`, read beside the annotation files.
+    """
     annotations: list[Source] = []
     folders: list[Source] = []
     for split, paths in files.items():
@@ -43,25 +49,34 @@ def read_from(root: Root, name: str, files: Mapping[str, SplitFiles]) -> tuple[l
             found, below = READERS[name].follow(root, one, split=split)
             annotations += [Source(path, f"data.{split}.annotations") for path in found]
             folders += [Source(path, f"data.{split}.images") for path in below]
+    annotations += [Source(path, "data.columns.table") for path in tables]
     return _once(annotations), _once(folders)
 
 
-def has_sources(root: Root, name: str, files: Mapping[str, SplitFiles], described: Mapping[str, Entry]) -> bool:
+def has_sources(
+    root: Root,
+    name: str,
+    files: Mapping[str, SplitFiles],
+    described: Mapping[str, Entry],
+    tables: Sequence[str] = (),
+) -> bool:
     """Return whether a manifest is of these files, as far as this shows without the data."""
     if READERS[name].asks_files:
-        return {one.annotations for paths in files.values() for one in paths.each} <= set(described)
-    annotations, folders = read_from(root, name, files)
+        return {*tables, *(one.annotations for paths in files.values() for one in paths.each)} <= set(described)
+    annotations, folders = read_from(root, name, files, tables)
     asked = {source.path for source in annotations} | {f"{source.path.rstrip('/')}/" for source in folders}
     return asked == set(described)
 
 
-def describe(root: Root, name: str, files: Mapping[str, SplitFiles], digests: Digests) -> dict[str, Entry]:
+def describe(
+    root: Root, name: str, files: Mapping[str, SplitFiles], digests: Digests, tables: Sequence[str] = ()
+) -> dict[str, Entry]:
     """Return one entry per annotation file and folder, by path; equal as long as nothing has changed.
 
     Raises:
         ValueError: naming the parameter, when an annotation file is not there, or the root, when it does not answer.
     """
-    annotations, folders = read_from(root, name, files)
+    annotations, folders = read_from(root, name, files, tables)
     mark = digests.of if root.is_local else _said
     described = {source.path: _describe_file(root, source, mark) for source in annotations}
     if not root.can_list:

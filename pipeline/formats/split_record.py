@@ -4,38 +4,40 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.formats.cutting import Cut
-from pipeline.formats.grouping import group_names
 from pipeline.formats.records import Split
 
 EMPTY: dict[str, Any] = {"settings": {}, "splits": {}}
 
 
-def read_record(path: Path, cut: Cut) -> dict[str, str]:
-    """Return the split of each image in the file; none if there is no file, or if it is of other settings.
+def add_record(path: Path, cut: Cut) -> Cut:
+    """Return a cut that knows the images in the file; none if there is no file, or if it is of other settings.
 
     Raises:
         ValueError: when the file is not such a record.
     """
     if not path.exists():
-        return {}
+        return cut
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         settings, splits = content["settings"], dict(content["splits"])
+        groups = dict(content.get("groups", {}))
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
             f"{path} is not a record of splits ({type(error).__name__}: {error}); restore it from git, or delete it to "
             "cut the splits anew"
         ) from None
     if settings != settings_of(cut):
-        return {}
+        return cut
     for image, split in splits.items():
         if split not in cut.parts:
             raise ValueError(f"{path}: {image} is in {split!r}; expected one of {', '.join(cut.parts)}")
-    return splits
+    columns = {} if cut.column is None else {image: {cut.column: str(name)} for image, name in groups.items()}
+    return replace(cut, known=splits, known_columns=columns)
 
 
 def build_record(splits: Mapping[str, Split], cut: Cut) -> dict[str, Any]:
@@ -46,12 +48,17 @@ def build_record(splits: Mapping[str, Split], cut: Cut) -> dict[str, Any]:
     entry, too: another policy may bring it back.
     """
     now = {path: split for split in cut.parts for path in splits[split].readable}
-    names = {name for path in now for name in group_names(path, cut.group).items()}
+    columns = {path: own for split in cut.parts for path, own in splits[split].readable.items()}
+    names = {name for path, own in columns.items() for name in cut.names(path, own).items()}
     missing = {path: split for path, split in cut.known.items() if path not in now}
-    replaced = {path for path in missing if group_names(path, cut.group).items() & names}
+    replaced = {path for path in missing if cut.names(path).items() & names}
     is_same_data = len(missing) < len(cut.known) or bool(replaced)
     kept = {path: split for path, split in missing.items() if is_same_data and path not in replaced}
-    return {"settings": settings_of(cut), "splits": {**now, **kept}}
+    record = {"settings": settings_of(cut), "splits": {**now, **kept}}
+    if cut.column is None:
+        return record
+    known = {**columns, **{path: cut.known_columns.get(path, {}) for path in kept}}
+    return {**record, "groups": {path: own[cut.column] for path, own in known.items() if cut.column in own}}
 
 
 def describe_record(content: Mapping[str, Any], cut: Cut) -> str:
@@ -62,4 +69,5 @@ def describe_record(content: Mapping[str, Any], cut: Cut) -> str:
 
 def settings_of(cut: Cut) -> dict[str, Any]:
     """Return what makes another cut."""
-    return {"fractions": dict(cut.fractions), "seed": cut.seed, "group": cut.group, "duplicates": cut.duplicates}
+    group = cut.group if cut.column is None else {"column": cut.column}
+    return {"fractions": dict(cut.fractions), "seed": cut.seed, "group": group, "duplicates": cut.duplicates}

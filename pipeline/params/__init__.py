@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.params.data import Data
 from pipeline.params.detector import Anchors, Loss, Matcher, Model, Postprocess
-from pipeline.params.experiment import Data, Evaluate, Optim, Train, Transforms
+from pipeline.params.experiment import Evaluate, Optim, Train, Transforms
 from pipeline.params.paths import project_root
 from pipeline.params.reading import flatten, read_yaml, validate
 from pipeline.params.section import Section

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator
+from pydantic_core import PydanticCustomError
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -25,3 +27,15 @@ class Section(BaseModel):
     def check(self) -> list[str]:
         """Return complaints about values that are valid alone but not together; one sentence each."""
         return []
+
+
+def expecting(message: str) -> WrapValidator:
+    """Replace the complaints about each form of a value that has several by one sentence."""
+
+    def check(value: Any, validate: Callable[[Any], Any]) -> Any:
+        try:
+            return validate(value)
+        except ValidationError:
+            raise PydanticCustomError("form", message) from None
+
+    return WrapValidator(check)

@@ -21,6 +21,8 @@ TRANSPOSED = (5, 6, 7, 8)
 # Sides of the small picture of a Measure, px.
 THUMBNAIL = 32
 
+GREY = ("1", "L", "LA", "La")
+"""Modes of Pillow in greyscale, but for those of 16 bits."""
 REFUSED = {"F": "32-bit floats", "I": "32-bit integers"}
 """Modes of Pillow without a defined range; Pillow itself would clip them at 255."""
 
@@ -38,6 +40,10 @@ class Measure(NamedTuple):
     """the largest value where it has one channel of 16 bits, of 65535"""
     kind: str
     """what it is, if not 8-bit RGB or grey; see pixel_format"""
+    is_grey: bool
+    """whether it is stored in greyscale, of 1, 8 or 16 bits"""
+    orientation: int
+    """of its EXIF data, 1 (upright) to 8"""
     thumbnail: bytes
     """THUMBNAIL rows of THUMBNAIL grey levels, each the mean of its part of the picture as stored, before EXIF"""
 
@@ -67,14 +73,22 @@ def measure(content: bytes) -> Measure:
     """
     with open_picture(content) as image:
         width, height = image.size
+        orientations = [image.getexif().get(ORIENTATION_TAG, 1)]
         # A JPEG may be decoded at an eighth of its size, which reads every byte but is several times faster.
         image.draft(None, (max(2 * THUMBNAIL, width // 8), max(2 * THUMBNAIL, height // 8)))
         grey = to_rgb(image).convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR)
-        # Read after loading: Pillow transposes a TIFF then, and a PNG may have its EXIF data after the pixels.
-        is_transposed = image.getexif().get(ORIENTATION_TAG) in TRANSPOSED
+        # Again after loading: Pillow transposes a TIFF then, and a PNG may have its EXIF data after the pixels.
+        orientations.append(image.getexif().get(ORIENTATION_TAG, 1))
         brightest = int(np.asarray(image).max()) if has_16_bits(image) else None
-        kind = pixel_format(image)
-    return Measure((height, width) if is_transposed else (width, height), brightest, kind, grey.tobytes())
+        kind, is_grey = pixel_format(image), image.mode in GREY or has_16_bits(image)
+    return Measure(
+        size=(height, width) if orientations[-1] in TRANSPOSED else (width, height),
+        brightest=brightest,
+        kind=kind,
+        is_grey=is_grey,
+        orientation=next((int(one) for one in orientations if one in range(2, 9)), 1),
+        thumbnail=grey.tobytes(),
+    )
 
 
 def open_picture(content: bytes) -> Image.Image:

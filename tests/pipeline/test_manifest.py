@@ -217,6 +217,18 @@ def test_data_that_are_asked_for_anew_must_be_there(project: Path, data: dict[st
         main([])
 
 
+def test_table_of_columns_is_a_source(project: Path) -> None:
+    table = Path("data/raw/mine/patients.csv")
+    table.write_text("file,patient\na.png,1\n")
+    write_params(project, columns={"names": ["patient"], "table": "patients.csv", "image": None})
+    assert changed_by(project, lambda: table.write_text("file,patient\na.png,2\n")) == {"patients.csv"}
+    shutil.rmtree("data/raw/mine")
+    main([])  # it stands without the data
+    write_params(project, columns={"names": ["patient"], "table": "other.csv", "image": None})
+    with pytest.raises(ValueError, match=r"^data\.root: there is no folder data/raw/mine here"):
+        main([])
+
+
 def test_missing_annotation_file_names_its_parameter(project: Path) -> None:
     Path("data/raw/mine/val.json").unlink()
     with pytest.raises(ValueError, match=r"^data\.val\.annotations: there is no file data/raw/mine/val\.json; check"):

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -15,6 +16,7 @@ from tests.textures import encode, texture, write
 
 REPOSITORY = Path(__file__).parents[2]
 SPLITS = ("train", "val", "test")
+NONE = np.zeros((0, 2), np.int64)
 
 
 @pytest.fixture
@@ -214,3 +216,72 @@ def test_images_that_a_policy_drops_keep_their_split(project: Path) -> None:
     main([])
     assert places() == json.loads(RECORD.read_text())["splits"]
     assert RECORD.read_bytes() == first[str(RECORD)]
+
+
+def write_patients(patient_of: dict[int, object]) -> None:
+    rows = "".join(f"images/{number}.png,{patient}\n" for number, patient in patient_of.items())
+    Path("data/raw/patients.csv").write_text(f"path,patient\n{rows}")
+
+
+PATIENTS = {
+    "columns": {"names": ["patient"], "table": "patients.csv", "image": None},
+    "split": {"group": {"column": "patient"}},
+}
+
+
+def test_images_of_one_value_of_a_column_stay_together_and_new_ones_join_them(project: Path) -> None:
+    """30 images of 10 patients, which their names do not show; then 5 images more, when those of patient 3 are gone."""
+    patient_of = {number: number % 10 for number in range(35)}
+    draw_images(range(30))
+    write_patients(patient_of)
+    set_data(**PATIENTS)
+    main([])
+    before = places()
+    splits_of = {patient: {before[f"images/{n}.png"] for n in range(30) if n % 10 == patient} for patient in range(10)}
+    assert {len(splits) for splits in splits_of.values()} == {1}
+    record = json.loads(RECORD.read_text())
+    assert record["settings"]["group"] == {"column": "patient"}
+    assert record["groups"] == {f"images/{number}.png": str(number % 10) for number in range(30)}
+    assert json.loads((PREPARED / "train.json").read_text())["images"][0]["columns"].keys() == {"patient"}
+    draw_images(range(34))
+    content = json.loads(Path("data/raw/train.json").read_text())
+    gone = {number + 1 for number in range(30) if number % 10 == 3}
+    content["images"] = [image for image in content["images"] if image["id"] not in gone]
+    content["annotations"] = [box for box in content["annotations"] if box["image_id"] not in gone]
+    Path("data/raw/train.json").write_text(json.dumps(content))
+    main([])
+    after = places()
+    assert {path: after[path] for path in after.keys() & before.keys()} == {
+        path: before[path] for path in after.keys() & before.keys()
+    }
+    for number in range(30, 34):
+        assert splits_of[number % 10] == {after[f"images/{number}.png"]}
+
+
+def test_image_without_a_patient_is_refused_and_leaves_the_outs_unless_it_may_stay_alone(project: Path) -> None:
+    checks = yaml.safe_load((REPOSITORY / "params.yaml").read_text())["data"]["checks"]
+    draw_images(range(12))
+    write_patients({number: number % 5 if number else "" for number in range(12)})
+    set_data(**PATIENTS)
+    with pytest.raises(
+        ValueError, match=r"columns: 1, the first: images/0\.png image: no value of patient \(data\.col"
+    ):
+        main([])
+    assert not RECORD.exists()
+    set_data(**PATIENTS, checks=checks | {"columns": "keep"})
+    main([])
+    report = json.loads(REPORT.read_text())
+    assert "data.split.group does not match 1 of the 12 images of train, e.g. images/0.png" in report["notes"]
+    assert "images/0.png" not in json.loads(RECORD.read_text())["groups"]
+
+
+def test_near_copies_are_searched_once(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the cut and for leaks; a second search only after a policy has dropped images."""
+    searched = []
+    monkeypatch.setattr(
+        "pipeline.formats.duplicates.find_copies", lambda found, similarity: (searched.append(len(found)), NONE)[1]
+    )
+    set_data()
+    draw_images(range(20))
+    main([])
+    assert searched == [20]

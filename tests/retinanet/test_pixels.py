@@ -94,7 +94,9 @@ def test_16_bits_are_turned_as_8_bits_are(orientation: int, big_endian: bool) ->
     content = encode(picture, "TIFF", exif=exif)
     eight = Image.open(io.BytesIO(encode(Image.fromarray(GREY), "PNG", exif=exif)))
     np.testing.assert_array_equal(decode_rgb(content), np.asarray(ImageOps.exif_transpose(eight)))
-    assert measure(content).size == ((128, 512) if orientation >= 5 else (512, 128))
+    found = measure(content)
+    assert found.size == ((128, 512) if orientation >= 5 else (512, 128))
+    assert (found.orientation, found.is_grey) == (orientation, True)
 
 
 @pytest.mark.parametrize(("mode", "kind"), [("F", "floats"), ("I", "integers")])

@@ -15,7 +15,7 @@ from torchvision.ops import box_iou
 from pipeline.formats import Split, format_report, read_splits, summarise
 from pipeline.formats.checks import check_boxes, find_contradictions, iou_matrix, name_pairs
 from pipeline.formats.records import CocoSplit
-from pipeline.params.experiment import Checks
+from pipeline.params.data import Checks, Columns
 
 SIDES = st.floats(0.5, 50)
 KEEP = Checks(
@@ -31,6 +31,9 @@ KEEP = Checks(
     whole_picture="keep",
     contradiction="keep",
     pixel_format="keep",
+    grey="keep",
+    orientation="keep",
+    columns="keep",
     names="keep",
 )
 Row = tuple[int, int, list[float]]
@@ -121,6 +124,9 @@ BOXES = {
     "invalid": [[3, 3, 0, 4], [3, 3, 4, 4]],
     "size": [[1, 2, 5, 4]],
     "modes": [[1, 2, 5, 4]],
+    "grey": [[1, 2, 5, 4]],
+    "turned": [[1, 2, 5, 4]],
+    "unsited": [[1, 2, 5, 4]],
     "gone": [[1, 2, 5, 4]],
 }
 READ = BOXES.keys() - {"gone"}
@@ -130,25 +136,36 @@ def data_set(source: Any, checks: Checks) -> Split:
     """One image of 20 x 10 px with each kind of finding."""
     images, annotations = [], []
     for number, (name, own) in enumerate(BOXES.items(), start=1):
-        images.append(source.image(number, f"{name}.png") | ({"width": 99} if name == "size" else {}))
+        more = {"width": 99} if name == "size" else {}
+        more |= {} if name == "unsited" else {"site": "north"}
+        images.append(source.image(number, f"{name}.png") | more)
         annotations += [source.box(len(annotations) + n, box, image_id=number) for n, box in enumerate(own, start=1)]
         buffer = io.BytesIO()
-        Image.new("RGBA" if name == "modes" else "L", (20, 10), number).save(buffer, format="PNG")
+        mode, exif = {"modes": "RGBA", "grey": "L"}.get(name, "RGB"), Image.Exif()
+        if name == "turned":
+            exif[0x0112] = 3  # by 180 degrees
+        Image.new(mode, (20, 10), number if mode == "L" else (number, 0, 0)).save(buffer, format="PNG", exif=exif)
         if name != "gone":
             source.write(f"images/{name}.png", buffer.getvalue())
     source.write("train.json", source.coco(images, annotations))
-    return read_splits("coco", str(source.root), source.COCO_FILES, checks=checks)[0]["train"]
+    columns = Columns(names=["site"], table=None, image=None)
+    return read_splits("coco", str(source.root), source.COCO_FILES, checks=checks, columns=columns)[0]["train"]
 
 
 def test_kept_findings_are_noticed_and_change_nothing(source: Any) -> None:
     split = data_set(source, KEEP)
-    assert len(split.coco["images"]) == 8 and len(split.coco["annotations"]) == 10
+    assert len(split.coco["images"]) == 11 and len(split.coco["annotations"]) == 13
     assert {(row.check, row.image) for row in split.noticed} == {
         ("small", "images/small.png"),
         ("duplicate", "images/duplicate.png"),
         ("whole_picture", "images/covering.png"),
         ("pixel_format", "images/modes.png"),
+        ("grey", "images/grey.png"),
+        ("orientation", "images/turned.png"),
+        ("columns", "images/unsited.png"),
     }
+    numbers = summarise({"train": split})["splits"]["train"]
+    assert (numbers["images_grey"], numbers["images_turned"]) == (1, 1)
     others = {row.check for row in (*split.dropped, *split.clipped, *split.resized)}
     assert others == {"invalid", "unreadable", "outside", "size"}
 
@@ -156,17 +173,20 @@ def test_kept_findings_are_noticed_and_change_nothing(source: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "without", "boxes"),
     [
-        ({"small": "drop"}, set(), 9),
-        ({"small": "drop_image"}, {"small"}, 8),
-        ({"duplicate": "drop"}, set(), 9),
-        ({"duplicate": "drop_image"}, {"duplicate"}, 8),
-        ({"whole_picture": "drop"}, set(), 9),
-        ({"whole_picture": "drop_image"}, {"covering"}, 9),
-        ({"outside": "drop_image"}, {"outside"}, 9),
-        ({"invalid": "drop_image"}, {"invalid"}, 9),
-        ({"size": "drop_image"}, {"size"}, 9),
-        ({"pixel_format": "drop_image"}, {"modes"}, 9),
-        ({"small": "drop_image", "duplicate": "drop", "size": "drop_image"}, {"small", "size"}, 6),
+        ({"small": "drop"}, set(), 12),
+        ({"small": "drop_image"}, {"small"}, 11),
+        ({"duplicate": "drop"}, set(), 12),
+        ({"duplicate": "drop_image"}, {"duplicate"}, 11),
+        ({"whole_picture": "drop"}, set(), 12),
+        ({"whole_picture": "drop_image"}, {"covering"}, 12),
+        ({"outside": "drop_image"}, {"outside"}, 12),
+        ({"invalid": "drop_image"}, {"invalid"}, 12),
+        ({"size": "drop_image"}, {"size"}, 12),
+        ({"pixel_format": "drop_image"}, {"modes"}, 12),
+        ({"grey": "drop_image"}, {"grey"}, 12),
+        ({"orientation": "drop_image"}, {"turned"}, 12),
+        ({"columns": "drop_image"}, {"unsited"}, 12),
+        ({"small": "drop_image", "duplicate": "drop", "size": "drop_image"}, {"small", "size"}, 9),
     ],
 )
 def test_policy_drops_the_box_or_its_image_and_nothing_else(
@@ -177,7 +197,7 @@ def test_policy_drops_the_box_or_its_image_and_nothing_else(
     assert len(split.coco["annotations"]) == boxes
     numbers = summarise({"train": split})["splits"]["train"]
     counted = (numbers["boxes"] + numbers["boxes_dropped"], numbers["images"] + numbers["images_dropped"])
-    assert counted == (12, 9)  # those of the source
+    assert counted == (15, 12)  # those of the source
     assert len([row for row in split.dropped if row.record == "image"]) == 1 + len(without)
 
 
@@ -200,11 +220,18 @@ def test_strict_refuses_any_finding_but_not_what_other_parameters_leave_out(sour
     with pytest.raises(ValueError, match="strict is true") as error:
         data_set(source, policies(strict=True))
     assert {line.strip().partition(":")[0] for line in str(error.value).splitlines()[1:]} == {
-        *("unreadable", "invalid", "outside", "size", "small", "duplicate", "whole_picture", "pixel_format")
+        *("unreadable", "invalid", "outside", "size", "small", "duplicate", "whole_picture", "pixel_format"),
+        *("grey", "orientation", "columns"),
     }
     text = source.coco([source.image(1)], [source.box(1), source.box(2, category_id=10)], ("cell", "virus"))
     split = source.read_coco(text, checks=policies(strict=True), classes=["cell"])
     assert len(split.coco["annotations"]) == 1
+
+
+def test_grey_pictures_alone_are_counted_and_are_no_finding(source: Any) -> None:
+    split = source.read_coco(source.coco([source.image(1)], [source.box(1)]), checks=policies(grey="refuse"))
+    assert not split.noticed
+    assert summarise({"train": split})["splits"]["train"]["images_grey"] == 1
 
 
 def test_screen_has_a_line_per_reason_whatever_their_number(source: Any) -> None:

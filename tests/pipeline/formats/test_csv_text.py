@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 
 from pipeline.cli.command import is_sentence
 from pipeline.formats import Split, SplitFiles, read_splits
+from pipeline.params.data import Table
 from tests.pipeline.formats.conftest import Source
 from tests.pipeline.formats.test_csv import OPEN_IMAGES, boxes, read
 
+FORM = Table(delimiter=None, quote=None, decimal=None)
 PICTURE = Source(Path()).png()
 
 
@@ -50,6 +52,38 @@ def test_comma_is_a_decimal_mark_where_it_is_not_the_delimiter(source: Any) -> N
     assert [finding.reason for finding in dropped] == ["not four finite numbers"]
     with pytest.raises(ValueError, match=r"line 1 has 1,5 and line 2 has 4\.25, so it is not known whether the comma"):
         read(source, "a.png;1,5;2;4;6;rod\na.png;1;2;4.25;6;rod")
+
+
+@pytest.mark.parametrize(
+    ("table", "form"),
+    [
+        ("a.png:1:2:4:6:rod", {"delimiter": ":"}),
+        ("a.png;1;2;4;6;rod,1,2,4,6,x", {"delimiter": ";"}),  # a comma would do, too
+        ("a.png,'1,0','2','4,0','6','rod'", {"quote": "'", "decimal": ","}),
+        ("a.png;1;2;4,0;6;rod", {"decimal": ","}),
+        ("a.png;1;2;4.0;6;rod", {"decimal": "."}),
+    ],
+)
+def test_given_form_is_that_of_the_table(source: Any, table: str, form: dict[str, str]) -> None:
+    (box,) = boxes(read(source, table, form=FORM.model_copy(update=form)))
+    assert [box[0], box[1].partition(",")[0], *box[2:]] == ["a.png", "rod", 1, 2, 3, 4]
+
+
+def test_quotes_are_ordinary_characters_where_there_are_none(source: Any) -> None:
+    table = 'a.png,1,2,4,6,"rod\na.png,2,2,5,6,"rod\n'
+    assert boxes(read(source, table, form=FORM.model_copy(update={"quote": "none"}))) == [
+        ["a.png", '"rod', 1, 2, 3, 4],
+        ["a.png", '"rod', 2, 2, 3, 4],
+    ]
+
+
+def test_the_other_mark_makes_no_number_where_the_decimal_mark_is_given(source: Any) -> None:
+    """Without it this table would be refused, because both marks occur."""
+    table = "a.png;0;2;4;6;rod\na.png;1,5;2;4;6;rod\na.png;1;2;4.25;6;rod"
+    for mark, kept in ((",", 1.5), (".", 1)):
+        split = read(source, table, form=FORM.model_copy(update={"decimal": mark}))
+        assert [box[2] for box in boxes(split)] == [0, kept]
+        assert [finding.reason for finding in split.dropped] == ["not four finite numbers"]
 
 
 @pytest.mark.parametrize(

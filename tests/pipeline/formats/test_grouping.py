@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.formats.grouping import group_names, label_images
+from pipeline.params.data import ByColumn
 
 HASH = "Zx0" + "f" * 29
 
@@ -24,13 +25,25 @@ HASH = "Zx0" + "f" * 29
     ],
 )
 def test_names_of_an_image(path: str, pattern: str | None, names: dict[str, str]) -> None:
-    assert group_names(path, pattern) == names
+    assert group_names(path, pattern, {}) == names
 
 
-def test_images_are_one_group_by_any_chain_of_names_and_files() -> None:
-    # 0 and 1 are of one patient, 1 and 2 one file, 2 and 3 of one Roboflow name; 4 has the patient's name as Roboflow's
-    paths = ["p1/a.png", "p1/b.png", f"c.rf.{HASH}.jpg", f"x/c.rf.{HASH}.jpg", f"p1.rf.{HASH}.jpg", "p2/d.png"]
-    labels = label_images(paths, ["a", "b", "b", "c", "d", "e"], [b""] * 6, pattern=r"^(p\d)/", similarity=None)
+def test_group_of_a_column_is_its_value() -> None:
+    columns = {"patient": "7", "site": "north"}
+    assert group_names("patient8/3.png", ByColumn(column="patient"), columns) == {"group": "7"}
+    assert group_names("patient8/3.png", ByColumn(column="video"), columns) == {}
+
+
+def test_images_are_one_group_by_any_chain_of_names() -> None:
+    # 0 and 1 are of one patient, 1 and 2 one file, 2 and 3 near-identical; 4 has the patient's name as Roboflow's
+    labels = label_images([
+        [("file", "a"), ("group", "p1")],
+        [("file", "b"), ("group", "p1")],
+        [("file", "b"), ("copy", 3)],
+        [("file", "c"), ("copy", 3)],
+        [("file", "d"), ("Roboflow name", "p1")],
+        [],
+    ])  # fmt: skip
     np.testing.assert_array_equal(labels[:, None] == labels, [
         [True, True, True, True, False, False],
         [True, True, True, True, False, False],

@@ -97,7 +97,7 @@ def test_other_checks_begin_a_new_cache(
 ) -> None:
     write(source)
     inspect(source, tmp_path / "cache")
-    monkeypatch.setattr("pipeline.formats.picture_cache.VERSION", 2)
+    monkeypatch.setattr("pipeline.formats.picture_cache.VERSION", 0)
     opened.clear()
     inspect(source, tmp_path / "cache")
     assert sorted(opened) == sorted(NAMES)
