@@ -28,6 +28,7 @@ SUMMARIES = {
     "anchors": "match the anchors against the training split",
     "train": "train on Ray with the workers set in conf/",
     "evaluate": "compute the COCO metrics of models/model.pt",
+    "diagnose": "say why AP is 0, the likeliest cause first",
     "sweep": "search parameters with Ray Tune (run, resume, status, report)",
     "compare": "say whether one run is better than another, with 95 %% intervals",
     "predict": "detect on pictures; draw them, or write COCO, CSV, YOLO or VOC files",
@@ -56,6 +57,8 @@ def load(name: str) -> Command:
             from pipeline.train.__main__ import COMMAND
         case "evaluate":
             from pipeline.evaluate.__main__ import COMMAND
+        case "diagnose":
+            from pipeline.diagnose.__main__ import COMMAND
         case "sweep":
             from pipeline.sweep.__main__ import COMMAND
         case "compare":

@@ -6,8 +6,9 @@ from functools import cache
 
 from tests.test_house import COMMANDS, PACKAGES, STAGES, demand_none, graph, is_within, room_path
 
-# A sweep skips settings whose anchors cover too little ground truth; this stage computes the coverage.
-SHARED = {("pipeline.sweep", "pipeline.anchor_stats")}
+# A sweep skips settings whose anchors cover too little ground truth, and diagnose looks for boxes without anchors; this
+# stage computes the coverage.
+SHARED = {("pipeline.sweep", "pipeline.anchor_stats"), ("pipeline.diagnose", "pipeline.anchor_stats")}
 MAX_CHAIN = {"retinanet": 3, "pipeline": 7}  # rooms, each of which imports the next
 
 

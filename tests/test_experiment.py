@@ -159,7 +159,7 @@ def test_repro_makes_every_out_and_leaves_the_large_ones_to_dvc(experiment: Expe
     outs = ["data/prepared/train.json", "anchors.json", "models/model.pt", "plots/training.csv", "plots/training.png"]
     outs += ["plots/anchors.png", "plots/precision_recall.csv", "plots/precision_recall.png", "plots/detections.png"]
     outs += ["plots/thresholds.csv", "plots/thresholds.png"]
-    outs += ["reports/detections.json.gz", *(f"reports/{stage}.json" for stage in STAGES)]
+    outs += ["reports/detections.json.gz", "reports/evaluate.html", *(f"reports/{stage}.json" for stage in STAGES)]
     assert [out for out in outs if not (experiment.root / out).exists()] == []
     assert experiment.report("train")["epochs"] == 1
     assert experiment.report("evaluate")["AR100"] > 0

@@ -29,7 +29,7 @@ FLOORS = (
 )
 STAGES = ("manifest", "prepare", "anchor_stats", "train", "evaluate")
 # Every other room of the pipeline is a door or a help to these.
-COMMANDS = ("compare", "sweep", "predict", "import_weights", "export", "replay", "clean", "ui", "__main__")
+COMMANDS = ("compare", "diagnose", "sweep", "predict", "import_weights", "export", "replay", "clean", "ui", "__main__")
 
 DETECTOR_LIBRARIES = {"torch", "torchvision", "numpy", "PIL", "fsspec", "hotcoco", "triton"}
 # Each outside world and the rooms that may import it.

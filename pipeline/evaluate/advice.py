@@ -34,6 +34,6 @@ def nothing_learnt(ap: float) -> Advice:
         "nothing learnt",
         1.0,
         f"AP is {ap:.3f}: the detector has learnt nothing that the evaluation can count.",
-        "Find the cause first: labels, anchors, learning rate, norms.",
-        ["python -m pipeline.anchor_stats"],
+        "Find the cause first: python -m pipeline.diagnose checks labels, anchors, learning rate and norms.",
+        ["python -m pipeline.diagnose"],
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from pipeline.evaluate.proposals import Advice, Row, run_with
+from pipeline.evaluate.proposals import Advice, Row
 from pipeline.params import Params
+from pipeline.params.editing import as_command
 
 OVERFIT = 1.3  # loss of val over loss of training
 RISING = 0.01  # AP gained in the last evaluation
@@ -35,7 +36,7 @@ def overfitted(history: Sequence[Row], params: Params) -> Iterator[Advice]:
         "pictures better than the world.",
         "Add pictures, which helps most, or vary them (transforms.scale_jitter, random_crop, brightness, contrast) and "
         "average the weights (optim.ema_decay).",
-        [run_with(one) for one in settings[:3]],
+        [as_command(one) for one in settings[:3]],
     )
 
 
@@ -50,7 +51,7 @@ def still_rising(history: Sequence[Row], params: Params) -> Iterator[Advice]:
         min(0.1, rise),
         f"AP on val still rose by {rise:.3f} in the last evaluation.",
         "Train longer (train.epochs); the schedule of the learning rate stretches with it.",
-        [run_with({"train.epochs": 2 * params.train.epochs})],
+        [as_command({"train.epochs": 2 * params.train.epochs})],
     )
 
 

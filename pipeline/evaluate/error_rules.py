@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.evaluate.proposals import Advice, gain_of, run_with, value_of
+from pipeline.evaluate.proposals import Advice, gain_of, value_of
 from pipeline.params import Params
+from pipeline.params.editing import as_command
 from retinanet.evaluation.analysis import Analysis, Band
 
 LEAST_GAIN = 0.02  # AP50: what a fault costs at least for advice on it
@@ -36,11 +37,11 @@ def small_objects(analysis: Analysis, params: Params) -> Iterator[Advice]:
         "transforms.short_side": _to_step(1.5 * short, transforms.size_divisor),
         "transforms.long_side": _to_step(1.5 * transforms.long_side, transforms.size_divisor),
     }
-    commands = [run_with(larger)]
+    commands = [as_command(larger)]
     if params.anchors.mode == "fixed":
-        commands.append(run_with({"anchors.mode": "fitted"}))
+        commands.append(as_command({"anchors.mode": "fitted"}))
     if transforms.tiles is None:
-        commands.append(run_with({"transforms.tiles": {"size": short, "overlap": 0.2, "min_visible": 0.25}}))
+        commands.append(as_command({"transforms.tiles": {"size": short, "overlap": 0.2, "min_visible": 0.25}}))
     yield Advice(
         "small objects",
         gain + 0.001,  # before the rule on missed objects of any size
@@ -57,11 +58,11 @@ def missed_objects(analysis: Analysis, params: Params) -> Iterator[Advice]:
     if gain < LEAST_GAIN or next(small_objects(analysis, params), None) is not None:
         return
     larger = {"resnet18": "resnet34", "resnet34": "resnet50", "resnet50": "resnet101"}.get(params.model.backbone)
-    commands = [run_with({"train.epochs": 2 * params.train.epochs})]
+    commands = [as_command({"train.epochs": 2 * params.train.epochs})]
     if params.model.weights is None and params.model.norm != "frozen_batch":
-        commands.append(run_with({"model.weights": "imagenet", "model.norm": "frozen_batch"}))
+        commands.append(as_command({"model.weights": "imagenet", "model.norm": "frozen_batch"}))
     elif larger is not None:
-        commands.append(run_with({"model.backbone": larger}))
+        commands.append(as_command({"model.backbone": larger}))
     yield Advice(
         "missed objects",
         gain,
@@ -85,7 +86,7 @@ def confused_classes(analysis: Analysis, params: Params) -> Iterator[Advice]:
         f"Objects are found but get the wrong class, which costs {gain:.2f} AP50{between}.",
         "Look at the labels of these classes before anything else, then add pictures of the rarer one. "
         "train.repeat_threshold shows pictures of rare classes more often.",
-        [run_with({"train.repeat_threshold": 0.5 if params.train.repeat_threshold is None else 1.0})],
+        [as_command({"train.repeat_threshold": 0.5 if params.train.repeat_threshold is None else 1.0})],
     )
 
 
@@ -106,7 +107,7 @@ def poor_boxes(analysis: Analysis, params: Params) -> Iterator[Advice]:
         f"Objects are found with boxes that do not reach IoU 0.5, which costs {gain:.2f} AP50.",
         "Train on the overlap itself (loss.box_loss: giou). Or weigh the box loss more (loss.box_weight), or let only "
         "anchors that fit better learn boxes (matcher.foreground_iou).",
-        [run_with(one) for one in settings],
+        [as_command(one) for one in settings],
     )
 
 
@@ -115,12 +116,12 @@ def false_alarms(analysis: Analysis, params: Params) -> Iterator[Advice]:
     gain = gain_of(analysis, "background")
     if gain < LEAST_GAIN:
         return
-    commands = [run_with({"evaluate.working_point": {"precision": 0.9}})]
+    commands = [as_command({"evaluate.working_point": {"precision": 0.9}})]
     alpha = params.loss.alpha
     if isinstance(alpha, float) and 0 < alpha < 1:
-        commands.append(run_with({"loss.alpha": round(alpha / 2, 3)}))
+        commands.append(as_command({"loss.alpha": round(alpha / 2, 3)}))
     if params.loss.gamma < 3:
-        commands.append(run_with({"loss.gamma": params.loss.gamma + 0.5}))
+        commands.append(as_command({"loss.gamma": params.loss.gamma + 0.5}))
     yield Advice(
         "false alarms",
         gain,
@@ -142,7 +143,7 @@ def duplicates(analysis: Analysis, params: Params) -> Iterator[Advice]:
         gain,
         f"Objects are found several times, which costs {gain:.2f} AP50.",
         "Suppress boxes that overlap less (postprocess.nms_iou); only evaluate runs again.",
-        [run_with({"postprocess.nms_iou": round(max(0.1, params.postprocess.nms_iou - 0.1), 2)})],
+        [as_command({"postprocess.nms_iou": round(max(0.1, params.postprocess.nms_iou - 0.1), 2)})],
     )
 
 
@@ -165,7 +166,7 @@ def strict_threshold(analysis: Analysis, params: Params) -> Iterator[Advice]:
         f"hold {100 * most:.0f} %.",
         "If a missed object costs you more than a false alarm, ask for a recall (evaluate.working_point); nothing is "
         "trained.",
-        [run_with({"evaluate.working_point": {"recall": target}})],
+        [as_command({"evaluate.working_point": {"recall": target}})],
     )
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from retinanet.evaluation.analysis import Analysis, ErrorKind
 
@@ -30,15 +29,6 @@ class Advice:
     finding: str
     proposal: str
     commands: Sequence[str]
-
-
-def run_with(settings: Mapping[str, Any]) -> str:
-    """The command that runs the experiment with these parameters; values as Hydra, which DVC uses, reads them."""
-    words = []
-    for key, value in settings.items():
-        text = json.dumps(value).replace('"', "")
-        words.append(f"-S {key}={text}" if not isinstance(value, dict | list) else f"-S '{key}={text}'")
-    return f"dvc exp run {' '.join(words)}"
 
 
 def gain_of(analysis: Analysis, kind: ErrorKind) -> float:

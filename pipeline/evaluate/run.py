@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from pipeline.cli.progress import Count
+from pipeline.evaluate.advice import NOTHING_LEARNT
 from pipeline.evaluate.report import Curves, summarise_figures, write_report
 from pipeline.evaluate.sharing import DetectionConfig, detect_on_ray, is_shared
 from pipeline.evaluate.thresholds import choose, measure, summarise
@@ -86,6 +87,9 @@ def run(params: Params, runtime: RuntimeConfig, model: Path = MODEL) -> None:
     print(summary(result, params.evaluate.split))
     if points:
         print(summarise(metrics, target))
+    ap = result.metrics["AP"]
+    if ap is not None and ap < NOTHING_LEARNT:
+        print("the detector has learnt nothing: `python -m pipeline.diagnose` names the likeliest cause")
 
 
 def find_detector(

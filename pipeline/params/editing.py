@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
+import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,6 +38,18 @@ def as_yaml(settings: Mapping[str, Any]) -> str:
             section = section.setdefault(part, {})
         section[last] = _in_one_line(value)
     return _dump(_round_trip(), content)
+
+
+def as_command(settings: Mapping[str, Any]) -> str:
+    """The command that runs the experiment with these values, by dotted key, as Hydra, which DVC uses, reads them."""
+    return " ".join(["dvc exp run", *(f"-S {shlex.quote(f'{key}={_as_hydra(settings[key])}')}" for key in settings)])
+
+
+def _as_hydra(value: Any) -> str:
+    """Hydra takes no quotes around the keys of a mapping, and needs none around a word."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {_as_hydra(inner)}' for key, inner in value.items())}}}"
+    return value if isinstance(value, str) and re.fullmatch(r"[\w./-]+", value) else json.dumps(value)
 
 
 def _in_one_line(value: Any) -> Any:

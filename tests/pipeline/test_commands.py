@@ -8,7 +8,18 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ("manifest", "prepare", "anchor_stats", "train", "evaluate", "sweep", "export", "compare", "replay")
+COMMANDS = (
+    "manifest",
+    "prepare",
+    "anchor_stats",
+    "train",
+    "evaluate",
+    "sweep",
+    "export",
+    "compare",
+    "replay",
+    "diagnose",
+)
 HEAVY = ["torch", "torchvision", "ray", "mlflow", "matplotlib", "pandas", "scipy", "optuna"]
 # Runs a command as `python -m` does, then says on stderr which of the heavy packages it has imported.
 RUN = f"""
@@ -39,7 +50,7 @@ def test_help_comes_without_any_heavy_package(name: str, tmp_path: Path) -> None
     assert shown.stderr == "[]\n"
 
 
-@pytest.mark.parametrize("name", ["manifest", "prepare", "anchor_stats", "train", "evaluate", "sweep"])
+@pytest.mark.parametrize("name", ["manifest", "prepare", "anchor_stats", "train", "evaluate", "sweep", "diagnose"])
 def test_a_wrong_parameter_is_named_before_any_heavy_package_is_there(name: str, tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("seeed: 1\n")
     told = run_command(name, folder=tmp_path)

@@ -93,7 +93,9 @@ def test_all_outs_are_written_with_the_names_of_coco(told: Told, capsys: pytest.
     for picture in (CURVE_PICTURE, THRESHOLDS_PICTURE, SHEET):
         with Image.open(picture) as opened:
             assert min(opened.size) > 64
-    assert "\ntest: AP 0." in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "\ntest: AP 0.00" in printed
+    assert "`python -m pipeline.diagnose` names the likeliest cause" in printed
     assert f"<dd>{report['AP50']:.3f}" in PAGE.read_text()
 
 

@@ -86,7 +86,7 @@ def test_commands_change_params_to_valid_ones(rule: str, path: Path, tmp_path: P
     assert one.commands
     for command in one.commands:
         if rule == "nothing learnt":
-            assert command == "python -m pipeline.anchor_stats"
+            assert command == "python -m pipeline.diagnose"
             continue
         settings = dict(settings_of(command))
         changed = changed_params(path, settings, tmp_path)

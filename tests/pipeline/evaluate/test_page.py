@@ -164,7 +164,7 @@ CASES: dict[str, tuple[Analysis, dict[str, Any], str]] = {
             calibration=Calibration(None, [], None, None, []),
         ),
         {},
-        "python -m pipeline.anchor_stats",
+        "python -m pipeline.diagnose",
     ),
     "no truths": (
         make_analysis(("cell",), **EMPTY, errors=make_errors([Detection(4, (1, 1, 9, 9), kind="background")])),

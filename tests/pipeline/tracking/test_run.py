@@ -213,3 +213,13 @@ def test_silent_run_knows_every_verb_and_does_nothing(tracker: Any, tmp_path: Pa
     assert run.run_id is None
     verbs = {name for name in vars(Run) if not name.startswith("_")} - {"open", "try_to_open", "log_params"}
     assert verbs <= set(vars(NoopRun))
+
+
+def test_link_to_an_artifact_ends_the_description_once(tracker: Any) -> None:
+    run = tracker.begin()
+    run.set_tags({"mlflow.note.content": "AP 0.5"})
+    for _ in range(2):
+        run.link_artifact("evaluate.html", "Report")
+    held = tracker.client().get_run(tracker.id_of(run))
+    path = f"#/experiments/{held.info.experiment_id}/runs/{run.run_id}/artifacts/evaluate.html"
+    assert held.data.tags["mlflow.note.content"] == f"AP 0.5\n\n[Report]({path})"
