@@ -31,10 +31,11 @@ STAGES = ("manifest", "prepare", "anchor_stats", "train", "evaluate")
 # Every other room of the pipeline is a door or a help to these.
 COMMANDS = ("compare", "diagnose", "sweep", "predict", "import_weights", "export", "replay", "clean", "ui", "__main__")
 
-DETECTOR_LIBRARIES = {"torch", "torchvision", "numpy", "PIL", "fsspec", "hotcoco", "triton"}
+DETECTOR_LIBRARIES = {"torch", "torchvision", "numpy", "PIL", "fsspec", "hotcoco", "triton", "simplejpeg"}
 # Each outside world and the rooms that may import it.
 DOORS = {
     "hotcoco": {"retinanet.evaluation"},  # the rest of the detector runs where only torch and torchvision do
+    "simplejpeg": {"retinanet.data"},  # without it Pillow decodes the same pixels
     "triton": {"retinanet.losses"},  # torch brings it on Linux; without it the plain form runs
     "ray": {"pipeline.cluster", "pipeline.sweep"},
     "ray.train": {"pipeline.cluster"},

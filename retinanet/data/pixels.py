@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from retinanet.data.jpeg import decode_turbo
+
 # EXIF orientations that swap width and height, as of a camera held upright.
 ORIENTATION_TAG = 0x0112
 TRANSPOSED = (5, 6, 7, 8)
@@ -59,6 +61,9 @@ def decode_rgb(content: bytes, reduction: int = 1) -> NDArray[np.uint8]:
         PixelFormatError: for pixels of 32 bits.
     """
     image = open_picture(content)
+    pixels = decode_turbo(content, image, reduction)
+    if pixels is not None:
+        return pixels
     if reduction > 1:
         image.draft(None, (image.size[0] // reduction, image.size[1] // reduction))
     ImageOps.exif_transpose(image, in_place=True)  # not in place it copies upright pictures too
