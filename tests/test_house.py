@@ -37,7 +37,8 @@ DOORS = {
     "hotcoco": {"retinanet.evaluation"},  # the rest of the detector runs where only torch and torchvision do
     "simplejpeg": {"retinanet.data"},  # without it Pillow decodes the same pixels
     "triton": {"retinanet.losses"},  # torch brings it on Linux; without it the plain form runs
-    "ray": {"pipeline.cluster", "pipeline.sweep"},
+    "ray": {"pipeline.cluster", "pipeline.sweep", "pipeline.predict"},
+    "ray.data": {"pipeline.predict"},  # not in cluster, on which train and evaluate depend
     "ray.train": {"pipeline.cluster"},
     "ray.tune": {"pipeline.sweep"},
     "mlflow": {"pipeline.tracking"},

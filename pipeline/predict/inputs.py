@@ -13,9 +13,12 @@ import fsspec
 from pipeline.formats.recognised import IMAGE_SUFFIXES
 from pipeline.storage.stores import explained
 
+VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
+SUFFIXES = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
+
 
 class Source(NamedTuple):
-    """A picture.
+    """A picture or a video.
 
     Attributes:
         location: path or URL.
@@ -24,6 +27,11 @@ class Source(NamedTuple):
 
     location: str
     name: str
+
+    @property
+    def is_video(self) -> bool:
+        """Whether its name is that of a video."""
+        return Path(self.location.partition("?")[0]).suffix.lower() in VIDEO_SUFFIXES
 
 
 def find_pictures(arguments: Sequence[str]) -> list[Source]:
@@ -53,7 +61,7 @@ def _expand(argument: str) -> Iterator[tuple[str, str]]:
         yield from _of_url(argument)
     elif path.is_dir():
         for file in sorted(path.rglob("*")):
-            if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file():
+            if file.suffix.lower() in SUFFIXES and file.is_file():
                 yield str(file), str(file.relative_to(path).with_suffix(""))
     elif path.suffix == ".txt" and path.is_file():
         yield from _listed(path.read_text(encoding="utf-8-sig").splitlines(), path.parent)
@@ -82,7 +90,7 @@ def _of_url(url: str) -> Iterator[tuple[str, str]]:
         files = sorted(system.find(base))
     protocol = url.partition("://")[0]
     for file in files:
-        if Path(file).suffix.lower() in IMAGE_SUFFIXES or file == base:
+        if Path(file).suffix.lower() in SUFFIXES or file == base:
             inner = file.removeprefix(base).lstrip("/") or file.rpartition("/")[2]
             yield f"{protocol}://{file}", str(Path(inner).with_suffix(""))
 
@@ -90,14 +98,13 @@ def _of_url(url: str) -> Iterator[tuple[str, str]]:
 def _make_unique(names: Iterable[str]) -> list[str]:
     """Append a number to names that occur again; a name never leaves the folder of the results."""
     taken: set[str] = set()
+    next_number: dict[str, int] = {}
     unique = []
     for name in names:
-        plain = name.replace("..", "_").strip("/") or "picture"
-        free = next(
-            other
-            for other in (plain if number == 1 else f"{plain}_{number}" for number in range(1, len(taken) + 2))
-            if other.lower() not in taken
-        )
+        plain = free = name.replace("..", "_").strip("/") or "picture"
+        while free.lower() in taken:
+            number = next_number[plain] = next_number.get(plain, 1) + 1
+            free = f"{plain}_{number}"
         taken.add(free.lower())
         unique.append(free)
     return unique

@@ -7,31 +7,19 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from xml.etree import ElementTree
 
 import torch
+from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from pipeline.detector.drawing import draw
-from pipeline.predict.inputs import Source
+from pipeline.predict.detection import Found
+from pipeline.predict.video import VideoWriter
 from pipeline.storage.outs import write_atomic
 from retinanet.data.pictures import read_picture
 from retinanet.inference.postprocess import Detections
-
-
-class Found(NamedTuple):
-    """The detections of one picture, in its px, best first.
-
-    Attributes:
-        number: from 1, in the order of the arguments; the image id.
-        size: height and width of the picture, px.
-    """
-
-    number: int
-    source: Source
-    size: tuple[int, int]
-    detections: Detections
 
 
 class Writer(ABC):
@@ -50,18 +38,44 @@ class Writer(ABC):
 
 
 class Pictures(Writer):
-    """pictures/NAME.jpg: boxes with class and score, in the colour of the class."""
+    """pictures/NAME.jpg and videos/NAME.mp4: boxes with class and score, in the colour of the class."""
+
+    def __init__(self, folder: Path, categories: Sequence[dict[str, Any]]) -> None:
+        super().__init__(folder, categories)
+        self.film: VideoWriter | None = None
 
     def write(self, found: Found) -> None:
-        """Draw one picture."""
+        """Draw one picture, or the next frame of a video."""
+        if found.pixels is not None:
+            self.write_frame(found, found.pixels)
+            return
         picture = draw(read_picture(found.source.location), found.detections, self.names)
         path = self.folder / "pictures" / f"{found.source.name}.jpg"
         image = to_pil_image(picture)
         write_atomic(path, lambda temporary: image.save(temporary, format="JPEG", quality=90))
 
+    def write_frame(self, found: Found, pixels: Tensor) -> None:
+        """Draw a frame; the first one begins the file."""
+        if found.frame == 0:
+            self.close()
+            name = found.source.name.rpartition("/")[0]
+            path = self.folder / "videos" / f"{name}.mp4"
+            self.film = VideoWriter(path, like=found.source.location, size=found.size)
+        assert self.film is not None, "frames come in sequence"
+        self.film.write(draw(pixels, found.detections, self.names))
+
+    def close(self) -> None:
+        """Complete the last video."""
+        if self.film is not None:
+            self.film.close()
+            self.film = None
+
 
 class Coco(Writer):
-    """coco.json (pictures, detections with scores, categories) and results.json (a COCO results file)."""
+    """coco.json (pictures, detections with scores, categories) and results.json (a COCO results file).
+
+    A frame of a video has its number as frame_id, as in CocoVID.
+    """
 
     def __init__(self, folder: Path, categories: Sequence[dict[str, Any]]) -> None:
         super().__init__(folder, categories)
@@ -72,7 +86,8 @@ class Coco(Writer):
         """Keep one picture."""
         height, width = found.size
         name = found.source.location
-        self.images.append({"id": found.number, "file_name": name, "height": height, "width": width})
+        image = {"id": found.number, "file_name": name, "height": height, "width": width}
+        self.images.append(image if found.frame is None else image | {"frame_id": found.frame})
         boxes = found.detections.boxes.tolist()
         for (label, score), (x1, y1, x2, y2) in zip(_pairs(found.detections), boxes, strict=True):
             bbox = [round(side, 2) for side in (x1, y1, x2 - x1, y2 - y1)]
@@ -91,9 +106,9 @@ class Coco(Writer):
 
 
 class Csv(Writer):
-    """detections.csv: a row per detection, with a header; boxes in px."""
+    """detections.csv: a row per detection, with a header; boxes in px; frame is the number of a frame of a video."""
 
-    HEADER = ("filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax", "score")
+    HEADER = ("filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax", "score", "frame")
 
     def __init__(self, folder: Path, categories: Sequence[dict[str, Any]]) -> None:
         super().__init__(folder, categories)
@@ -102,13 +117,13 @@ class Csv(Writer):
     def write(self, found: Found) -> None:
         """Keep one picture; one without detections has a row without a box."""
         height, width = found.size
-        start = (found.source.location, width, height)
+        start, frame = (found.source.location, width, height), "" if found.frame is None else found.frame
         boxes = found.detections.boxes.tolist()
         rows = [
-            (*start, self.names[label], *(f"{side:.2f}" for side in box), f"{score:.5f}")
+            (*start, self.names[label], *(f"{side:.2f}" for side in box), f"{score:.5f}", frame)
             for (label, score), box in zip(_pairs(found.detections), boxes, strict=True)
         ]
-        self.rows += rows or [(*start, *[""] * 6)]
+        self.rows += rows or [(*start, *[""] * 6, frame)]
 
     def close(self) -> None:
         """Write the file."""
@@ -177,7 +192,8 @@ def describe(found: Found, names: Sequence[str]) -> str:
         f"{names[label]} {score:.2f} [{', '.join(f'{side:.0f}' for side in box)}]"
         for (label, score), box in zip(_pairs(found.detections), boxes, strict=True)
     ]
-    return f"{found.source.location}: {'; '.join(parts) or 'nothing'}"
+    frame = "" if found.frame is None else f" frame {found.frame}"
+    return f"{found.source.location}{frame}: {'; '.join(parts) or 'nothing'}"
 
 
 def _pairs(detections: Detections) -> list[tuple[int, float]]:
