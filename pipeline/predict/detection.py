@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from operator import itemgetter
 from typing import NamedTuple
 
 import torch
@@ -96,10 +97,10 @@ def detect_frames(
         for frames in groups_of(read_frames(source.location), PICTURES_PER_READ):
             shown = [each for place, pixels in enumerate(frames) for each in show(pixels, place, detector.transforms)]
             batches = list(form_batches(shown, detector.transforms, on_cpu=detector.device.type == "cpu"))
-            found = {place: rest for place, *rest in detect_batches(detector, batches, thresholds=thresholds)}
-            for place, pixels in enumerate(frames):
+            found = sorted(detect_batches(detector, batches, thresholds=thresholds), key=itemgetter(0))
+            for (_, size, detections), pixels in zip(found, frames, strict=True):
                 named = Source(source.location, f"{source.name}/{frame:06d}")
-                yield Found(number + frame, named, *found[place], frame=frame, pixels=pixels)
+                yield Found(number + frame, named, size, detections, frame=frame, pixels=pixels)
                 frame += 1
     except BrokenVideoError as error:
         yield Failed(number + frame, source, f"after {frame} frames: {error}" if frame else str(error), may_heal=False)
@@ -107,7 +108,8 @@ def detect_frames(
 
 def groups_of(frames: Iterator[Tensor], count: int) -> Iterator[list[Tensor]]:
     """Yield lists of so many, the last one may be shorter; those before an error come first."""
-    error, group = None, []
+    error: Exception | None = None
+    group: list[Tensor] = []
     while error is None:
         try:
             group.append(next(frames))

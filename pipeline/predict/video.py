@@ -48,7 +48,7 @@ def open_video(location: str, stack: ExitStack) -> InputContainer:
 
     try:
         file = stack.enter_context(fsspec.open(location, "rb")) if "://" in location else location
-        container = stack.enter_context(av.open(file))
+        container: InputContainer = stack.enter_context(av.open(file))
     except Exception as error:  # every store of fsspec raises its own; av.FFmpegError
         raise BrokenVideoError(in_a_line(error)) from error
     if not container.streams.video:
