@@ -23,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export UV_SYSTEM_CERTS ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro sweep ui docs test test-fast coverage bench check format schema lock clean
+.PHONY: help setup repro sweep ui docs figures test test-fast coverage bench check format schema lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -42,6 +42,9 @@ ui: $(STAMP)  ## compare the runs in a browser, http://127.0.0.1:5000 (PORT=5001
 
 docs: $(STAMP)  ## the documentation as a site: site/index.html; a broken link is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
+figures: $(STAMP)  ## the pictures of docs/detector.md, from the data and the model of `make repro`
+	@$(BIN)/python -m docs.figures
 
 test: test-fast  ## all tests: the fast ones, then those that start Ray, MLflow or DVC
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --durations=20
