@@ -142,7 +142,7 @@ def shift_scores(network: RetinaNet, images: Tensor, count: int = CANDIDATES) ->
 def detect(network: RetinaNet, postprocess: Postprocess, batch: Batch, device: torch.device = CPU) -> int:
     """Pixels to detections; how many."""
     found = predict(network, postprocess, [batch], mean=MEAN, std=STD, device=device)
-    return sum(len(detections.scores) for _, detections in found)
+    return sum(len(detections.scores) for _, _, detections in found)
 
 
 def cases() -> Iterator[Case]:

@@ -3,8 +3,8 @@
     python -m bench.whole_peer PROJECT EPOCHS [--threads 2]
 
 It trains on data/prepared/train.json and evaluates on val.json with pycocotools, at the sizes, batch, schedule and
-augmentation (flips) of PROJECT's params.yaml; the images are decoded and resized once, into memory. The last line is
-JSON.
+augmentation (flips) of PROJECT's params.yaml, with the anchors of its anchors.json; the images are decoded and
+resized once, into memory. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def main() -> None:
         json.loads((options.project / f"data/prepared/{split}.json").read_text()) for split in ("train", "val")
     )
     torch.manual_seed(params["seed"])
-    network = build(params, len(train["categories"]))
+    anchors = json.loads((options.project / "anchors.json").read_text())
+    network = build(params, anchors, len(train["categories"]))
     seconds = fit(network, load(train, options.project, sizes), params, options.epochs)
     steps = options.epochs * (len(train["images"]) // params["train"]["batch_size"])
     metrics = evaluate(network, val, load(val, options.project, sizes), sizes)
@@ -84,10 +85,13 @@ def factor_of(image: dict[str, Any], sizes: tuple[int, int]) -> float:
     return float(min(sizes[0] / min(sides), sizes[1] / max(sides)))
 
 
-def build(params: dict[str, Any], num_classes: int) -> RetinaNet:
-    """ResNet-18 and heads with GroupNorm or without as in params.yaml, pyramid and anchors likewise."""
-    model, anchors = params["model"], params["anchors"]
-    channels = model["fpn_channels"]
+def build(params: dict[str, Any], anchors: dict[str, Any], num_classes: int) -> RetinaNet:
+    """ResNet-18 with GroupNorm, and a pyramid as wide as in params.yaml.
+
+    Args:
+        anchors: of anchors.json, fitted or not; torchvision places and rounds them in its own way.
+    """
+    channels = params["model"]["fpn_channels"]
     body = resnet18(weights=None, norm_layer=lambda width: nn.GroupNorm(16, width))
     pyramid = BackboneWithFPN(
         body,
@@ -96,10 +100,7 @@ def build(params: dict[str, Any], num_classes: int) -> RetinaNet:
         channels,
         extra_blocks=LastLevelP6P7(512, channels),
     )
-    octave = [2 ** (i / anchors["scales_per_octave"]) for i in range(anchors["scales_per_octave"])]
-    bases = [anchors["base_scale"] * stride for stride in (8, 16, 32, 64, 128)]
-    scales = tuple(tuple(base * factor for factor in octave) for base in bases)
-    generator = AnchorGenerator(scales, (tuple(anchors["aspect_ratios"]),) * 5)
+    generator = AnchorGenerator(tuple(map(tuple, anchors["sizes"])), (tuple(anchors["aspect_ratios"]),) * 5)
     short_side, long_side = params["transforms"]["short_side"], params["transforms"]["long_side"]
     network = RetinaNet(pyramid, num_classes, min_size=short_side, max_size=long_side, anchor_generator=generator)
     return network.to(memory_format=torch.channels_last)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 Picture = np.ndarray[Any, Any] | bytes | str | Path
 """An image [H, W, 3] uint8 RGB, the bytes of a PNG or JPEG file, or the path of one."""
 
-REQUIREMENTS = ("torch", "torchvision", "numpy", "pillow", "pycocotools", "fsspec")
-"""Imports of the package retinanet; mlflow adds itself."""
+REQUIREMENTS = ("torch", "torchvision", "numpy", "pillow", "fsspec")
+"""What a served model imports of the package retinanet needs; mlflow adds itself."""
 
 DIGEST = "sha256"
 """Tag of a model: the SHA-256 of its weights file, models/model.pt."""

@@ -17,7 +17,7 @@ from retinanet.data.transforms import Transforms
 from retinanet.inference.detector_file import load_detector
 from retinanet.inference.joining import join_pictures
 from retinanet.inference.postprocess import Detections, Postprocess
-from retinanet.inference.predict import predict, predict_tiles
+from retinanet.inference.predict import predict
 from retinanet.network.model import RetinaNet, build_model
 from retinanet.network.predictions import Predictions
 
@@ -118,9 +118,9 @@ class Detector:
         """
         mean, std = list(self.transforms.mean), list(self.transforms.std)
         device, post = self.device, self.postprocess
+        tiles = predict(self.model, post, batches, mean=mean, std=std, device=device, observe=observe)
         if self.transforms.tiles is None:
-            return predict(self.model, post, batches, mean=mean, std=std, device=device, observe=observe)
-        tiles = predict_tiles(self.model, post, batches, mean=mean, std=std, device=device, observe=observe)
+            return ((image_id, detections) for image_id, _, detections in tiles)
         return join_pictures(tiles, nms_iou=post.nms_iou, max_detections=post.max_detections)
 
     def _batches(self, image: Tensor) -> Iterator[Batch]:

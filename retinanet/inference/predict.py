@@ -16,28 +16,8 @@ from retinanet.network.precision import convolving_float32
 from retinanet.network.predictions import Predictions
 
 
-def predict(
-    model: nn.Module,
-    postprocess: Postprocess,
-    batches: Iterable[Batch],
-    *,
-    mean: list[float],
-    std: list[float],
-    device: torch.device,
-    observe: Callable[[Batch, Predictions], object] | None = None,
-) -> Iterator[tuple[int, Detections]]:
-    """Detect on batches of pictures; arguments as of predict_tiles.
-
-    Yields:
-        Image id and its detections in the original image's frame, on the CPU.
-    """
-    tiles = predict_tiles(model, postprocess, batches, mean=mean, std=std, device=device, observe=observe)
-    for image_id, _, detections in tiles:
-        yield image_id, detections
-
-
 @torch.no_grad()
-def predict_tiles(
+def predict(
     model: nn.Module,
     postprocess: Postprocess,
     batches: Iterable[Batch],

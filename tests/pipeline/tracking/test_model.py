@@ -100,7 +100,8 @@ def test_logged_model_loads_and_predicts_without_the_project(tracker: Any, tmp_p
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text("")
     (tmp_path / "retinanet/inference/detector.py").write_text(DETECTOR)
-    shutil.copy(PROJECT / "retinanet/data/pixels.py", tmp_path / "retinanet/data")  # decodes what is served
+    for name in ("pixels", "jpeg"):  # they decode what is served
+        shutil.copy(PROJECT / f"retinanet/data/{name}.py", tmp_path / "retinanet/data")
     shutil.copy(PROJECT / "retinanet/evaluation/working_point.py", tmp_path / "retinanet/evaluation")
     (tmp_path / "model.pt").write_text("weights")
     tracker.png(tmp_path / "a.png", width=8, height=6)
@@ -124,5 +125,5 @@ def test_logged_model_loads_and_predicts_without_the_project(tracker: Any, tmp_p
     assert stored.status == "READY"
     (requirements,) = (home / "mlartifacts").rglob(f"{model_id}/**/requirements.txt")
     names = {line.partition("==")[0] for line in requirements.read_text().split()}
-    assert names == {"mlflow", "torch", "torchvision", "numpy", "pillow", "pycocotools", "fsspec"}
+    assert names == {"mlflow", "torch", "torchvision", "numpy", "pillow", "fsspec"}
     assert "+" not in requirements.read_text()
