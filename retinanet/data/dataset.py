@@ -6,8 +6,8 @@ a step, their augmentation and the padded size of the global batch follow from (
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import accumulate, groupby
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, chain, groupby
 from multiprocessing.context import BaseContext
 from typing import NamedTuple
 
@@ -242,6 +242,35 @@ def split_batch(batch: Batch, num_images: int | None) -> Iterator[Batch]:
             batch.image_ids[rows],
             batch.corners[rows],
         )
+
+
+def merge_batches(batches: Iterable[Batch], num_images: int) -> Iterator[Batch]:
+    """Merge batches that follow each other and have one padded size, to at most num_images unless one has more."""
+    for _, group in groupby(batches, key=lambda batch: batch.padded_size):
+        waiting: list[Batch] = []
+        for batch in group:
+            if waiting and sum(len(other.image_ids) for other in (*waiting, batch)) > num_images:
+                yield _merge(waiting)
+                waiting = []
+            waiting.append(batch)
+        yield _merge(waiting)
+
+
+def _merge(batches: Sequence[Batch]) -> Batch:
+    """Merge batches of one padded size."""
+    if len(batches) == 1:
+        return batches[0]
+    images, boxes, labels, counts, image_sizes, original_sizes, image_ids, corners = zip(*batches, strict=True)
+    return Batch(
+        torch.cat(images),
+        torch.cat(boxes),
+        torch.cat(labels),
+        [*chain.from_iterable(counts)],
+        torch.cat(image_sizes),
+        torch.cat(original_sizes),
+        [*chain.from_iterable(image_ids)],
+        [*chain.from_iterable(corners)],
+    )
 
 
 def copy_to(values: Tensor, device: torch.device) -> Tensor:

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from retinanet.anchors.grid import build_grid
 from retinanet.data.dataset import EvaluationBatches
 from retinanet.data.splits import load_split
-from retinanet.inference.detector import Detector, build_network
+from retinanet.inference.detector import Detector, build_network, read_array
 from retinanet.inference.detector_file import describe_detector, save_detector
 from retinanet.inference.postprocess import Detections
 from tests.small_world import SmallWorld
@@ -116,6 +116,36 @@ def test_a_pictures_detections_do_not_depend_on_its_company(detector: Detector, 
     together = detector(pictures)
     for picture, found in zip(pictures, together, strict=True):
         assert_equal(detector([picture])[0], found)
+
+
+@pytest.mark.parametrize("images_per_pass", [1, 3, 8])
+def test_pictures_detected_together_are_those_detected_alone(
+    detector: Detector, pictures: list[np.ndarray], images_per_pass: int
+) -> None:
+    prepared = [detector.prepare(read_array(picture)) for picture in pictures]
+    together = detector.detect(prepared, images_per_pass=images_per_pass)
+    for found, expected in zip(together, detector(pictures), strict=True):
+        assert len(found.scores) == len(expected.scores) > 20
+        # Equal scores may change places, and the last of them with those that were cut off.
+        last = float(expected.scores[-1]) + 1e-5
+        for box, score, label in zip(*expected, strict=True):
+            near = (found.labels == label) & ((found.boxes - box).abs().amax(1) < 1e-3)
+            assert score <= last or (found.scores[near] - score).abs().min() < 1e-5
+    assert detector.detect([]) == []
+
+
+def test_only_images_of_one_padded_size_share_a_forward_pass(
+    detector: Detector, pictures: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = [detector.prepare(read_array(picture)) for picture in pictures]
+    shapes: list[tuple[int, ...]] = []
+    monkeypatch.setattr(detector.model, "forward", lambda images: shapes.append(tuple(images.shape)) or 1 / 0)
+    sizes = [batch.padded_size for (batch,) in prepared]
+    for size in sorted(set(sizes)):
+        with pytest.raises(ZeroDivisionError):
+            detector.detect([batches for batches, own in zip(prepared, sizes, strict=True) if own >= size])
+    # The smallest size comes first, and alone.
+    assert shapes == [(sizes.count(size), 3, *size) for size in sorted(set(sizes))]
 
 
 def test_a_picture_given_as_an_array_is_the_picture_of_the_data_set(

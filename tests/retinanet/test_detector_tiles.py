@@ -110,6 +110,15 @@ def test_pictures_that_fit_into_a_tile_are_detected_on_as_without_tiles(split: S
     assert_equal(cut([picture])[0], uncut([picture])[0])
 
 
+def test_pictures_in_tiles_that_are_detected_together_are_those_detected_alone(
+    detector: Detector, small_world: SmallWorld
+) -> None:
+    pictures = [np.asarray(Image.open(small_world.root / f"pictures/{number}.png")) for number in (1, 4, 5)]
+    together = detector.detect([detector.prepare(read_array(picture)) for picture in pictures], images_per_pass=1)
+    for found, expected in zip(together, detector(pictures), strict=True):
+        assert_equal(found, expected)
+
+
 # ---- what it is for --------------------------------------------------------------------------------------------------
 
 
