@@ -16,7 +16,7 @@ from retinanet.data.splits import Split, load_split
 from retinanet.data.tiles import Tiles
 from retinanet.data.transforms import Transforms
 from retinanet.evaluation.coco_eval import evaluate_detections
-from retinanet.inference.detector import Detector
+from retinanet.inference.detector import Detector, read_array
 from retinanet.inference.detector_file import describe_detector
 from retinanet.inference.postprocess import Detections
 from retinanet.training.engine import train_one_epoch
