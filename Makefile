@@ -23,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export UV_SYSTEM_CERTS ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro sweep ui docs figures test test-fast coverage bench check format schema lock clean
+.PHONY: help setup repro sweep ui serve docs figures test test-fast coverage bench check format schema lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -39,6 +39,9 @@ sweep: $(STAMP)  ## many variations of params.yaml, compared (PRESET=presets/swe
 
 ui: $(STAMP)  ## compare the runs in a browser, http://127.0.0.1:5000 (PORT=5001 for another port)
 	@$(BIN)/python -m pipeline ui --port $(PORT)
+
+serve: $(STAMP)  ## models/model.pt over HTTP, with a page for pictures, http://127.0.0.1:8000 (MODEL=models:/cells@champion)
+	@$(BIN)/python -m pipeline.serve $(if $(MODEL),--model $(MODEL)) $(if $(filter-out file,$(origin PORT)),--port $(PORT))
 
 docs: $(STAMP)  ## the documentation as a site: site/index.html; a broken link is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet

@@ -16,9 +16,9 @@ from pipeline.cli.command import Command, run_command
 
 NAME = "retinanet"
 DESCRIPTION = """\
-Train, evaluate, compare and export a RetinaNet. compare, export, import, predict and replay run in any folder, the
-others in the folder of params.yaml. `dvc repro` runs manifest, prepare, anchors, train and evaluate where their inputs
-changed.
+Train, evaluate, compare and export a RetinaNet. compare, export, import, predict, replay and serve run in any folder,
+the others in the folder of params.yaml. `dvc repro` runs manifest, prepare, anchors, train and evaluate where their
+inputs changed.
 """
 EPILOG = 'completion for bash (or zsh, tcsh):  eval "$(retinanet --print-completion bash)"'
 
@@ -32,6 +32,7 @@ SUMMARIES = {
     "sweep": "search parameters with Ray Tune (run, resume, status, report)",
     "compare": "say whether one run is better than another, with 95 %% intervals",
     "predict": "detect on pictures; draw them, or write COCO, CSV, YOLO or VOC files",
+    "serve": "serve a detector over HTTP, with a page for pictures",
     "import": "make a detector of torchvision's, Detectron2's, MMDetection's or yhenon's weights",
     "export": "export the trained detector to MLflow's registry or to a folder",
     "replay": "recompute the losses of a step whose loss was not finite",
@@ -65,6 +66,8 @@ def load(name: str) -> Command:
             from pipeline.compare.__main__ import COMMAND
         case "predict":
             from pipeline.predict.__main__ import COMMAND
+        case "serve":
+            from pipeline.serve.__main__ import COMMAND
         case "import":
             from pipeline.import_weights.__main__ import COMMAND
         case "export":

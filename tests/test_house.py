@@ -29,7 +29,8 @@ FLOORS = (
 )
 STAGES = ("manifest", "prepare", "anchor_stats", "train", "evaluate")
 # Every other room of the pipeline is a door or a help to these.
-COMMANDS = ("compare", "diagnose", "sweep", "predict", "import_weights", "export", "replay", "clean", "ui", "__main__")
+COMMANDS = ("compare", "diagnose", "sweep", "predict", "serve", "import_weights", "export", "replay", "clean", "ui")
+COMMANDS += ("__main__",)
 
 DETECTOR_LIBRARIES = {"torch", "torchvision", "numpy", "PIL", "fsspec", "hotcoco", "triton", "simplejpeg"}
 # Each outside world and the rooms that may import it.
@@ -37,9 +38,11 @@ DOORS = {
     "hotcoco": {"retinanet.evaluation"},  # the rest of the detector runs where only torch and torchvision do
     "simplejpeg": {"retinanet.data"},  # without it Pillow decodes the same pixels
     "triton": {"retinanet.losses"},  # torch brings it on Linux; without it the plain form runs
-    "ray": {"pipeline.cluster", "pipeline.sweep", "pipeline.predict"},
+    "ray": {"pipeline.cluster", "pipeline.sweep", "pipeline.predict", "pipeline.serve"},
     "ray.data": {"pipeline.predict"},  # not in cluster, on which train and evaluate depend
     "ray.train": {"pipeline.cluster"},
+    "ray.serve": {"pipeline.serve"},
+    "starlette": {"pipeline.serve"},
     "ray.tune": {"pipeline.sweep"},
     "mlflow": {"pipeline.tracking"},
     "ruamel": {"pipeline.params"},  # reads params.yaml and conf/, and sets values in them

@@ -131,16 +131,21 @@ def project(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def untrained(project: Path) -> Path:
     """The prepared project with a detector of random weights from run d1, epoch 3."""
-    sections = load_params().model_dump()
+    write_detector(project)
+    return project
+
+
+def write_detector(project: Path) -> None:
+    """Write models/model.pt of random weights."""
+    sections = load_params(project / "params.yaml").model_dump()
     description = describe_detector(
         **{name: sections[name] for name in ("model", "loss", "transforms")},
-        anchors=json.loads(Path("anchors.json").read_text()),
-        categories=json.loads(Path("data/prepared/train.json").read_text())["categories"],
+        anchors=json.loads((project / "anchors.json").read_text()),
+        categories=json.loads((project / "data/prepared/train.json").read_text())["categories"],
         run={"digest": "d1", "epoch": 3},
     )
     torch.manual_seed(0)
-    save_detector(Path("models/model.pt"), build_network(description).state_dict(), description)
-    return project
+    save_detector(project / "models/model.pt", build_network(description).state_dict(), description)
 
 
 @pytest.fixture(scope="session")

@@ -98,7 +98,7 @@ def test_outside_an_experiment_a_subcommand_says_so_in_one_sentence(
 
 
 def test_commands_that_need_no_experiment_are_those_of_a_model_or_a_store() -> None:
-    assert set(SUMMARIES) - set(IN_PROJECT) == {"compare", "export", "import", "predict", "replay"}
+    assert set(SUMMARIES) - set(IN_PROJECT) == {"compare", "export", "import", "predict", "replay", "serve"}
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])

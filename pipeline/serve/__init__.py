@@ -1,0 +1,1 @@
+"""Command serve: the detector as an HTTP service, on Ray Serve."""
