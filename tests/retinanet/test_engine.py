@@ -232,7 +232,7 @@ def detect(state: TrainingState, split: Split, **options: Any) -> dict[int, tupl
         std=STD,
         device=CPU,
     )
-    return {image_id: (d.boxes.numpy(), d.scores.numpy(), d.labels.numpy()) for image_id, d in found}
+    return {image_id: (d.boxes.numpy(), d.scores.numpy(), d.labels.numpy()) for image_id, _, d in found}
 
 
 def test_the_detector_learns_its_pictures_by_heart(split: Split, small_world: SmallWorld) -> None:
@@ -262,16 +262,9 @@ def test_predict_evaluates_without_a_graph_and_leaves_the_network_in_its_mode(sp
     seen: list[bool] = []
     state.network.pyramid.register_forward_hook(lambda module, *_: seen.append(module.training))
     batch = EvaluationBatches(split, TRANSFORMS)[0]
-    found = dict(
-        predict(
-            state.network,
-            Postprocess(GRID, 3, score_threshold=0.0),
-            [batch],
-            mean=MEAN,
-            std=STD,
-            device=CPU,
-        )
-    )
+    post = Postprocess(GRID, 3, score_threshold=0.0)
+    tiles = predict(state.network, post, [batch], mean=MEAN, std=STD, device=CPU)
+    found = {image_id: detections for image_id, _, detections in tiles}
     assert seen == [False] and torch.is_grad_enabled()
     assert [module.training for module in state.network.modules()] == modes
     assert list(found) == batch.image_ids
