@@ -117,7 +117,7 @@ def _header(root: Root, path: str, form: Table | None) -> tuple[Dialect, list[st
 
 
 def _read_parquet(root: Root, path: str, columns: Columns) -> Iterator[_Entry]:
-    from pyarrow import ArrowInvalid
+    from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
     file = root.shown(path)
@@ -126,7 +126,7 @@ def _read_parquet(root: Root, path: str, columns: Columns) -> Iterator[_Entry]:
         header = content.schema_arrow.names
         image, *places = _places(file, header, columns)
         rows = content.read(columns=[header[place] for place in {image, *places}]).to_pylist()
-    except (ArrowInvalid, OSError) as error:
+    except (ArrowException, OSError, UnicodeDecodeError) as error:  # the last is of a damaged value
         raise ValueError(f"{KEY}: {file} cannot be read as Parquet ({error})") from None
     yield from _entries(file, rows, header[image], columns, record="row")
 

@@ -6,15 +6,19 @@ import io
 import json
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from hypothesis import given, settings
 
+from pipeline.cli.command import is_sentence
 from pipeline.formats import SplitFiles, read_splits
 from pipeline.formats.image_columns import read_image_columns
 from pipeline.formats.records import RawImage
 from pipeline.formats.root import Root
 from pipeline.params.data import Columns
+from tests.pipeline.formats.test_fuzzed_files import Mutation, mutations
 
 ROWS = [
     {"file_name": "a.png", "patient": 7, "site": "north"},
@@ -160,3 +164,31 @@ def test_column_of_csv_annotations_beside_a_class_file(source: Any) -> None:
     split = read_splits("csv", str(source.root), files, columns=columns)[0]["train"]
     assert [image["columns"] for image in split.coco["images"]] == [{"patient": "7"}]
     assert len(split.coco["annotations"]) == 2
+
+
+@pytest.mark.parametrize("table", TABLES)
+@settings(max_examples=40)
+@given(mutation=mutations)
+def test_mutated_tables_give_text_of_images_or_one_sentence(table: str, mutation: Mutation) -> None:
+    whole = TABLES[table]
+    content = mutation.of(whole.encode() if isinstance(whole, str) else whole)
+    fsspec.filesystem("memory").pipe_file(f"/mutated/{table}", content)
+    images = [RawImage(number, path, None, "x") for number, path in enumerate(FOUND)]
+    columns = Columns(names=["patient", "site"], table=table, image=None)
+    try:
+        found = read_image_columns(Root("memory://mutated"), columns, {"train": images}, {})
+    except ValueError as raised:
+        error = raised
+    else:
+        assert found.keys() <= FOUND.keys()
+        assert all(isinstance(text, str) and text for values in found.values() for text in values.values())
+        return
+    assert is_sentence(error)
+
+
+def test_damaged_value_of_a_parquet_file_is_a_sentence(source: Any) -> None:
+    """It once ended in a UnicodeDecodeError."""
+    source.write("t.parquet", TABLES["t.parquet"].replace(b"north", b"\xf4orth"))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"t\.parquet cannot be read as Parquet \('utf-8' codec") as error:
+        read(source, "t.parquet")
+    assert is_sentence(error.value)
