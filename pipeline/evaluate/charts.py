@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.evaluate.proposals import finest
 from pipeline.pages.charts import BLUE, GREEN, GREY, INK, ORANGE, RED, as_label, draw_bars, new_chart, style
 from retinanet.evaluation.analysis import Band, Calibration, Errors, Figure
 from retinanet.evaluation.coco_eval import PrecisionRecallPoint
@@ -69,7 +70,7 @@ def draw_thresholds(points: Sequence[ThresholdPoint], threshold: float | None) -
         axes.annotate(" working point", (threshold, 0.02), fontsize=9)
     axes.set(xlabel="score threshold", xlim=(0, 1.005), ylim=(0, 1.03))
     if own:
-        axes.legend(loc="lower left", fontsize=9)
+        chart.legend(loc="outside upper center", ncols=3, fontsize=9, frameon=False)
     return chart
 
 
@@ -91,7 +92,7 @@ def rank_kinds(errors: Errors) -> list[Any]:
 
 def draw_bands(bands: Sequence[Band]) -> figure.Figure:
     """AP of objects by size."""
-    known = [band for band in bands if band.ap.value is not None]
+    known = [band for band in finest(bands) if band.ap.value is not None]
     chart, axes = new_chart(height=0.9 + 0.42 * max(2, len(known)))
     names = [f"{describe_band(band)} ({band.num_truths})" for band in known]
     draw_bars(axes, names, [band.ap.value or 0.0 for band in known], [interval(band.ap) for band in known])

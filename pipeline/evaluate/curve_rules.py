@@ -11,6 +11,8 @@ from pipeline.params.editing import as_command
 
 OVERFIT = 1.3  # loss of val over loss of training
 RISING = 0.01  # AP gained in the last evaluation
+UNFINISHED = 0.05  # the same, from which the errors are those of an unfinished training
+FITTED = 1.1  # loss of val over loss of training, below which a longer training does not over-fit
 
 
 def overfitted(history: Sequence[Row], params: Params) -> Iterator[Advice]:
@@ -41,16 +43,21 @@ def overfitted(history: Sequence[Row], params: Params) -> Iterator[Advice]:
 
 
 def still_rising(history: Sequence[Row], params: Params) -> Iterator[Advice]:
-    """AP still rose in the last evaluation."""
-    scores = [float(row["AP"] or 0.0) for row in history if row.get("AP") is not None]
-    if len(scores) < 3 or scores[-1] - max(scores[:-1]) < RISING:
+    """AP still rose in the last evaluation, and the loss of val is not above that of training."""
+    rows = [row for row in history if row.get("AP") is not None]
+    if len(rows) < 2:
         return
+    scores = [float(row["AP"] or 0.0) for row in rows]
     rise = scores[-1] - max(scores[:-1])
+    loss, val = rows[-1].get("loss"), rows[-1].get("val_loss")
+    is_fitted = loss is not None and val is not None and val > FITTED * loss
+    if rise < RISING or is_fitted:
+        return
     yield Advice(
         "short training",
-        min(0.1, rise),
-        f"AP on val still rose by {rise:.3f} in the last evaluation.",
-        "Train longer (train.epochs); the schedule of the learning rate stretches with it.",
+        1.0 if rise >= UNFINISHED else rise,
+        f"AP on val still rose by {rise:.3f} in the last evaluation, and the detector does not over-fit.",
+        "Train longer (train.epochs). The schedule of the learning rate stretches with it.",
         [as_command({"train.epochs": 2 * params.train.epochs})],
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.evaluate.proposals import Advice, gain_of, value_of
+from pipeline.evaluate.proposals import Advice, finest, gain_of, value_of
 from pipeline.params import Params
 from pipeline.params.editing import as_command
 from retinanet.evaluation.analysis import Analysis, Band
@@ -21,7 +21,7 @@ THRESHOLD_GAP = 0.15  # recall of all detections over that at the working point
 
 def small_objects(analysis: Analysis, params: Params) -> Iterator[Advice]:
     """Objects are missed, and more of the small ones than of the others."""
-    bands = [band for band in analysis.bands if band.num_truths >= FEW and _rate(band) is not None]
+    bands = [band for band in finest(analysis.bands) if band.num_truths >= FEW and _rate(band) is not None]
     gain = gain_of(analysis, "missed")
     if len(bands) < 2 or gain < LEAST_GAIN:
         return
@@ -80,11 +80,12 @@ def confused_classes(analysis: Analysis, params: Params) -> Iterator[Advice]:
         return
     pair = _most_confused(analysis)
     between = f", most often {pair[0]} for {pair[1]} ({pair[2]} times)" if pair else ""
+    classes = f"{pair[1]} and {pair[0]}" if pair else "these classes"
     yield Advice(
         "confused classes",
         gain,
         f"Objects are found but get the wrong class, which costs {gain:.2f} AP50{between}.",
-        "Look at the labels of these classes before anything else, then add pictures of the rarer one. "
+        f"Look at the labels of {classes} before anything else, then add pictures of the rarer one. "
         "train.repeat_threshold shows pictures of rare classes more often.",
         [as_command({"train.repeat_threshold": 0.5 if params.train.repeat_threshold is None else 1.0})],
     )

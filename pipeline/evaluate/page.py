@@ -145,7 +145,7 @@ def _describe(evaluation: Evaluation) -> dict[str, Any]:
             "where it would lie on other images of the same kind."
         )
     return {
-        "title": f"How good is the detector on {split}?",
+        "title": f"Evaluation on {split}",
         "subtitle": f"Run {evaluation.run}{epoch}, evaluated on {analysis.num_images} images",
         "intervals": intervals,
         "reproduce": evaluation.reproduce,

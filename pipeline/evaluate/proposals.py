@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from retinanet.evaluation.analysis import Analysis, ErrorKind
+from retinanet.evaluation.analysis import Analysis, Band, ErrorKind
+
+COCO_SIZES = ("s", "m", "l")
 
 Row: TypeAlias = Mapping[str, float | None]
 """An epoch of plots/training.csv."""
@@ -29,6 +31,12 @@ class Advice:
     finding: str
     proposal: str
     commands: Sequence[str]
+
+
+def finest(bands: Sequence[Band]) -> list[Band]:
+    """Bands of sizes that do not overlap: without COCO's three, which the finer ones divide."""
+    finer = [band for band in bands if band.name not in COCO_SIZES]
+    return finer or list(bands)
 
 
 def gain_of(analysis: Analysis, kind: ErrorKind) -> float:

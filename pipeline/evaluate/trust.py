@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pipeline.evaluate.proposals import Row, value_of
 from retinanet.evaluation.analysis import Analysis, Figure
 
+MUCH = 0.05  # AP
+LOWER = " So much lower a value means that the settings were tuned to val, or that the splits differ."
+SURE = 0.3  # scores that matter in use
 FEW_IMAGES, FEW_OBJECTS = 50, 30  # below these a figure is a rough one
 
 
@@ -32,26 +35,28 @@ def trust_sentences(analysis: Analysis, history: Sequence[Row], *, split: str) -
         sentences.append("Val chose the epoch and the thresholds, so these figures are a little too good; test is not.")
     elif scores and tested is not None:
         sentences.append(
-            f"On val the best epoch had AP {max(scores):.3f}; here it is {tested:.3f}. A much lower value here means "
-            "that the settings were tuned to val, or that the splits differ."
+            f"On val the best epoch had AP {max(scores):.3f}; here it is {tested:.3f}."
+            + (LOWER if tested < max(scores) - MUCH else "")
         )
-    if analysis.calibration is not None and analysis.calibration.ece is not None:
+    if analysis.calibration is not None and analysis.calibration.ece.value is not None:
         sentences.append(_on_calibration(analysis))
     return sentences
 
 
 def _on_calibration(analysis: Analysis) -> str:
     calibration = analysis.calibration
-    assert calibration is not None and calibration.ece is not None
+    assert calibration is not None
     known = [one for one in calibration.bins if one.count and one.score is not None and one.precision is not None]
-    gap = sum(one.count * ((one.precision or 0.0) - (one.score or 0.0)) for one in known)
-    gap /= max(1, sum(one.count for one in known))
-    way = "lower than the share that is right (under-confident)" if gap > 0 else "higher than it (over-confident)"
+    sure = [one for one in known if one.low >= SURE] or known
+    gap = sum(one.count * ((one.precision or 0.0) - (one.score or 0.0)) for one in sure)
+    gap /= max(1, sum(one.count for one in sure))
+    way = "lower than that (under-confident)" if gap > 0 else "higher than that (over-confident)"
     text = (
         "A score is no probability: it differs from the share of detections that are right by "
-        f"{calibration.ece:.3f} on average (expected calibration error), and is {way}."
+        f"{calibration.ece.value:.3f} on average (expected calibration error). Scores over {SURE:g} are "
+        f"{abs(gap):.2f} {way} on average."
     )
-    if calibration.temperature is None or calibration.ece_with_temperature is None:
+    if calibration.temperature is None or calibration.ece_with_temperature.value is None:
         return text
-    left = calibration.ece_with_temperature
+    left = calibration.ece_with_temperature.value
     return f"{text} With a temperature of {calibration.temperature:.2f}, fitted on val, {left:.3f} are left."

@@ -25,6 +25,7 @@ ERROR_KINDS: tuple[ErrorKind, ...] = (
     "background",
     "missed",
 )
+RIGHT, IGNORED = -1, -2  # in place of an index into ERROR_KINDS: a true positive, and a detection on a crowd
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class JudgedDetections:
         boxes: [D, 4].
         scores: [D].
         labels: [D].
-        kinds: [D] index into ERROR_KINDS; -1 a true positive, -2 on a crowd.
+        kinds: [D] index into ERROR_KINDS; or RIGHT or IGNORED.
         truths: [D] row of `JudgedTruths` that it found or was taken for; -1 for none (background).
         ious: [D] IoU with that truth; 0 for none.
         in_use: [D] whether its score is above the threshold of the working point; all False without one.
@@ -168,7 +169,7 @@ class Band:
 
     Attributes:
         name: `s`, `m`, `l` for COCO's, or `32-64`.
-        low, high: px; high is None for the last band.
+        low, high: px, both included, as in COCO; high is None for the last band.
         recall: at the working point and IoU 0.5; None without one.
     """
 
@@ -197,15 +198,15 @@ class Calibration:
     """How well a score is the probability of a true positive at IoU 0.5.
 
     Attributes:
-        ece: expected calibration error, mean of |score - precision| of the bins by their counts.
+        ece: expected calibration error, mean of |score - precision| of the bins by their counts; of all classes pooled.
         temperature: fitted on val, by which the logits of scores are divided; None without one.
         ece_with_temperature, bins_with_temperature: of the scores after that.
     """
 
-    ece: float | None
+    ece: Figure
     bins: list[CalibrationBin]
     temperature: float | None
-    ece_with_temperature: float | None
+    ece_with_temperature: Figure
     bins_with_temperature: list[CalibrationBin]
 
 

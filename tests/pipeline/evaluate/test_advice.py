@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from tests.made_up_analysis import figure, make_analysis, make_band, make_class,
 
 ROOT = Path(__file__).resolve().parents[3]
 PRESETS = [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]
-SMALL = [make_band(0, 16, 0.3), make_band(16, 32, 0.7), make_band(32, None, 0.9)]
-EVEN = [make_band(0, 16, 0.7), make_band(16, 32, 0.7), make_band(32, None, 0.75)]
+COCO = [replace(make_band(0, 32, 0.1), name="s"), replace(make_band(32, 96, 0.9), name="m")]
+SMALL = [*COCO, make_band(0, 16, 0.3), make_band(16, 32, 0.7), make_band(32, None, 0.9)]
+EVEN = [*COCO, make_band(0, 16, 0.7), make_band(16, 32, 0.7), make_band(32, None, 0.75)]
 
 
 def rows(*losses: tuple[float, float, float]) -> list[dict[str, float | None]]:
@@ -62,6 +64,16 @@ def test_the_costliest_fault_comes_first() -> None:
     errors = make_errors(gains={"localisation": 0.05, "missed": 0.04, "duplicate": 0.06})
     found = advise(make_analysis(errors=errors), load_params(ROOT / "params.yaml"))
     assert [one.rule for one in found] == ["duplicates", "poor boxes", "missed objects"]
+
+
+def test_an_unfinished_training_comes_before_its_errors() -> None:
+    errors = make_errors(gains={"classification": 0.3})
+    for last, first in ((0.54, "confused classes"), (0.6, "short training")):
+        history = rows((0.8, 0.8, 0.5), (0.5, 0.5, last))
+        found = advise(make_analysis(errors=errors, bands=EVEN), load_params(ROOT / "params.yaml"), history)
+        assert found[0].rule == first and len(found) == 2
+    fitted = rows((0.8, 0.8, 0.5), (0.5, 0.6, 0.6))
+    assert [one.rule for one in advise(make_analysis(), load_params(ROOT / "params.yaml"), fitted)] == []
 
 
 def settings_of(command: str) -> Iterator[tuple[str, Any]]:

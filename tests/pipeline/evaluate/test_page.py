@@ -63,7 +63,7 @@ def full_analysis(names: tuple[str, ...] = ("cell", "virus"), **parts: Any) -> A
         "errors": make_errors(DETECTIONS, TRUTHS, {"missed": 0.123}),
         "confusion": Confusion(list(names), np.arange((len(names) + 1) ** 2).reshape(len(names) + 1, -1)),
         "bands": [make_band(0, 32, 0.5), make_band(32, None, 0.9)],
-        "calibration": Calibration(0.2, bins, 1.5, 0.1, bins),
+        "calibration": Calibration(figure(0.2), bins, 1.5, figure(0.1), bins),
         "mistakes": [mistake],
     }
     return make_analysis(names, **known | parts)
@@ -161,7 +161,7 @@ CASES: dict[str, tuple[Analysis, dict[str, Any], str]] = {
             classes=[make_class("cell", 0.0, threshold=None)],
             errors=make_errors((), [one._replace(found=False) for one in TRUTHS], {"missed": 1.0}),
             confusion=Confusion(["cell", "virus"], np.array([[0, 0, 1], [0, 0, 2], [0, 0, 0]])),
-            calibration=Calibration(None, [], None, None, []),
+            calibration=Calibration(Figure(None), [], None, Figure(None), []),
         ),
         {},
         "python -m pipeline.diagnose",

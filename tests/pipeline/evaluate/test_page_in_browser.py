@@ -104,7 +104,7 @@ def test_a_number_of_the_confusion_matrix_leads_to_its_pictures(page: Page) -> N
 
 
 def test_a_name_that_is_a_script_does_not_run(page: Page) -> None:
-    assert page.title() == "How good is the detector on test?"
+    assert page.title() == "Evaluation on test"
 
 
 def test_nothing_is_wider_than_a_phone(page: Page) -> None:
