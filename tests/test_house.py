@@ -37,6 +37,9 @@ DETECTOR_LIBRARIES = {"torch", "torchvision", "numpy", "PIL", "fsspec", "hotcoco
 DOORS = {
     "hotcoco": {"retinanet.evaluation"},  # the rest of the detector runs where only torch and torchvision do
     "simplejpeg": {"retinanet.data"},  # without it Pillow decodes the same pixels
+    "onnx": {"pipeline.export"},
+    "onnxruntime": {"pipeline.export"},
+    "onnxscript": {"pipeline.export"},
     "triton": {"retinanet.losses"},  # torch brings it on Linux; without it the plain form runs
     "ray": {"pipeline.cluster", "pipeline.sweep", "pipeline.predict", "pipeline.serve"},
     "ray.data": {"pipeline.predict"},  # not in cluster, on which train and evaluate depend

@@ -8,11 +8,12 @@ from pathlib import Path
 from pipeline.cli.command import Command
 
 DESCRIPTION = """\
-Export the trained detector: register it in MLflow, write it to a folder, or both.
+Export the trained detector: register it in MLflow, write it to a folder, to an ONNX file, or all of these.
 
 reads    models/model.pt (or --model) and its run in MLflow, or the run of --run
 writes   a version of --register with the alias and its AP; --output/pyfunc (what MLflow loads and serves) and
-         --output/model.pt (what retinanet.inference.detector.Detector.load reads)
+         --output/model.pt (what retinanet.inference.detector.Detector.load reads); --onnx (network, decoding and
+         class-wise NMS for onnxruntime), once its detections on pictures equal those of PyTorch
 """
 
 
@@ -23,19 +24,53 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--run", metavar="RUN_ID", help="MLflow run whose model is exported (default: --model)")
     parser.add_argument("--model", type=Path, default=Path("models/model.pt"), help="file of a detector")
     parser.add_argument("--output", metavar="FOLDER", type=Path, help="new folder for the model's files")
+    files = parser.add_argument_group("files for other programs")
+    files.add_argument(
+        "--onnx",
+        metavar="FILE",
+        type=Path,
+        nargs="?",
+        const=Path("models/model.onnx"),
+        help="new ONNX file (models/model.onnx where none is named)",
+    )
+    files.add_argument(
+        "--pictures",
+        metavar="PATH",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="files and folders for the check; by default pictures of data/prepared",
+    )
+    files.add_argument(
+        "--working-point",
+        metavar="TARGET",
+        help="of the thresholds in the file: f1, precision=0.9 or recall=0.8; by default as in predict",
+    )
+    files.add_argument("--max-detections", metavar="N", type=int, help="per picture; by default as the model")
 
 
 def work(options: Namespace) -> None:
     """Run the command.
 
     Raises:
-        ValueError: when neither a name nor a folder is given.
+        ValueError: when there is nothing to do.
     """
-    if options.register is None and options.output is None:
-        raise ValueError("nothing to do; give --register NAME, --output FOLDER or both")
+    if options.register is None and options.output is None and options.onnx is None:
+        raise ValueError("nothing to do; give --register NAME, --output FOLDER or --onnx")
+    from pipeline.export.files import Request
     from pipeline.export.run import run  # torch is not needed before
 
-    run(register=options.register, alias=options.alias, run_id=options.run, output=options.output, path=options.model)
+    request = None
+    if options.onnx is not None:
+        request = Request(options.onnx, options.pictures, options.working_point, options.max_detections)
+    run(
+        register=options.register,
+        alias=options.alias,
+        run_id=options.run,
+        output=options.output,
+        path=options.model,
+        request=request,
+    )
 
 
 COMMAND = Command("export", DESCRIPTION, work, add_options, in_project=False)

@@ -1,12 +1,14 @@
-"""Command export: publish the trained detector, in MLflow's registry or as a folder."""
+"""Command export: publish the trained detector, in MLflow's registry, as a folder or as a file."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
+from pipeline.export.files import Request, check_request, export_files
 from pipeline.params.paths import storage_location
 from pipeline.params.runtime import load_runtime
 from pipeline.runs.identity import RUN_ID, RunFolder, digest_file
@@ -30,12 +32,22 @@ PYFUNC = "pyfunc"
 WEIGHTS = "model.pt"
 
 
-def run(*, register: str | None, alias: str, run_id: str | None, output: Path | None, path: Path = MODEL) -> None:
-    """Register a model, write it to a folder, or both; arguments of the command."""
+def run(
+    *,
+    register: str | None,
+    alias: str,
+    run_id: str | None,
+    output: Path | None,
+    path: Path = MODEL,
+    request: Request | None = None,
+) -> None:
+    """Register a model, write it to a folder or to files for other programs; arguments of the command."""
     if register is not None:
         check_name(register, alias)
     if output is not None and output.exists():
         raise ValueError(f"--output {output} exists; give a new folder, or remove it")
+    if request is not None:
+        check_request(request)
 
     model = find_model(run_id) if run_id else None
     if register is not None:
@@ -43,6 +55,23 @@ def run(*, register: str | None, alias: str, run_id: str | None, output: Path | 
         print_registered(register_model(model, name=register, alias=alias))
     if output is not None:
         write_output(output, model, path)
+    if request is not None:
+        write_files(request, model, path)
+
+
+def write_files(request: Request, model: RunModel | None, path: Path) -> None:
+    """Write the files that a request names, of the model of a run, else of a detector's file."""
+    if model is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            copy_model(model, Path(folder) / PYFUNC)
+            export_files(weights_in(Path(folder) / PYFUNC), model, request, is_projects=False)
+        return
+    _, description = load_detector(path)
+    run_id = RunFolder(storage_location(load_runtime()), description["run"]["digest"]).read(RUN_ID)
+    if run_id is not None:
+        with suppress(ValueError):  # the file then lacks the commit, no more
+            model = find_model(run_id)
+    export_files(path, model, request, is_projects=path == MODEL)
 
 
 def model_of_file(path: Path) -> RunModel:

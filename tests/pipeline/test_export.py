@@ -71,7 +71,7 @@ def assert_same(rows: list[dict[str, Any]], expected: list[dict[str, Any]]) -> N
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "nothing to do; give --register NAME, --output FOLDER or both"),
+        ([], "nothing to do; give --register NAME, --output FOLDER or --onnx"),
         (["--register", "a/b"], "--register 'a/b' is not a model name"),
         (["--register", "x", "--alias", "latest"], "--alias 'latest'"),
         (["--register", "x", "--alias", "v1"], "--alias 'v1'"),
