@@ -44,6 +44,7 @@ from retinanet.data.dataset import Batch, copy_to
 from retinanet.inference.postprocess import Postprocess
 from retinanet.network.model import RetinaNet
 from retinanet.network.precision import autocast, convolving_float32
+from retinanet.training.graph import StepGraph
 
 LAYOUTS = {"": torch.contiguous_format, ", channels_last": torch.channels_last}
 COLUMNS = [
@@ -125,14 +126,17 @@ def build_batch(setting: Setting, count: int) -> Batch:
     return batch._replace(images=copy_to(batch.images, setting.device))
 
 
-def build_our_trainer(setting: Setting, compiled: bool) -> Trainer:
-    """As pipeline.fit builds it: channels_last, and the network compiled where it is asked for."""
+def build_our_trainer(setting: Setting, compiled: bool, in_graph: bool = False) -> Trainer:
+    """As pipeline.fit builds it: channels_last; compiled, and in a CUDA graph, where it is asked for."""
+    if in_graph and setting.device.type != "cuda":
+        raise ValueError("skipped: a CUDA graph needs a GPU")
     contender, _ = build_pair(setting)
     network, batch = contender.network.train(), build_batch(setting, setting.batch)
     assert isinstance(network, RetinaNet)
     if compiled:
         network.compile(backend=setting.compiler)
     state = build_state(network, setting.precision, setting.device)
+    state.graph = StepGraph(network) if in_graph else None
     images = prepare(batch, network)
     return Trainer(partial(train_step, state, batch), partial(convolve, contender, images, setting.precision))
 
@@ -167,7 +171,11 @@ def build_torchvision_trainer(setting: Setting, layout: torch.memory_format, com
 def trainers(setting: Setting) -> dict[str, Callable[[], Trainer]]:
     """All contenders of the training, not yet built."""
     found: dict[str, Callable[[], Trainer]] = {
-        f"ours{', compiled' * compiled}": partial(build_our_trainer, setting, compiled) for compiled in (False, True)
+        f"ours{', compiled' * compiled}{', CUDA graph' * in_graph}": partial(
+            build_our_trainer, setting, compiled, in_graph
+        )
+        for in_graph in (False, True)
+        for compiled in (False, True)
     }
     for compiled in (False, True):
         for name, layout in LAYOUTS.items():

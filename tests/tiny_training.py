@@ -22,6 +22,7 @@ from retinanet.losses.criterion import Criterion
 from retinanet.network.backbone import group_norm
 from retinanet.network.model import FeaturePyramid, Head, RetinaNet
 from retinanet.training.engine import train_epochs, train_one_epoch
+from retinanet.training.graph import StepGraph
 from retinanet.training.optim import construct_ema, construct_optimizer, lr_factor
 from retinanet.training.progress import EpochReport, TrainingProgress
 from retinanet.training.state import TrainingState
@@ -156,8 +157,11 @@ def train_as_worker(rank: int, num_workers: int, folder: Path, prepared: Path, o
     init = f"file://{folder / 'rendezvous'}"
     dist.init_process_group("gloo", init_method=init, rank=rank, world_size=num_workers)
     try:
-        wrapped = DistributedDataParallel(tiny_network(), gradient_as_bucket_view=True, broadcast_buffers=False)
-        state = build_state(wrapped, **options["training_state"])
+        network: nn.Module = tiny_network()
+        if not options.get("in_graph"):
+            network = DistributedDataParallel(network, gradient_as_bucket_view=True, broadcast_buffers=False)
+        state = build_state(network, **options["training_state"])
+        state.graph = StepGraph(network) if options.get("in_graph") else None
         workers = {"rank": rank, "num_workers": num_workers}
         reports = train(state, load_split(prepared), **options["train"], **workers)
         torch.save(outcome(state, reports), folder / f"worker_{rank}.pt")

@@ -32,6 +32,8 @@ from retinanet.network.model import RetinaNet, build_model, recompute_activation
 from retinanet.network.pretrained import load_backbone_weights
 from retinanet.network.transfer import transfer_weights
 from retinanet.network.weights_file import load_plain
+from retinanet.training.distributed import broadcast_state
+from retinanet.training.graph import StepGraph
 from retinanet.training.optim import construct_ema, construct_optimizer, lr_factor, scale_lr
 from retinanet.training.state import TrainingState
 
@@ -58,7 +60,7 @@ def build_state(config: WorkerConfig, worker: Worker, *, total_steps: int) -> Tr
     if runtime.recompute:
         recompute_activations(network)
     optimizer = build_optimizer(network, params.optim, params.train)
-    model = distribute(network, worker)
+    model = share_weights(network) if runtime.cuda_graphs else distribute(network, worker)
     if runtime.compile:
         # In place, so that the names of the weights stay; with its DistributedDataParallel, at whose buckets it is cut.
         model.compile()
@@ -75,6 +77,7 @@ def build_state(config: WorkerConfig, worker: Worker, *, total_steps: int) -> Tr
         images_per_step=runtime.images_per_step,
         ema=construct_ema(network, params.optim.ema_decay),
         max_skipped=0 if params.train.on_nan == "stop" else params.train.on_nan,
+        graph=StepGraph(network) if runtime.cuda_graphs else None,
     )
 
 
@@ -200,3 +203,9 @@ def distribute(network: nn.Module, worker: Worker) -> nn.Module:
         return network
     devices = [worker.device] if worker.device.type == "cuda" else None
     return DistributedDataParallel(network, device_ids=devices, gradient_as_bucket_view=True, broadcast_buffers=False)
+
+
+def share_weights(network: nn.Module) -> nn.Module:
+    """Give all workers the weights of the first; the step sums the gradients itself, after its CUDA graph."""
+    broadcast_state(network)
+    return network

@@ -40,6 +40,16 @@ def conflict(params: Params, runtime: RuntimeConfig) -> str | None:
             f"images_per_step is {runtime.images_per_step} in conf/, but model.norm is sync_batch, which must see "
             "the whole batch at once; set images_per_step: null, or use another norm"
         )
+    if runtime.cuda_graphs and params.transforms.canvas is None:
+        return (
+            "cuda_graphs is true in conf/, but transforms.canvas is null, so batches differ in size; set "
+            "transforms.canvas to a height and width in px, or cuda_graphs: false"
+        )
+    if runtime.cuda_graphs and norm == "sync_batch":
+        return (
+            "cuda_graphs is true in conf/, but model.norm is sync_batch, whose workers talk to each other within the "
+            "passes; set cuda_graphs: false, or use another norm"
+        )
     if runtime.recompute and norm in ("batch", "sync_batch"):
         return (
             f"recompute is true in conf/, but model.norm is {norm}, whose statistics it would update "

@@ -47,6 +47,8 @@ class RuntimeConfig(Section):
     "Activation checkpointing: recompute activations in the backward pass instead of storing them."
     compile: bool
     "torch.compile of the network, cut at the buckets in which gradients travel between workers."
+    cuda_graphs: bool
+    "Forward pass, loss and backward pass of a training step as one CUDA graph; needs GPUs and transforms.canvas."
     deterministic: bool
     "Deterministic algorithms: on a GPU, equal runs are equal to the bit instead of up to rounding, and slower."
     backend: Literal["gloo", "nccl"]
@@ -76,12 +78,14 @@ class RuntimeConfig(Section):
     "Show the workers' output in the driver; otherwise it is only in Ray's logs on their nodes."
 
     def check(self) -> list[str]:
-        """NCCL and TF32 need GPUs; loader processes lose their cached pictures at the end of an epoch."""
+        """NCCL, TF32 and CUDA graphs need GPUs; loader processes lose their cached pictures at the end of an epoch."""
         complaints = [*self.placement_complaints()]
         if self.backend == "nccl" and self.gpus_per_worker == 0:
             complaints.append("backend is nccl, but gpus_per_worker is 0; use gloo")
         if self.precision == "tf32" and self.gpus_per_worker == 0:
             complaints.append("precision is tf32, which a GPU computes, but gpus_per_worker is 0; use fp32")
+        if self.cuda_graphs and self.gpus_per_worker == 0:
+            complaints.append("cuda_graphs is true, but gpus_per_worker is 0; use false")
         if self.cache_images and self.loader_processes > 0:
             complaints.append(f"cache_images is true, which needs loader_processes 0, not {self.loader_processes}")
         if self.fewest > self.most:

@@ -275,6 +275,9 @@ def _merge(batches: Sequence[Batch]) -> Batch:
 
 def copy_to(values: Tensor, device: torch.device) -> Tensor:
     """Copy a tensor to a device without waiting for it: to a GPU from pinned memory."""
-    if device.type == "cuda" and values.device.type == "cpu" and not values.is_pinned():
-        values = values.pin_memory()
-    return values.to(device, non_blocking=True)
+    return (pinned(values) if device.type == "cuda" else values).to(device, non_blocking=True)
+
+
+def pinned(values: Tensor) -> Tensor:
+    """A tensor that can be copied to a GPU without waiting: on a GPU, or in pinned memory."""
+    return values.pin_memory() if values.device.type == "cpu" and not values.is_pinned() else values

@@ -23,6 +23,7 @@ from retinanet.losses import (
     softmax_focal_loss,
     sparse_sigmoid_focal_loss,
 )
+from retinanet.losses.maps import overwrite
 from retinanet.network.predictions import AnchorLocations, LevelLocations, Predictions, locate_anchors
 
 NORMALISERS = ("batch", "image", "batch_of_images")
@@ -59,15 +60,21 @@ class Assignment(NamedTuple):
     truth_labels: Tensor
     ignored: AnchorLocations
 
+    def tensors(self) -> list[Tensor]:
+        """Every tensor, in the order of `map`."""
+        found: list[Tensor] = []
+        self.map(lambda values: found.append(values) or values)  # type: ignore[func-returns-value]
+        return found
+
     def map(self, function: Callable[[Tensor], Tensor]) -> Assignment:
         """Apply a function to every tensor, such as a copy to a device."""
         return Assignment(
             num_foreground=function(self.num_foreground),
-            foreground=self.foreground._replace(indices=function(self.foreground.indices)),
+            foreground=self.foreground.map(function),
             anchors=function(self.anchors),
             truth_boxes=function(self.truth_boxes),
             truth_labels=function(self.truth_labels),
-            ignored=self.ignored._replace(indices=function(self.ignored.indices)),
+            ignored=self.ignored.map(function),
         )
 
 
@@ -184,6 +191,7 @@ class Criterion:
             class_alpha=self._class_alpha_on(logits.device),
             gamma=self.gamma,
             image_weights=weights,
+            counted=(foreground.counted, ignored.counted),
         )
 
     def _softmax_level(
@@ -192,9 +200,9 @@ class Criterion:
         by_anchor = logits.unflatten(1, (-1, self.num_classes + 1))  # [N, C, K+1, H, W]
         by_anchor = by_anchor.permute(0, 1, 3, 4, 2)  # [N, C, H, W, K+1]
         classes = torch.zeros(by_anchor.shape[:-1], dtype=torch.int64, device=logits.device)
-        classes[foreground.image, foreground.cell_anchor, foreground.y, foreground.x] = labels + 1
+        overwrite(classes, foreground[:4], labels + 1, foreground.counted)
         anchor_weights = weights[:, None, None, None].expand(classes.shape).clone()
-        anchor_weights[ignored.image, ignored.cell_anchor, ignored.y, ignored.x] = 0
+        overwrite(anchor_weights, ignored[:4], 0, ignored.counted)
         class_weights = self._class_alpha_on(logits.device)
         losses = softmax_focal_loss(by_anchor, classes, class_weights=class_weights, gamma=self.gamma)
         return (losses * anchor_weights).sum()
@@ -213,7 +221,9 @@ class Criterion:
             losses = BOX_LOSSES[self.box_loss](self.decode(deltas, anchors), truths)
         else:
             losses = CODE_LOSSES[self.box_loss](deltas, self.encode(truths, anchors), beta=self.beta)
-        return (losses * weights[assignment.foreground.image].to(dtype)).sum()
+        losses = losses * weights[assignment.foreground.image].to(dtype)
+        counted = assignment.foreground.counted
+        return losses.sum() if counted is None else (losses * counted).sum()
 
     def _locate(self, index: Tensor, padded_size: tuple[int, int]) -> tuple[AnchorLocations, Tensor]:
         """Locate anchors by their flat indices i * A + a in a batch; see locate_anchors."""

@@ -20,6 +20,8 @@ from retinanet.losses import blocks
 from retinanet.losses.precision import gradient_dtype, wide, wide_dtype
 from retinanet.losses.sigmoid import focal_background
 
+Counted = tuple[Tensor | None, Tensor | None]
+
 
 def sparse_sigmoid_focal_loss(
     logits: Tensor,
@@ -29,6 +31,7 @@ def sparse_sigmoid_focal_loss(
     class_alpha: Tensor,
     gamma: float,
     image_weights: Tensor,
+    counted: Counted = (None, None),
 ) -> Tensor:
     """Focal loss of one level, computed on the output map of the head.
 
@@ -38,12 +41,13 @@ def sparse_sigmoid_focal_loss(
         ignored: index tensors (image, anchor of the cell, y, x), each [I]: anchors whose K logits are left out.
         class_alpha: [K] weight of foreground, 1 - alpha of background; on the device of the logits.
         image_weights: [N] factor on all losses of an image (the normaliser).
+        counted: which of foreground and of ignored are counted, see AnchorLocations.
 
     Returns:
         The weighted sum, a float32 scalar (float64 for float64 logits), once differentiable by logits.
     """
     result: Tensor = _SparseFocal.apply(
-        logits, foreground, ignored, class_alpha.double(), gamma, image_weights.detach().double()
+        logits, foreground, ignored, class_alpha.double(), gamma, image_weights.detach().double(), counted
     )
     return result
 
@@ -60,12 +64,13 @@ class _SparseFocal(torch.autograd.Function):
         class_alpha: Tensor,
         gamma: float,
         image_weights: Tensor,
+        counted: Counted,
     ) -> Tensor:
         gradient = torch.empty_like(logits, dtype=gradient_dtype(logits))
         background, run_pass = 1 - class_alpha, _find_background_pass(logits)
         total = run_pass(logits, gradient, background, image_weights, gamma=gamma)
-        total -= _remove_ignored(logits, gradient, ignored, background, gamma, image_weights)
-        total += _correct_foreground(logits, gradient, foreground, class_alpha, gamma, image_weights)
+        total -= _remove_ignored(logits, gradient, ignored, background, gamma, image_weights, counted[1])
+        total += _correct_foreground(logits, gradient, foreground, class_alpha, gamma, image_weights, counted[0])
         ctx.save_for_backward(gradient)
         ctx.dtype = logits.dtype
         return total.to(wide_dtype(logits))
@@ -78,7 +83,7 @@ class _SparseFocal(torch.autograd.Function):
             gradient = gradient * grad_outputs[0]
         elif gradient.device.type != "cpu" or grad_outputs[0].item() != 1:
             gradient.mul_(grad_outputs[0])
-        return gradient.to(ctx.dtype), None, None, None, None, None
+        return gradient.to(ctx.dtype), None, None, None, None, None, None
 
 
 def _find_background_pass(logits: Tensor) -> Callable[..., Tensor]:
@@ -116,13 +121,14 @@ def _remove_ignored(
     background: Tensor,
     gamma: float,
     image_weights: Tensor,
+    counted: Tensor | None,
 ) -> Tensor:
     """Zero the gradient of ignored anchors; return their part of the total loss."""
     image, anchor, y, x = ignored
     by_anchor, shape = (image, anchor, slice(None), y, x), (-1, background.shape[0])
-    gradient.unflatten(1, shape)[by_anchor] = 0
+    overwrite(gradient.unflatten(1, shape), by_anchor, 0, counted)
     each = logits.unflatten(1, shape)[by_anchor]  # [I, K] of [N, C, K, H, W]
-    return _sum_background(each, image_weights[image, None] * background, gamma)
+    return _sum_background(each, _of_counted(image_weights[image], counted)[:, None] * background, gamma)
 
 
 def _correct_foreground(
@@ -132,13 +138,29 @@ def _correct_foreground(
     class_alpha: Tensor,
     gamma: float,
     image_weights: Tensor,
+    counted: Tensor | None,
 ) -> Tensor:
     """Overwrite the gradient at foreground logits; return the change of the total loss."""
     x, weight = wide(logits[foreground]), image_weights[foreground[0]]  # [F]
     alpha = class_alpha[foreground[1] % class_alpha.shape[0]]
     value, slope = focal_background(-x, gamma)
-    gradient[foreground] = (-slope * (alpha * weight)).to(gradient.dtype)
+    overwrite(gradient, foreground, (-slope * (alpha * weight)).to(gradient.dtype), counted)
+    weight = _of_counted(weight, counted)
     return (value * (alpha * weight)).sum() - _sum_background(x, (1 - alpha) * weight, gamma)
+
+
+def overwrite(maps: Tensor, index: tuple[Any, ...], values: Tensor | int, counted: Tensor | None) -> None:
+    """Set maps[index] in place; leave the maps as they are if no location of the level is counted.
+
+    Copies of a location have its value, so the order in which they are written does not matter. The first location is
+    counted if any is.
+    """
+    maps[index] = values if counted is None else torch.where(counted[:1], values, maps[index])
+
+
+def _of_counted(weight: Tensor, counted: Tensor | None) -> Tensor:
+    """Weights, 0 where a location is not counted."""
+    return weight if counted is None else weight * counted
 
 
 def _sum_background(logits: Tensor, weight: Tensor, gamma: float) -> Tensor:

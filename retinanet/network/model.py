@@ -185,6 +185,13 @@ def clear_padding(images: Tensor, sizes: Sequence[Sequence[int]]) -> Tensor:
     return images
 
 
+def clear_padding_by_mask(images: Tensor, sizes: Tensor) -> Tensor:
+    """As clear_padding, with sizes [N, 2] on the device of the images: for CUDA graphs, which cannot read them."""
+    rows, columns = (torch.arange(side, device=images.device) for side in images.shape[2:])
+    inside = (rows < sizes[:, :1])[:, :, None] & (columns < sizes[:, 1:])[:, None, :]  # [N, H, W]
+    return images.masked_fill_(~inside[:, None], 0)
+
+
 def memory_format(model: nn.Module) -> torch.memory_format:
     """The memory format of a model's weights."""
     weight = next(parameter for parameter in model.parameters() if parameter.ndim == 4)

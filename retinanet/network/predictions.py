@@ -6,7 +6,7 @@ logits costs more than the loss itself. An anchor is named by its flat index (0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,12 +26,13 @@ class Predictions(NamedTuple):
 
 
 class LevelLocations(NamedTuple):
-    """Locations of anchors on the map of one level: [R] int64 each; cell_anchor is 0..C-1."""
+    """Locations of anchors on the map of one level: [R] int64 each; cell_anchor is 0..C-1; counted as below."""
 
     image: Tensor
     cell_anchor: Tensor
     y: Tensor
     x: Tensor
+    counted: Tensor | None
 
 
 class AnchorLocations(NamedTuple):
@@ -41,10 +42,13 @@ class AnchorLocations(NamedTuple):
         counts: the number of anchors on each level; their sum is R.
         indices: [5, R] int64: image, flat index of the anchor (0..A-1), anchor of the cell (0..C-1), y, x. One tensor,
             because each costs a copy to the device.
+        counted: [R] bool, where the locations are padded to a fixed number on each level (losses/fixed_shapes.py):
+            False for copies of the last anchor of the level, or of location 0 if it has none; None: all are counted.
     """
 
     counts: list[int]
     indices: Tensor
+    counted: Tensor | None = None
 
     @property
     def image(self) -> Tensor:
@@ -58,7 +62,15 @@ class AnchorLocations(NamedTuple):
 
     def levels(self) -> list[LevelLocations]:
         """The locations on each level, as views."""
-        return [LevelLocations(level[0], *level[2:]) for level in self.indices.split(self.counts, dim=1)]
+        counted = [None] * len(self.counts) if self.counted is None else self.counted.split(self.counts)
+        levels = zip(self.indices.split(self.counts, dim=1), counted, strict=True)
+        return [LevelLocations(level[0], level[2], level[3], level[4], own) for level, own in levels]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> AnchorLocations:
+        """Apply a function to every tensor."""
+        return AnchorLocations(
+            self.counts, function(self.indices), None if self.counted is None else function(self.counted)
+        )
 
 
 def locate_anchors(

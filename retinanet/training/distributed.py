@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -28,3 +30,20 @@ def synchronise_gradients(model: nn.Module, is_last: bool) -> AbstractContextMan
         context: AbstractContextManager[None] = model.no_sync()
         return context
     return nullcontext()
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Sum the gradients over all workers in place (one collective)."""
+    if world_size() == 1:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    summed = sum_over_workers(torch.cat([gradient.flatten() for gradient in gradients]))
+    for gradient, values in zip(gradients, summed.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(values.view_as(gradient))
+
+
+def broadcast_state(network: nn.Module) -> None:
+    """Give all workers the weights and buffers of the first one (collectives)."""
+    if world_size() > 1:
+        for values in network.state_dict().values():
+            dist.broadcast(values, src=0)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from retinanet.data.dataset import Batch, copy_to, split_batch
 from retinanet.losses.criterion import Assignment, Criterion
-from retinanet.network.model import clear_padding, memory_format, normalise_images
+from retinanet.network.model import clear_padding, clear_padding_by_mask, memory_format, normalise_images
 from retinanet.network.precision import autocast, convolving_float32, float32_of
-from retinanet.training.distributed import sum_over_workers, synchronise_gradients, world_size
+from retinanet.training.distributed import sum_gradients, sum_over_workers, synchronise_gradients, world_size
 from retinanet.training.loading import AssignedBatch, assign_batch
 from retinanet.training.progress import CheckpointRequest, EpochReport, StepLog, TrainingProgress
 from retinanet.training.state import TrainingState
@@ -30,7 +30,7 @@ def train_epochs(
     """Train, and report after every epoch; within an epoch pause where a checkpoint is due.
 
     With torch.distributed every worker runs this loop; each step has one collective for the normaliser beside those
-    of the gradients, each pause and each epoch one for the losses.
+    of the gradients, with max_skipped one for the losses, each pause and each epoch one for the losses.
 
     Args:
         batches_of: this worker's share of an epoch (0-based), from a step of it (0-based) on; a batch that comes
@@ -74,14 +74,8 @@ def train_one_epoch(
         normaliser, requests = sum_normaliser(state.criterion, assignments, request(), state.device)
 
         state.optimizer.zero_grad(set_to_none=True)
-        losses = torch.zeros(2, device=state.device)
-        for i, (micro_batch, assignment) in enumerate(zip(micro_batches, assignments, strict=True)):
-            is_last = i == len(micro_batches) - 1
-            with synchronise_gradients(state.model, is_last), convolving_float32(float32_of(state.precision)):
-                micro_losses = compute_losses(state, micro_batch, assignment, normaliser)
-                # DistributedDataParallel averages gradients over the workers, but the losses of their shares add up.
-                state.scaler.scale(micro_losses.sum() * world_size()).backward()
-            losses += micro_losses.detach()
+        compute = compute_gradients if state.graph is None else compute_gradients_in_graph
+        losses = compute(state, micro_batches, assignments, normaliser)
         log.add(losses, requests, num_images=len(batch.image_ids))
 
         if log.must_skip():
@@ -97,6 +91,49 @@ def train_one_epoch(
             state.ema.update_parameters(state.network)
         log.check_recent_losses()
     log.flush()
+
+
+def compute_gradients(
+    state: TrainingState, micro_batches: Sequence[Batch], assignments: Sequence[Assignment], normaliser: Tensor
+) -> Tensor:
+    """Forward and backward passes of a step; returns [2] loss_cls and loss_box of this worker."""
+    losses = torch.zeros(2, device=state.device)
+    for i, (micro_batch, assignment) in enumerate(zip(micro_batches, assignments, strict=True)):
+        is_last = i == len(micro_batches) - 1
+        with synchronise_gradients(state.model, is_last), convolving_float32(float32_of(state.precision)):
+            micro_losses = compute_losses(state, micro_batch, assignment, normaliser)
+            # DistributedDataParallel averages gradients over the workers, but the losses of their shares add up.
+            state.scaler.scale(micro_losses.sum() * world_size()).backward()
+        losses += micro_losses.detach()
+    return losses
+
+
+def compute_gradients_in_graph(
+    state: TrainingState, micro_batches: Sequence[Batch], assignments: Sequence[Assignment], normaliser: Tensor
+) -> Tensor:
+    """As compute_gradients, in the graph of the state; one collective sums the gradients afterwards."""
+    assert state.graph is not None
+    padded = state.graph.shapes.pad(assignments)
+    inputs = [normaliser]
+    for batch, assignment in zip(micro_batches, padded, strict=True):
+        inputs += [batch.images, batch.image_sizes, *assignment.tensors()]
+
+    def passes(copied: Sequence[Tensor]) -> Tensor:
+        normaliser, *rest = copied
+        losses, following = torch.zeros(2, device=state.device), iter(rest)
+        for shapes in padded:
+            images = normalise_images(next(following), state.mean, state.std)
+            images = clear_padding_by_mask(images, next(following))
+            assignment = shapes.map(lambda _: next(following))
+            with convolving_float32(float32_of(state.precision)):
+                micro_losses = losses_of(state, images, assignment, normaliser)
+                state.scaler.scale(micro_losses.sum()).backward()
+            losses += micro_losses.detach()
+        return losses
+
+    losses = state.graph(passes, inputs)
+    sum_gradients(state.graph.parameters)
+    return losses
 
 
 def with_targets(batch: Batch | AssignedBatch, state: TrainingState) -> AssignedBatch:
@@ -119,6 +156,11 @@ def compute_losses(state: TrainingState, batch: Batch, assignment: Assignment, n
     images = normalise_images(copy_to(batch.images, state.device), state.mean, state.std)
     assignment = assignment.map(lambda values: copy_to(values, state.device))
     images = clear_padding(images, batch.image_sizes.tolist())
+    return losses_of(state, images, assignment, normaliser)
+
+
+def losses_of(state: TrainingState, images: Tensor, assignment: Assignment, normaliser: Tensor) -> Tensor:
+    """[2] loss_cls and loss_box of normalised images and their assignment, all on the device."""
     images = images.contiguous(memory_format=memory_format(state.network))
     with autocast(state.device, state.precision):
         predictions = state.model(images)

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
 from retinanet.losses.criterion import Criterion
+from retinanet.training.graph import StepGraph
 
 
 @dataclass
@@ -23,6 +24,7 @@ class TrainingState:
         precision: fp32, tf32, bf16 or fp16 of the convolutions; losses are float32.
         images_per_step: size of a micro-batch, in images of one worker; None: its whole share of the batch.
         max_skipped: steps of the whole training that may be skipped because their loss is not finite.
+        graph: the CUDA graph of forward pass, loss and backward pass; None: without one. The model is then not wrapped.
     """
 
     model: nn.Module
@@ -37,6 +39,7 @@ class TrainingState:
     images_per_step: int | None = None
     ema: AveragedModel | None = None
     max_skipped: int = 0
+    graph: StepGraph | None = None
 
     def __post_init__(self) -> None:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")

@@ -153,6 +153,18 @@ def test_a_detectors_file_is_loaded_and_told_by_the_first_worker(tmp_path: Path)
     assert told == [{"kind": "weights", "text": f"model.weights {path}: {sentence}"}]
 
 
+@pytest.mark.parametrize("cuda_graphs", [False, True])
+def test_step_has_a_graph_where_conf_says_so(cuda_graphs: bool) -> None:
+    runtime = load_runtime(ROOT / "conf/gpu.yaml").model_copy(update={"cuda_graphs": cuda_graphs})
+    config = WorkerConfig(PARAMS, runtime, describe_for(PARAMS, "abc"), InputFiles("", "", root=""))
+    state = build_state(config, alone(), total_steps=5)
+    assert (state.graph is not None) == cuda_graphs
+    if state.graph is not None:
+        assert {id(parameter) for parameter in state.graph.parameters} == {
+            id(parameter) for parameter in state.network.parameters() if parameter.requires_grad
+        }
+
+
 def describe_for(params: Params, names: str) -> dict[str, Any]:
     return describe_detector(
         model=params.model.model_dump(),

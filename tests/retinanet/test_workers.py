@@ -25,6 +25,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "training_state": {"optim": {"lr": 0.01}, "images_per_step": 1, "loss": {"normaliser": "image"}},
         "train": {"epochs": 2, "batch_size": 3},
     },
+    "in a graph, which a CPU does not record": {
+        "training_state": {"optim": {"lr": 0.01}, "clip_grad_norm": 1.0},
+        "train": {"epochs": 2, "batch_size": 3},
+        "in_graph": True,
+    },
 }
 
 
