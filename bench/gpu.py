@@ -14,6 +14,7 @@ import argparse
 import gc
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import product
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -129,7 +130,7 @@ def build_batch(setting: Setting, count: int) -> Batch:
 def build_our_trainer(setting: Setting, compiled: bool, in_graph: bool = False) -> Trainer:
     """As pipeline.fit builds it: channels_last; compiled, and in a CUDA graph, where it is asked for."""
     if in_graph and setting.device.type != "cuda":
-        raise ValueError("skipped: a CUDA graph needs a GPU")
+        raise ValueError("skipped, since a CUDA graph needs a GPU")
     contender, _ = build_pair(setting)
     network, batch = contender.network.train(), build_batch(setting, setting.batch)
     assert isinstance(network, RetinaNet)
@@ -170,17 +171,13 @@ def build_torchvision_trainer(setting: Setting, layout: torch.memory_format, com
 
 def trainers(setting: Setting) -> dict[str, Callable[[], Trainer]]:
     """All contenders of the training, not yet built."""
-    found: dict[str, Callable[[], Trainer]] = {
-        f"ours{', compiled' * compiled}{', CUDA graph' * in_graph}": partial(
-            build_our_trainer, setting, compiled, in_graph
-        )
-        for in_graph in (False, True)
-        for compiled in (False, True)
-    }
-    for compiled in (False, True):
-        for name, layout in LAYOUTS.items():
-            build = partial(build_torchvision_trainer, setting, layout, compiled)
-            found[f"torchvision{name}{', compiled' * compiled}"] = build
+    found: dict[str, Callable[[], Trainer]] = {}
+    for in_graph, compiled in product((False, True), repeat=2):
+        name = f"ours{', compiled' * compiled}{', CUDA graph' * in_graph}"
+        found[name] = partial(build_our_trainer, setting, compiled, in_graph)
+    for compiled, (name, layout) in product((False, True), LAYOUTS.items()):
+        build = partial(build_torchvision_trainer, setting, layout, compiled)
+        found[f"torchvision{name}{', compiled' * compiled}"] = build
     return found
 
 

@@ -154,7 +154,9 @@ PARTS = (
         "torch.utils._python_dispatch.TorchDispatchMode",
         (
             "tests/gpu/interpreted_kernel.py",
+            "tests/gpu/tape.py",
             "tests/gpu/test_deterministic.py",
+            "tests/gpu/test_graph.py",
             "tests/gpu/test_kernels.py",
             "tests/gpu/test_waits.py",
         ),
@@ -163,8 +165,19 @@ PARTS = (
     ),
     Part(
         "torch.utils._pytree.tree_leaves",
-        ("tests/gpu/interpreted_kernel.py", "tests/gpu/test_deterministic.py"),
+        (
+            "tests/gpu/interpreted_kernel.py",
+            "tests/gpu/tape.py",
+            "tests/gpu/test_deterministic.py",
+            "tests/gpu/test_graph.py",
+        ),
         "finds the tensors among the arguments of an operation",
+        TORCH,
+    ),
+    Part(
+        "torch._subclasses.fake_tensor.FakeTensorMode",
+        ("tests/gpu/test_graph.py",),
+        "CUDA tensors without a GPU; torch documents it under this name",
         TORCH,
     ),
     Part(
