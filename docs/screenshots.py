@@ -1,4 +1,6 @@
-"""Take the pictures of docs/tracking.md from a store that holds a sweep: python -m docs.screenshots --help.
+"""Take the pictures of docs/tracking.md from a store that holds a sweep, and of docs/evaluate.md from a report.
+
+python -m docs.screenshots --help says how.
 
 The steps here are those that the page tells people to do; tests/test_ui.py takes the same ones.
 """
@@ -24,6 +26,7 @@ from playwright.sync_api import Locator, Page, Route, ViewportSize, expect, sync
 from tests.servers import running_mlflow
 
 FOLDER = Path(__file__).parent / "tracking"
+REPORT_FOLDER = Path(__file__).parent / "report"
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge")
 # In a container there is neither a sandbox nor a GPU; a browser without errands of its own asks nobody but the UI.
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
@@ -201,11 +204,11 @@ def show_pictures(page: Page, *, step: int) -> Locator:
     return grid
 
 
-def save(page: Page, name: str) -> None:
-    """What the page shows, in few colours: docs/tracking/<name>.png."""
+def save(page: Page, name: str, *, folder: Path = FOLDER) -> None:
+    """What the page shows, in few colours: <folder>/<name>.png."""
     page.mouse.move(600, 20)
     page.wait_for_timeout(1500)  # charts and menus glide into their places
-    path = FOLDER / f"{name}.png"
+    path = folder / f"{name}.png"
     page.screenshot(path=path)
     with Image.open(path) as picture:
         picture.convert("RGB").quantize(128).save(path, optimize=True)
@@ -232,6 +235,24 @@ def take_all(page: Page, address: str, sweep: Sweep, *, step: int) -> None:
     save(page, "pictures")
 
 
+def take_report(path: Path, *, chromium: str) -> None:
+    """The top of reports/evaluate.html, its mistakes, and one of them enlarged."""
+    REPORT_FOLDER.mkdir(exist_ok=True)
+    with opened(path.resolve().as_uri(), chromium=chromium) as (page, _):
+        page.unroute_all()
+        page.goto(path.resolve().as_uri())
+        page.set_viewport_size({"width": 1200, "height": 820})
+        save(page, "verdict", folder=REPORT_FOLDER)
+        page.locator("#mistakes").scroll_into_view_if_needed()
+        page.evaluate(
+            "document.querySelector('#mistakes').previousElementSibling.scrollIntoView({behavior: 'instant'})"
+        )
+        save(page, "mistakes", folder=REPORT_FOLDER)
+        page.set_viewport_size({"width": 1000, "height": 640})
+        page.locator("#mistakes .chosen .card").nth(1).click()
+        save(page, "enlarged", folder=REPORT_FOLDER)
+
+
 def first_step(client: MlflowClient, sweep: Sweep) -> int:
     """The first epoch of which the best child has pictures, 0 if it has none: no child was stopped before it."""
     key = PICTURES.replace("/", "~")  # as MLflow names the files
@@ -246,10 +267,14 @@ def main() -> None:
     parser.add_argument("--store", default="sqlite:///mlflow.db", help="default: %(default)s")
     parser.add_argument("--sweep", metavar="RUN_ID", help="of the sweep's own run; default: the newest sweep")
     parser.add_argument("--metric", default="best.AP", help="what the children are ranked by; default: %(default)s")
+    parser.add_argument("--report", type=Path, help="reports/evaluate.html: its pictures instead")
     arguments = parser.parse_args()
     chromium = find_chromium()
     if chromium is None:
         raise SystemExit(f"screenshots: none of {', '.join(CHROMIUMS)} is installed; apt-get install chromium")
+    if arguments.report is not None:
+        take_report(arguments.report, chromium=chromium)
+        return
     client = MlflowClient(arguments.store)
     try:
         sweep = find_sweep(client, metric=arguments.metric, run_id=arguments.sweep)

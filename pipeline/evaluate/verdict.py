@@ -69,8 +69,8 @@ def what_first(advice: Sequence[Advice]) -> str:
     """The first advice."""
     if not advice:
         return "No rule asks for a change; more data, a larger backbone or a longer training are what is left."
-    first = advice[0].proposal.split(". ")[0].rstrip(".")
-    return f"{first}."
+    proposal = advice[0].proposal.split(". ")[0].rstrip(".")
+    return f"{advice[0].finding.rstrip('.')}: {proposal[:1].lower()}{proposal[1:]}."
 
 
 def with_interval(figure: Figure, digits: int = 3) -> str:

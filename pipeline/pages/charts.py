@@ -65,4 +65,5 @@ def draw_bars(
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.margins(x=0.18)
+    axes.locator_params(axis="x", nbins=6)
     axes.set_xlim(left=min(0.0, *values, *(low for low, _ in filter(None, intervals))))
