@@ -91,7 +91,7 @@ def average_precision(matches: Sequence[ClassMatches], weights: Weights, *, trac
         step = max(CELLS // max(len(counted.images), 1), 1)
         for start in range(0, len(weights), step):
             part = weights[start : start + step]
-            num_truths = part @ counted.num_truths.astype(np.int32)  # [B]
+            num_truths = part @ np.atleast_2d(counted.num_truths).T.astype(np.int32)  # [B, T or 1]
             result[start : start + step, k] = _class_average_precision(counted.images, places, part, num_truths)
     return result
 
@@ -123,7 +123,7 @@ class _Places(NamedTuple):
 def _class_average_precision(
     images: NDArray[np.int64], places: _Places, weights: Weights, num_truths: Weights
 ) -> Numbers:
-    """[B, T] of one class with detections in images [D] and num_truths [B]."""
+    """[B, T] of one class with detections in images [D] and num_truths [B, T or 1]."""
     weight = np.take(weights, images, axis=1)  # [B, D]
     seen = np.cumsum(weight, axis=1, dtype=np.int32)  # detections with at least this score
     # Precision rises and recall changes only at true positives.
@@ -136,8 +136,8 @@ def _class_average_precision(
             np.cumsum(np.take(weight, crowded, axis=1), axis=1, out=over_crowds[:, 1:])
             counted -= np.take(over_crowds, before, axis=1)
         found = np.cumsum(np.take(weight_ever, rights, axis=1), axis=1, dtype=np.int32)
-        result[:, t] = _interpolate(found, counted, num_truths)
-    result[num_truths == 0] = np.nan
+        result[:, t] = _interpolate(found, counted, num_truths[:, min(t, num_truths.shape[1] - 1)])
+    result[num_truths[:, 0] == 0] = np.nan
     return result
 
 

@@ -29,7 +29,7 @@ class ClassMatches(NamedTuple):
         scores: [D] falling.
         right: [T, D] true positive.
         ignored: [T, D] lies on a crowd: neither true nor false positive.
-        num_truths: [N] ground-truth boxes of each image, without crowds.
+        num_truths: [N] ground-truth boxes of each image, without crowds; [T, N] where rows differ.
     """
 
     images: NDArray[np.int64]
@@ -74,7 +74,7 @@ def split_by_class(
         area: as of match_area, by which they were matched.
     """
     ground_truth, rows, right = matching.ground_truth, matching.rows, matching.right
-    listed = np.argsort([image["id"] for image in truth["images"]]).astype(np.int64)  # by the number of the image
+    listed = listed_images(truth)
     counted = ~ground_truth.crowd & (ground_truth.areas >= area[0]) & (ground_truth.areas <= area[1])
     classes = []
     for category in truth["categories"]:
@@ -91,6 +91,11 @@ def split_by_class(
             )
         )
     return classes
+
+
+def listed_images(truth: Mapping[str, Any]) -> NDArray[np.int64]:
+    """[N] index in the list of images of the image of each number, from 1 in the order of their ids."""
+    return np.argsort([image["id"] for image in truth["images"]]).astype(np.int64)
 
 
 def match_detections(

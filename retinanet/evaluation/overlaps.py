@@ -26,6 +26,7 @@ class Overlaps(NamedTuple):
         other, other_ious: [D] the same of another class.
         pairs: [P, 2] detection and annotation of one class, crowds included, that may be matched; sorted.
         pair_ious: [P] at least 0.5; with a crowd, the share of the detection that lies on it.
+        cross_pairs, cross_ious: the same of another class, without crowds.
     """
 
     own: Indices
@@ -34,24 +35,28 @@ class Overlaps(NamedTuple):
     other_ious: Numbers
     pairs: Indices
     pair_ious: Numbers
+    cross_pairs: Indices
+    cross_ious: Numbers
 
 
 def find_overlaps(ground_truth: GroundTruth, rows: Rows) -> Overlaps:
     """Compare every detection with every annotation of its image."""
     own, other = np.full((2, len(rows)), -1, dtype=np.int64)
     own_ious, other_ious = np.zeros((2, len(rows)))
-    pairs, pair_ious = [np.zeros((0, 2), dtype=np.int64)], [np.zeros(0)]
+    near: list[tuple[Indices, Numbers]] = [(np.zeros((0, 2), dtype=np.int64), np.zeros(0))]
+    cross = near.copy()
     for detections, truths in _pairs(ground_truth, rows):
         inter, area, truth_area = _areas(rows[detections, BOX], ground_truth.boxes[truths])
         crowd = ground_truth.crowd[truths]
         same = rows[detections, CATEGORY] == ground_truth.category_numbers[truths]
         ious = inter / np.where(crowd, area, area + truth_area - inter)
-        near = same & (ious >= MATCHED)
-        pairs.append(np.stack([detections[near], truths[near]], axis=1))
-        pair_ious.append(ious[near])
+        for is_wanted, kept in ((same, near), (~same & ~crowd, cross)):
+            chosen = is_wanted & (ious >= MATCHED)
+            kept.append((np.stack([detections[chosen], truths[chosen]], axis=1), ious[chosen]))
         for is_wanted, best, best_ious in ((same & ~crowd, own, own_ious), (~same & ~crowd, other, other_ious)):
             _keep_best(detections[is_wanted], truths[is_wanted], ious[is_wanted], best, best_ious)
-    return Overlaps(own, own_ious, other, other_ious, np.concatenate(pairs), np.concatenate(pair_ious))
+    pairs = [np.concatenate(parts) for each in (near, cross) for parts in zip(*each, strict=True)]
+    return Overlaps(own, own_ious, other, other_ious, *pairs)
 
 
 def _pairs(ground_truth: GroundTruth, rows: Rows) -> Iterator[tuple[Indices, Indices]]:
