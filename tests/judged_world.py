@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retinanet.evaluation.coco_eval import ImageDetections
 
@@ -77,3 +78,18 @@ def as_detections(truth: dict[str, Any], results: list[Row]) -> dict[int, ImageD
             np.array([labels[row["category_id"]] for row in own], dtype=np.int64),
         )
     return detections
+
+
+def with_copies(
+    truth: dict[str, Any], results: list[Row], weights: NDArray[np.int64]
+) -> tuple[dict[str, Any], list[Row]]:
+    """The resample spelt out: an image of weight 3 stands there three times, under ids of its own."""
+    images, annotations, rows = [], [], []
+    for image, weight in zip(truth["images"], weights.tolist(), strict=True):
+        for copy in range(weight):
+            image_id = 1000 * copy + image["id"]
+            images.append(image | {"id": image_id})
+            annotations += [a | {"image_id": image_id} for a in truth["annotations"] if a["image_id"] == image["id"]]
+            rows += [row | {"image_id": image_id} for row in results if row["image_id"] == image["id"]]
+    annotations = [annotation | {"id": number} for number, annotation in enumerate(annotations, start=1)]
+    return truth | {"images": images, "annotations": annotations}, rows

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Figure: TypeAlias = Literal["precision", "recall"]
+Counts: TypeAlias = NDArray[np.int64] | NDArray[np.float64]
 Target: TypeAlias = Literal["f1"] | Mapping[Figure, float]
 
 FIGURES: tuple[Figure, ...] = ("precision", "recall")
@@ -110,7 +111,7 @@ def choose_points(description: Mapping[str, Any], target: Target) -> WorkingPoin
 
 
 def figures_of(
-    true: NDArray[np.int64], false: NDArray[np.int64], num_truths: NDArray[np.int64] | int
+    true: Counts, false: Counts, num_truths: Counts | int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Precision, recall and F1 from counts of any shape; NaN where there is nothing to divide by."""
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -21,7 +21,7 @@ from retinanet.evaluation.bootstrap import (
     summarise,
 )
 from retinanet.evaluation.class_matches import match_results
-from tests.judged_world import CLASSES, Row, as_row, exact_results, random_results, random_truth
+from tests.judged_world import CLASSES, Row, as_row, exact_results, random_results, random_truth, with_copies
 
 WIDTH = 1e-12
 
@@ -51,21 +51,6 @@ def pycocotools_metrics(truth: dict[str, Any], results: list[Row]) -> dict[str, 
     values = {"AP": evaluator.stats[0], "AP50": evaluator.stats[1], "AP75": evaluator.stats[2]}
     values |= {f"per_class.{name}.AP": value for name, value in zip(CLASSES, by_class, strict=True)}
     return {name: float(value) if value > -1 else float("nan") for name, value in values.items()}
-
-
-def with_copies(
-    truth: dict[str, Any], results: list[Row], weights: NDArray[np.int64]
-) -> tuple[dict[str, Any], list[Row]]:
-    """The resample spelt out: an image of weight 3 stands there three times, under ids of its own."""
-    images, annotations, rows = [], [], []
-    for image, weight in zip(truth["images"], weights.tolist(), strict=True):
-        for copy in range(weight):
-            image_id = 1000 * copy + image["id"]
-            images.append(image | {"id": image_id})
-            annotations += [a | {"image_id": image_id} for a in truth["annotations"] if a["image_id"] == image["id"]]
-            rows += [row | {"image_id": image_id} for row in results if row["image_id"] == image["id"]]
-    annotations = [annotation | {"id": number} for number, annotation in enumerate(annotations, start=1)]
-    return truth | {"images": images, "annotations": annotations}, rows
 
 
 @pytest.mark.parametrize("seed", range(4))
