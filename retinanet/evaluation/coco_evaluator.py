@@ -30,6 +30,7 @@ class GroundTruth(NamedTuple):
         coco: the annotations, as the evaluator takes them, with ids from 1 in this order.
         images: id -> number.
         categories: id -> number.
+        ids: [G] of each annotation in the file; -1 for one without.
         image_numbers: [G] of each annotation.
         category_numbers: [G] of each annotation.
         boxes: [G, 4] of each annotation, x y w h in px.
@@ -40,6 +41,7 @@ class GroundTruth(NamedTuple):
     coco: COCO
     images: dict[int, int]
     categories: dict[int, int]
+    ids: NDArray[np.int64]
     image_numbers: NDArray[np.int64]
     category_numbers: NDArray[np.int64]
     boxes: NDArray[np.float64]
@@ -51,6 +53,7 @@ def read_ground_truth(truth: Mapping[str, Any]) -> GroundTruth:
     """Read a prepared COCO dictionary; annotations of images or categories that it does not list are left out."""
     images, categories = number_ids(truth["images"]), number_ids(truth["categories"])
     listed = [row for row in truth["annotations"] if row["image_id"] in images and row["category_id"] in categories]
+    ids = np.array([row.get("id", -1) for row in listed], dtype=np.int64)
     image_numbers = np.array([images[row["image_id"]] for row in listed], dtype=np.int64)
     category_numbers = np.array([categories[row["category_id"]] for row in listed], dtype=np.int64)
     boxes = np.array([row["bbox"] for row in listed], dtype=np.float64).reshape(-1, 4)
@@ -65,7 +68,7 @@ def read_ground_truth(truth: Mapping[str, Any]) -> GroundTruth:
         area=areas,
         iscrowd=crowd,
     )
-    return GroundTruth(coco, images, categories, image_numbers, category_numbers, boxes, areas, crowd)
+    return GroundTruth(coco, images, categories, ids, image_numbers, category_numbers, boxes, areas, crowd)
 
 
 def number_ids(rows: Iterable[Mapping[str, Any]]) -> dict[int, int]:

@@ -27,7 +27,9 @@ from retinanet.evaluation.bootstrap import (
     draw_weights,
     mean_over_classes,
 )
+from retinanet.evaluation.calibration import measure_calibration
 from retinanet.evaluation.class_matches import ClassMatches, split_by_class
+from retinanet.evaluation.coco_evaluator import SCORE
 from retinanet.evaluation.errors import (
     VARIANTS,
     confuse,
@@ -35,6 +37,7 @@ from retinanet.evaluation.errors import (
     mended_matches,
 )
 from retinanet.evaluation.judged_split import JudgedSplit, found_by, judge_split, judged_detections, judged_truths
+from retinanet.evaluation.label_mistakes import find_label_mistakes
 from retinanet.evaluation.matching import IOU_50, IOU_75, Matching, match_area
 from retinanet.evaluation.working_point import figures_of
 
@@ -62,6 +65,7 @@ def analyse(
     *,
     thresholds: Sequence[float] | None,
     resamples: int,
+    temperature: float | None = None,
     seed: int = SEED,
     track: Callable[[str], Track] = lambda title: iter,
 ) -> Analysis:
@@ -72,12 +76,14 @@ def analyse(
         metrics: of coco_eval.evaluate_detections, whose values are taken over.
         thresholds: of each class, the working point.
         resamples: of the images; 0 for no intervals.
+        temperature: of the scores, fitted on other images.
         track: for a title, what passes on the classes while it shows the progress.
     """
     split = judge_split(truth, matching, thresholds, draw_weights(len(truth["images"]), resamples, seed=seed), track)
     matches = split_by_class(truth, matching)
     precision = average_precision(matches, split.weights, track=track("AP"))  # [1 + B, K, T]
     bands = measure_bands(split)
+    counted = ~matching.ignored[IOU_50]
     return Analysis(
         class_names=split.class_names,
         num_images=len(truth["images"]),
@@ -87,6 +93,14 @@ def analyse(
         confusion=measure_confusion(split),
         classes=measure_classes(split, precision),
         bands=bands,
+        calibration=measure_calibration(
+            matching.rows[counted, SCORE].astype(np.float32),
+            matching.right[IOU_50][counted],
+            split.images[counted],
+            split.shares,
+            temperature,
+        ),
+        mistakes=find_label_mistakes(split),
     )
 
 
