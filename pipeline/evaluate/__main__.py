@@ -15,7 +15,8 @@ detect.
 
 reads    params.yaml (postprocess, evaluate), models/model.pt, plots/training.csv, data/prepared/<split>.json, images
 writes   reports/evaluate.json, reports/evaluate.html (figures, errors, pictures, what to try first),
-         reports/detections.json.gz (a COCO results file), plots/precision_recall.{csv,png}, plots/thresholds.{csv,png},
+         reports/detections.json.gz (a COCO results file), reports/label_mistakes.csv, reports/confusion.csv,
+         plots/{precision_recall,thresholds,errors,calibration}.{csv,png}, plots/confusion.png,
          plots/detections.png; MLflow: continues the run of train
 """
 

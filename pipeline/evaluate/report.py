@@ -15,7 +15,7 @@ from pipeline.params import Params, flatten
 from pipeline.storage.outs import write_atomic
 from pipeline.tracking import provenance_tags
 from retinanet.data.splits import Split
-from retinanet.evaluation.analysis import Analysis, ClassFigures, Figure
+from retinanet.evaluation.analysis import Analysis
 from retinanet.evaluation.coco_eval import PrecisionRecallPoint
 from retinanet.evaluation.score_matches import ThresholdPoint
 
@@ -74,36 +74,3 @@ def read_history(path: Path) -> list[Row]:
         return []
     with path.open(newline="", encoding="utf-8") as file:
         return [{key: float(text) if text else None for key, text in row.items()} for row in csv.DictReader(file)]
-
-
-def summarise_figures(truth: Mapping[str, Any], metrics: Mapping[str, float | None]) -> Analysis:
-    """An analysis that has the figures of reports/evaluate.json alone.
-
-    Args:
-        truth: a prepared split.
-    """
-    overall = {name: Figure(value) for name, value in metrics.items() if not name.startswith("per_class.")}
-    rows = [row for row in truth["annotations"] if not row.get("iscrowd", 0)]
-    classes = []
-    for category in truth["categories"]:
-        name, own = category["name"], [row for row in rows if row["category_id"] == category["id"]]
-        values = {key: metrics.get(f"per_class.{name}.{key}") for key in ("AP", "AP50", "precision", "recall", "F1")}
-        ap, ap50, precision, recall, f1 = (Figure(value) for value in values.values())
-        classes.append(
-            ClassFigures(
-                name=name,
-                num_truths=len(own),
-                num_images=len({row["image_id"] for row in own}),
-                num_detections=0,
-                ap=ap,
-                ap50=ap50,
-                ap75=Figure(None),
-                max_recall=Figure(None),
-                threshold=metrics.get(f"per_class.{name}.threshold"),
-                precision=precision,
-                recall=recall,
-                f1=f1,
-            )
-        )
-    names = [category["name"] for category in truth["categories"]]
-    return Analysis(names, len(truth["images"]), overall, classes=classes)

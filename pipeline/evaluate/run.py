@@ -12,34 +12,27 @@ from PIL import Image
 
 from pipeline.cli.progress import Count
 from pipeline.evaluate.advice import NOTHING_LEARNT
-from pipeline.evaluate.report import Curves, summarise_figures, write_report
+from pipeline.evaluate.judging import judge, summarise_errors
+from pipeline.evaluate.outputs import CONFUSION, DETECTIONS, MISTAKES, PAGE, PICTURES, REPORT, SHEET, write_outputs
+from pipeline.evaluate.report import Curves, write_report
 from pipeline.evaluate.sharing import DetectionConfig, detect_on_ray, is_shared
-from pipeline.evaluate.thresholds import choose, measure, summarise
+from pipeline.evaluate.thresholds import choose, summarise
 from pipeline.params import Params, flatten
 from pipeline.params.paths import check_folder, picture_root, storage_location
 from pipeline.params.runtime import RuntimeConfig
-from pipeline.reports.curves import plot_precision_recall, write_precision_recall_csv
 from pipeline.reports.pictures import SheetPicture, draw_sheet
-from pipeline.reports.results import JUDGED, write_results
-from pipeline.reports.threshold_curves import plot_thresholds, write_thresholds_csv
+from pipeline.reports.results import JUDGED
 from pipeline.runs.identity import RUN_ID, RunFolder
-from pipeline.storage.outs import nest, read_json, write_atomic, write_json
+from pipeline.storage.outs import read_json, write_atomic
 from pipeline.tracking import Run, log_split, open_existing_run, provenance_tags
 from retinanet.data.splits import Split
 from retinanet.data.tiles import Tiles
-from retinanet.evaluation.coco_eval import CocoResult, ImageDetections, coco_results, evaluate_detections
+from retinanet.evaluation.coco_eval import CocoResult, ImageDetections
 from retinanet.inference.detector_file import load_detector
 
 MODEL = Path("models/model.pt")
-REPORT = Path("reports/evaluate.json")
-DETECTIONS = Path("reports/detections.json.gz")
-CURVE = Path("plots/precision_recall.csv")
-CURVE_PICTURE = Path("plots/precision_recall.png")
-THRESHOLDS = Path("plots/thresholds.csv")
-THRESHOLDS_PICTURE = Path("plots/thresholds.png")
-SHEET = Path("plots/detections.png")
-PAGE = Path("reports/evaluate.html")
 COLUMNS = 4
+CLASS_METRICS = ("AP", "AP50", "threshold", "precision", "recall", "F1")
 
 
 def run(params: Params, runtime: RuntimeConfig, model: Path = MODEL) -> None:
@@ -70,24 +63,18 @@ def run(params: Params, runtime: RuntimeConfig, model: Path = MODEL) -> None:
     # Opened first, so that an error of MLflow comes before the work.
     with open_training(description["run"]["digest"], params, runtime) as run:
         detections = detect()
-        result = evaluate_detections(content, detections)
-        metrics, curves = measure(content, detections, points)
-        result = result._replace(metrics=result.metrics | metrics)
-        write_json(REPORT, nest(result.metrics))
-        write_results(DETECTIONS, coco_results(content, detections))
-        write_atomic(CURVE, lambda path: write_precision_recall_csv(result.precision_recall, path))
-        write_atomic(CURVE_PICTURE, lambda path: plot_precision_recall(result.precision_recall, path))
-        write_atomic(THRESHOLDS, lambda path: write_thresholds_csv(curves, path))
-        write_atomic(THRESHOLDS_PICTURE, lambda path: plot_thresholds(curves, result.metrics, path))
+        temperature = (description.get("working_point") or {}).get("temperature")
+        judged = judge(content, detections, points, resamples=params.evaluate.resamples, temperature=temperature)
+        write_outputs(content, detections, judged)
         write_atomic(SHEET, lambda path: draw_detections(split, detections, params).save(path))
-        analysis = summarise_figures(content, result.metrics)
-        curve_data = Curves(result.precision_recall, curves, points.overall.threshold if points else None)
-        write_report(PAGE, analysis, curve_data, split, params, description["run"], is_own=model == MODEL)
-        record(run, result, split=params.evaluate.split, epoch=description["run"]["epoch"])
-    print(summary(result, params.evaluate.split))
+        curve_data = Curves(judged.result.precision_recall, judged.curves, points.overall.threshold if points else None)
+        write_report(PAGE, judged.analysis, curve_data, split, params, description["run"], is_own=model == MODEL)
+        record(run, judged.result, split=params.evaluate.split, epoch=description["run"]["epoch"])
+    print(summary(judged.result, params.evaluate.split))
     if points:
-        print(summarise(metrics, target))
-    ap = result.metrics["AP"]
+        print(summarise(judged.result.metrics, target))
+    print(summarise_errors(judged.analysis))
+    ap = judged.result.metrics["AP"]
     if ap is not None and ap < NOTHING_LEARNT:
         print("the detector has learnt nothing: `python -m pipeline.diagnose` names the likeliest cause")
 
@@ -179,15 +166,20 @@ def record(run: Run, result: CocoResult, *, split: str, epoch: int) -> None:
         epoch: of the detector.
     """
     truths = Path(f"data/prepared/{split}.json")
-    run.log_metrics({f"{split}.{name}": value for name, value in result.metrics.items()})
+    run.log_metrics({f"{split}.{name}": value for name, value in result.metrics.items() if is_tracked(name)})
     log_split(run, split, truths)
-    for artifact in (REPORT, PAGE, CURVE_PICTURE, THRESHOLDS_PICTURE, SHEET):
+    for artifact in (REPORT, PAGE, MISTAKES, CONFUSION, *PICTURES):
         run.log_artifact(artifact)
     run.link_artifact(PAGE.name, "Report of the evaluation")
     # Detections and ground truth, with which pipeline.compare can evaluate the run on any machine.
     for artifact in (DETECTIONS, truths):
         run.log_artifact(artifact, f"{JUDGED}/{split}")
     run.log_picture("detections", SHEET, step=epoch)
+
+
+def is_tracked(name: str) -> bool:
+    """Whether a metric goes to MLflow: of a class only these, because a run of hundreds of classes has many."""
+    return not name.startswith("per_class.") or name.rpartition(".")[2] in CLASS_METRICS
 
 
 def summary(result: CocoResult, split: str) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from retinanet.evaluation.coco_eval import ImageDetections
-from retinanet.evaluation.score_matches import ScoreMatches, ThresholdPoint, match_scores, pool, threshold_curve
+from retinanet.evaluation.matching import Matching
+from retinanet.evaluation.score_matches import ScoreMatches, ThresholdPoint, pool, score_matches, threshold_curve
 from retinanet.evaluation.working_point import (
     Target,
     WorkingPoints,
@@ -22,12 +22,12 @@ ALL = "all classes"
 
 
 def measure(
-    truth: Mapping[str, Any], detections: Mapping[int, ImageDetections], points: WorkingPoints | None
+    truth: Mapping[str, Any], matching: Matching, points: WorkingPoints | None
 ) -> tuple[dict[str, float | None], list[ThresholdPoint]]:
     """Metrics at the working point, and curves over the threshold of each class and of all together.
 
     Args:
-        truth, detections: as of coco_eval.evaluate_detections.
+        truth: that was matched.
 
     Returns:
         precision, recall and F1 of all detections together, each at the threshold of its class; then
@@ -35,7 +35,7 @@ def measure(
         everywhere without a working point.
     """
     names = [category["name"] for category in truth["categories"]]
-    classes = match_scores(truth, detections)
+    classes = score_matches(truth, matching)
     metrics = metrics_at(classes, names, points.thresholds if points else None)
     curves = [point for name, one in zip(names, classes, strict=True) for point in threshold_curve(name, one)]
     return metrics, curves + threshold_curve(ALL, pool(classes))

@@ -124,5 +124,7 @@ class Evaluate(Section):
     "Images on the sheet plots/detections.png."
     picture_score: Fraction
     "Minimum score of a detection that is drawn on it."
+    resamples: CountOrZero
+    "Bootstrap resamples of the images, for 95 % intervals of the figures; 0: no intervals."
     working_point: Target
     "Score thresholds at which precision, recall and F1 are reported; chosen on val: f1, {precision: P} or {recall: R}."

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from retinanet.evaluation.calibration import fit_temperature
 from retinanet.evaluation.coco_eval import ImageDetections
 from retinanet.evaluation.coco_evaluator import CATEGORY, SCORE
 from retinanet.evaluation.matching import IOU_50, Matching, match_all
@@ -93,11 +94,20 @@ def describe_candidates(
 ) -> dict[str, Any]:
     """Candidates for the working point, in plain values as working_point.choose_points reads them.
 
+    With them the temperature that calibrates the scores (see calibration.py), or None.
+
     Args:
         lowest: score threshold with which the detections were made.
     """
     classes = match_scores(truth, detections)
+    pooled = pool(classes)
     overall, *each = (
-        list_candidates(one.scores, one.right, one.num_truths, lowest=lowest) for one in (pool(classes), *classes)
+        list_candidates(one.scores, one.right, one.num_truths, lowest=lowest) for one in (pooled, *classes)
     )
-    return {"overall": overall, "classes": each}
+    temperature = fit_temperature(pooled.scores, pooled.right)
+    # Rounded, because the order of equal scores, which changes its last bits, depends on the number of workers.
+    return {
+        "overall": overall,
+        "classes": each,
+        "temperature": None if temperature is None else float(f"{temperature:.5g}"),
+    }

@@ -44,7 +44,7 @@ TINY: dict[str, dict[str, Any]] = {
     "optim": {"optimizer": "sgd", "lr": 0.15},
     "model": {"fpn_channels": 16, "head_channels": 16, "head_depth": 1, "prior": 0.2},
     "train": {"batch_size": 8, "epochs": 3, "evaluate_every": 1},
-    "evaluate": {"pictures": 4},
+    "evaluate": {"pictures": 4, "resamples": 10},
 }
 SHAPES = {"train": 24, "val": 8, "test": 8, "image_size": 64, "max_objects": 3, "min_size": 16, "max_size": 48}
 

@@ -19,22 +19,25 @@ from pycocotools.cocoeval import COCOeval
 from pipeline.evaluate import detection
 from pipeline.evaluate import run as stage
 from pipeline.evaluate.__main__ import main
-from pipeline.evaluate.run import (
+from pipeline.evaluate.outputs import (
+    CALIBRATION,
+    CONFUSION,
     CURVE,
-    CURVE_PICTURE,
     DETECTIONS,
+    ERRORS,
+    MISTAKES,
     PAGE,
+    PICTURES,
     REPORT,
     SHEET,
     THRESHOLDS,
-    THRESHOLDS_PICTURE,
 )
 from pipeline.reports.results import read_results
 from pipeline.runs.identity import RUN_ID, RunFolder
 from pipeline.tracking import NoopRun
 from retinanet.inference.detector_file import load_detector, save_detector
 
-OUTS = (REPORT, PAGE, DETECTIONS, CURVE, CURVE_PICTURE, THRESHOLDS, THRESHOLDS_PICTURE, SHEET)
+OUTS = (REPORT, PAGE, DETECTIONS, MISTAKES, CONFUSION, CURVE, THRESHOLDS, ERRORS, CALIBRATION, *PICTURES)
 COCO_NAMES = {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"}
 
 
@@ -90,7 +93,7 @@ def test_all_outs_are_written_with_the_names_of_coco(told: Told, capsys: pytest.
     assert set(report["per_class"]) == set(names)
     with CURVE.open() as file:
         assert {row["class"] for row in csv.DictReader(file)} <= set(names)
-    for picture in (CURVE_PICTURE, THRESHOLDS_PICTURE, SHEET):
+    for picture in PICTURES:
         with Image.open(picture) as opened:
             assert min(opened.size) > 64
     printed = capsys.readouterr().out
@@ -109,9 +112,7 @@ def test_tracker_is_told_under_the_name_of_the_split_in_the_run_of_the_training(
     assert told.metrics["test.AP"] == report["AP"]
     assert {name for name in told.metrics if not name.startswith("test.")} == set()
     judged = [(DETECTIONS, "judged/test"), (Path("data/prepared/test.json"), "judged/test")]
-    assert (
-        told.artifacts == [(path, None) for path in (REPORT, PAGE, CURVE_PICTURE, THRESHOLDS_PICTURE, SHEET)] + judged
-    )
+    assert told.artifacts == [(path, None) for path in (REPORT, PAGE, MISTAKES, CONFUSION, *PICTURES)] + judged
     assert told.pictures == [("detections", SHEET, 3)]
     assert told.links == ["evaluate.html"]
 

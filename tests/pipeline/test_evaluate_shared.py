@@ -17,7 +17,8 @@ from pipeline import cluster
 from pipeline.cluster import pieces
 from pipeline.evaluate import detection, sharing
 from pipeline.evaluate.__main__ import main
-from pipeline.evaluate.run import CURVE, CURVE_PICTURE, DETECTIONS, MODEL, REPORT, SHEET
+from pipeline.evaluate.outputs import CURVE, CURVE_PICTURE, DETECTIONS, REPORT, SHEET
+from pipeline.evaluate.run import MODEL
 from pipeline.evaluate.sharing import IMAGES_PER_BATCH, DetectionConfig, is_shared
 from pipeline.params.runtime import load_runtime
 from pipeline.reports.results import read_results

@@ -15,7 +15,8 @@ import yaml
 from pipeline.evaluate import detection
 from pipeline.evaluate import run as stage
 from pipeline.evaluate.__main__ import main as evaluate
-from pipeline.evaluate.run import MODEL, REPORT, THRESHOLDS
+from pipeline.evaluate.outputs import REPORT, THRESHOLDS
+from pipeline.evaluate.run import MODEL
 from pipeline.evaluate.thresholds import ALL, choose
 from pipeline.fit.building import build_state
 from pipeline.fit.loop import load_splits
