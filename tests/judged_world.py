@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retinanet.evaluation.coco_eval import ImageDetections
-
 CLASSES = ("brick", "leaf", "pond")
 Row = dict[str, Any]
 
@@ -62,22 +60,6 @@ def exact_results(truth: dict[str, Any]) -> list[Row]:
 def as_row(image_id: int, category_id: int, box: Iterable[float], score: float) -> Row:
     bbox = [float(number) for number in box]
     return {"image_id": image_id, "category_id": category_id, "bbox": bbox, "score": float(score)}
-
-
-def as_detections(truth: dict[str, Any], results: list[Row]) -> dict[int, ImageDetections]:
-    """Rows as the arrays of a detector, for every image; the float32 corners move the boxes by a rounding."""
-    labels = {category["id"]: label for label, category in enumerate(truth["categories"])}
-    detections: dict[int, ImageDetections] = {}
-    for image in truth["images"]:
-        own = [row for row in results if row["image_id"] == image["id"]]
-        boxes = np.array([row["bbox"] for row in own], dtype=np.float64).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        detections[image["id"]] = (
-            boxes.astype(np.float32),
-            np.array([row["score"] for row in own], dtype=np.float32),
-            np.array([labels[row["category_id"]] for row in own], dtype=np.int64),
-        )
-    return detections
 
 
 def with_copies(

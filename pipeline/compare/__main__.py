@@ -13,7 +13,8 @@ DESCRIPTION = """\
 Say whether run B is better than run A: AP with 95 % intervals by paired bootstrap over the images, what changed in
 params, data and code, and the images on which the two differ most. docs/compare.md explains the output.
 
-A run is an MLflow run (id, its first 6 characters or more, or name), a DVC experiment, a git revision, or `workspace`.
+A run is an MLflow run (id, its first 6 characters or more, or name), a DVC experiment, a git revision, `workspace`, or
+a COCO results file of any detector on the workspace's split.
 
 reads    the detections and the split that the stage evaluate stored with each run, the images
 writes   reports/compare.json, plots/compare.png

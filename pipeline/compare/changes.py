@@ -59,7 +59,7 @@ def describe_changes(a: Origin, b: Origin) -> dict[str, Any]:
         differing(a.environment, b.environment) if a.environment and b.environment else None
     )  # None: not known
     return {
-        "params": differing(a.params, b.params),
+        "params": differing(a.params, b.params) if a.params and b.params else None,
         "data": compare_data(a.train_data, b.train_data),
         "code": compare_code(a, b),
         "environment": environment,

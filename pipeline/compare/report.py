@@ -64,8 +64,8 @@ def note_undefined(metrics: Mapping[str, Difference], resamples: int) -> list[st
 
 def changes_text(changes: Mapping[str, Any]) -> str:
     """The differences between the runs, one per line."""
-    environment = changes["environment"]
-    lines = ["params", *change_lines(changes["params"])]
+    params, environment = changes["params"], changes["environment"]
+    lines = ["params  not known for both runs"] if params is None else ["params", *change_lines(params)]
     lines += [f"data    {changes['data']}", f"code    {indented(changes['code'])}"]
     known = environment is not None
     lines += ["environment", *change_lines(environment)] if known else ["environment   not recorded for both runs"]

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from pipeline.compare import revisions
 from pipeline.params import flatten
 from pipeline.params.reading import parse_yaml
+from pipeline.reports.given_results import read_given_results
 from pipeline.reports.results import JUDGED, read_results
 from pipeline.runs.identity import digest_file
 from pipeline.storage.outs import read_json
@@ -173,6 +174,27 @@ class FileRun:
             yield revisions.fetch(name, self._commit, Path(folder) / Path(name).name)
 
 
+class GivenRun:
+    """A COCO results file of any detector, on the prepared splits of the workspace."""
+
+    def __init__(self, path: Path) -> None:
+        self.label = f"file {path}"
+        self._path = path
+
+    def splits(self) -> list[str]:
+        """The prepared splits on which a detector is evaluated."""
+        return [split for split in ("test", "val") if Path(f"data/prepared/{split}.json").is_file()]
+
+    def evaluated(self, split: str) -> EvaluatedSplit:
+        """Read the prepared split and the file."""
+        truth = read_json(Path(f"data/prepared/{split}.json"))
+        return EvaluatedSplit(truth, read_given_results(self._path, truth), None)
+
+    def origin(self) -> Origin:
+        """Nothing is known of it."""
+        return Origin(params={})
+
+
 def environment_of(stored: StoredRun) -> dict[str, str]:
     """Environment of a run, from its parameters and tags in MLflow."""
     conf = {key: text for key, text in stored.params.items() if key.startswith("conf.")}
@@ -180,7 +202,7 @@ def environment_of(stored: StoredRun) -> dict[str, str]:
 
 
 def find_run(word: str) -> Run:
-    """Find a run by `workspace`, the id, id prefix or name of an MLflow run, a DVC experiment or a git revision.
+    """Find a run by `workspace`, a results file, an MLflow run's id, prefix or name, a DVC experiment or a revision.
 
     Raises:
         ValueError: when the name has no match, or more than one.
@@ -188,6 +210,8 @@ def find_run(word: str) -> Run:
     reader = RunReader()
     if word == WORKSPACE:
         return FileRun(WORKSPACE, revisions.resolve("HEAD"), is_workspace=True, reader=reader)
+    if word.endswith((".json", ".json.gz")):
+        return GivenRun(Path(word))
     kind, _, name = word.partition(":")
     if kind not in ("mlflow", "git") or not name:
         kind, name = "", word
@@ -217,6 +241,7 @@ def unknown(word: str, reader: RunReader) -> str:
     near = dict.fromkeys((ids | names)[text] for text in difflib.get_close_matches(word, ids | names, n=3, cutoff=0.4))
     hint = f"the nearest are {', '.join(near)}" if near else f"the newest run is {listing(runs[:1])}" if runs else ""
     expected = (
-        "an MLflow run (id, its first 6 characters or more, or name), a DVC experiment, a git revision or workspace"
+        "an MLflow run (id, its first 6 characters or more, or name), a DVC experiment, a git revision, workspace, or "
+        "a results file (.json or .json.gz)"
     )
     return f"{word} is not a known run; expected {expected}; {hint or f'{reader.address} has no runs'}"

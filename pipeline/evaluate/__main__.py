@@ -15,7 +15,7 @@ detect.
 
 reads    params.yaml (postprocess, evaluate), models/model.pt, plots/training.csv, data/prepared/<split>.json, images
 writes   reports/evaluate.json, reports/evaluate.html (figures, errors, pictures, what to try first),
-         reports/detections.json.gz (a COCO results file), reports/label_mistakes.csv, reports/confusion.csv,
+         reports/detections.json.gz (a COCO results file), reports/{label_mistakes,confusion}.csv, reports/speed.json,
          plots/{precision_recall,thresholds,errors,calibration}.{csv,png}, plots/confusion.png,
          plots/detections.png; MLflow: continues the run of train
 """

@@ -35,6 +35,7 @@ CALIBRATION = Path("plots/calibration.csv")
 CALIBRATION_PICTURE = Path("plots/calibration.png")
 SHEET = Path("plots/detections.png")
 PAGE = Path("reports/evaluate.html")
+SPEED = Path("reports/speed.json")
 
 PICTURES = (CURVE_PICTURE, THRESHOLDS_PICTURE, ERRORS_PICTURE, CONFUSION_PICTURE, CALIBRATION_PICTURE, SHEET)
 

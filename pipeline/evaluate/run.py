@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,21 @@ from PIL import Image
 
 from pipeline.cli.progress import Count
 from pipeline.evaluate.advice import NOTHING_LEARNT
-from pipeline.evaluate.judging import judge, summarise_errors
-from pipeline.evaluate.outputs import CONFUSION, DETECTIONS, MISTAKES, PAGE, PICTURES, REPORT, SHEET, write_outputs
+from pipeline.evaluate.judging import Judged, judge, summarise_errors
+from pipeline.evaluate.outputs import (
+    CONFUSION,
+    DETECTIONS,
+    MISTAKES,
+    PAGE,
+    PICTURES,
+    REPORT,
+    SHEET,
+    SPEED,
+    write_outputs,
+)
 from pipeline.evaluate.report import Curves, write_report
 from pipeline.evaluate.sharing import DetectionConfig, detect_on_ray, is_shared
+from pipeline.evaluate.speed_report import describe_speed, speed_metrics
 from pipeline.evaluate.thresholds import choose, summarise
 from pipeline.params import Params, flatten
 from pipeline.params.paths import check_folder, picture_root, storage_location
@@ -23,10 +35,11 @@ from pipeline.params.runtime import RuntimeConfig
 from pipeline.reports.pictures import SheetPicture, draw_sheet
 from pipeline.reports.results import JUDGED
 from pipeline.runs.identity import RUN_ID, RunFolder
-from pipeline.storage.outs import read_json, write_atomic
+from pipeline.storage.outs import read_json, write_atomic, write_json
 from pipeline.tracking import Run, log_split, open_existing_run, provenance_tags
 from retinanet.data.splits import Split
 from retinanet.data.tiles import Tiles
+from retinanet.evaluation.analysis import Speed
 from retinanet.evaluation.coco_eval import CocoResult, ImageDetections
 from retinanet.inference.detector_file import load_detector
 
@@ -55,7 +68,7 @@ def run(params: Params, runtime: RuntimeConfig, model: Path = MODEL) -> None:
         threads=runtime.cpus_per_worker,
         processes=runtime.loader_processes,
     )
-    description, detect = find_detector(config, runtime, split, model)
+    description, detect, measure_speed = find_detector(config, runtime, split, model)
     check_classes(description, split, model)
     target = params.evaluate.working_point
     points = choose(description, target)
@@ -65,11 +78,13 @@ def run(params: Params, runtime: RuntimeConfig, model: Path = MODEL) -> None:
         detections = detect()
         temperature = (description.get("working_point") or {}).get("temperature")
         judged = judge(content, detections, points, resamples=params.evaluate.resamples, temperature=temperature)
+        judged = judged._replace(analysis=replace(judged.analysis, speed=measure_speed()))
         write_outputs(content, detections, judged)
         write_atomic(SHEET, lambda path: draw_detections(split, detections, params).save(path))
         curve_data = Curves(judged.result.precision_recall, judged.curves, points.overall.threshold if points else None)
         write_report(PAGE, judged.analysis, curve_data, split, params, description["run"], is_own=model == MODEL)
-        record(run, judged.result, split=params.evaluate.split, epoch=description["run"]["epoch"])
+        write_json(SPEED, describe_speed(judged.analysis.speed))
+        record(run, judged, split=params.evaluate.split, epoch=description["run"]["epoch"])
     print(summary(judged.result, params.evaluate.split))
     if points:
         print(summarise(judged.result.metrics, target))
@@ -81,8 +96,9 @@ def run(params: Params, runtime: RuntimeConfig, model: Path = MODEL) -> None:
 
 def find_detector(
     config: DetectionConfig, runtime: RuntimeConfig, split: Split, model: Path
-) -> tuple[dict[str, Any], Callable[[], dict[int, ImageDetections]]]:
-    """The description of the detector, and the function that detects with it on every image, in the order of the split.
+) -> tuple[dict[str, Any], Callable[[], dict[int, ImageDetections]], Callable[[], Speed | None]]:
+    """The description of the detector, the function that detects with it on every image, in the order of the split, and
+    that which measures its speed, which is None where workers detect.
 
     Raises:
         ValueError: when there is no detector.
@@ -90,8 +106,15 @@ def find_detector(
     if is_shared(runtime, len(split.records)):
         _, description = load_detector(model)
         num_tiles = len(split.tiled(Tiles.from_dict(description["transforms"].get("tiles"))).records)
-        return description, lambda: in_order(detect_on_ray(config, runtime, len(split.records), num_tiles), split)
-    from pipeline.evaluate import detection  # imports torchvision, which the driver of Ray's workers does not need
+
+        def share() -> dict[int, ImageDetections]:
+            return in_order(detect_on_ray(config, runtime, len(split.records), num_tiles), split)
+
+        return description, share, lambda: None
+    from pipeline.evaluate import (  # import torchvision, which the driver of Ray's workers does not need
+        detection,
+        speed,
+    )
 
     detector = detection.load(config, model, "cuda" if torch.cuda.is_available() else "cpu")
 
@@ -99,7 +122,7 @@ def find_detector(
         with Count(len(split.records), title="evaluate", unit="image") as count:
             return in_order(detection.detect(detector, split, processes=config.processes, count=count), split)
 
-    return detector.description, detect
+    return detector.description, detect, lambda: speed.measure_speed(detector, split)
 
 
 def check_classes(description: Mapping[str, Any], split: Split, model: Path) -> None:
@@ -159,16 +182,18 @@ def draw_detections(split: Split, detections: Mapping[int, ImageDetections], par
     return draw_sheet(pictures, columns=COLUMNS, score_threshold=params.evaluate.picture_score)
 
 
-def record(run: Run, result: CocoResult, *, split: str, epoch: int) -> None:
+def record(run: Run, judged: Judged, *, split: str, epoch: int) -> None:
     """Log metrics and pictures to the MLflow run.
 
     Args:
         epoch: of the detector.
     """
     truths = Path(f"data/prepared/{split}.json")
-    run.log_metrics({f"{split}.{name}": value for name, value in result.metrics.items() if is_tracked(name)})
+    metrics = {name: value for name, value in judged.result.metrics.items() if is_tracked(name)}
+    metrics |= speed_metrics(judged.analysis.speed)
+    run.log_metrics({f"{split}.{name}": value for name, value in metrics.items()})
     log_split(run, split, truths)
-    for artifact in (REPORT, PAGE, MISTAKES, CONFUSION, *PICTURES):
+    for artifact in (REPORT, PAGE, SPEED, MISTAKES, CONFUSION, *PICTURES):
         run.log_artifact(artifact)
     run.link_artifact(PAGE.name, "Report of the evaluation")
     # Detections and ground truth, with which pipeline.compare can evaluate the run on any machine.

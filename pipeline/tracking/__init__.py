@@ -13,7 +13,7 @@ from __future__ import annotations
 from pipeline.tracking.datasets import log_split
 from pipeline.tracking.description import describe_run
 from pipeline.tracking.existing_run import open_existing_run
-from pipeline.tracking.hardware import cluster_tags
+from pipeline.tracking.hardware import cluster_tags, cpu_model
 from pipeline.tracking.interface import NoopRun
 from pipeline.tracking.lookup import find_run
 from pipeline.tracking.provenance import log_code_changes, provenance_tags
@@ -28,6 +28,7 @@ __all__ = [
     "Run",
     "Tracked",
     "cluster_tags",
+    "cpu_model",
     "describe_run",
     "find_run",
     "import_mlflow",

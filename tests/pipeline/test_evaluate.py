@@ -16,7 +16,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from pipeline.evaluate import detection
+from pipeline.evaluate import detection, speed
 from pipeline.evaluate import run as stage
 from pipeline.evaluate.__main__ import main
 from pipeline.evaluate.outputs import (
@@ -30,6 +30,7 @@ from pipeline.evaluate.outputs import (
     PICTURES,
     REPORT,
     SHEET,
+    SPEED,
     THRESHOLDS,
 )
 from pipeline.reports.results import read_results
@@ -112,7 +113,7 @@ def test_tracker_is_told_under_the_name_of_the_split_in_the_run_of_the_training(
     assert told.metrics["test.AP"] == report["AP"]
     assert {name for name in told.metrics if not name.startswith("test.")} == set()
     judged = [(DETECTIONS, "judged/test"), (Path("data/prepared/test.json"), "judged/test")]
-    assert told.artifacts == [(path, None) for path in (REPORT, PAGE, MISTAKES, CONFUSION, *PICTURES)] + judged
+    assert told.artifacts == [(path, None) for path in (REPORT, PAGE, SPEED, MISTAKES, CONFUSION, *PICTURES)] + judged
     assert told.pictures == [("detections", SHEET, 3)]
     assert told.links == ["evaluate.html"]
 
@@ -157,7 +158,8 @@ def test_kept_detections_give_the_reported_ap_in_pycocotools_alone() -> None:
 
 
 @pytest.mark.usefixtures("untrained", "told")
-def test_same_detector_gives_the_same_bytes() -> None:
+def test_same_detector_gives_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "measure_speed", lambda *arguments: None)  # the report shows it
     main([])
     first = [path.read_bytes() for path in OUTS]
     main([])

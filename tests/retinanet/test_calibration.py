@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pipeline.reports.given_results import as_detections
 from retinanet.evaluation.analysis import CalibrationBin, Figure
 from retinanet.evaluation.calibration import fit_temperature, measure_calibration, scale_scores, to_logits
 from retinanet.evaluation.coco_evaluator import ALL_AREAS, IMAGE, SCORE, evaluate_rows
 from retinanet.evaluation.matching import IOU_50, match_all
-from tests.judged_world import as_detections, random_results, random_truth
+from tests.judged_world import random_results, random_truth
 
 ONE_IMAGE = np.ones((1, 1))
 

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.reports.given_results import as_detections
 from retinanet.evaluation.analysis import ERROR_KINDS, IGNORED, RIGHT
 from retinanet.evaluation.bootstrap import average_precision, draw_weights, mean_over_classes
 from retinanet.evaluation.coco_eval import read_detections
 from retinanet.evaluation.coco_evaluator import ALL_AREAS, evaluate_rows, read_ground_truth
 from retinanet.evaluation.errors import VARIANTS, confuse, count_errors, find_errors, mended_matches
 from retinanet.evaluation.matching import Matching, match_all, match_rows
-from tests.judged_world import as_detections, random_results, random_truth
+from tests.judged_world import random_results, random_truth
 
 BOX = [0, 0, 10, 10]
 FOUR_TENTHS = [0, 0, 10, 4]  # of BOX

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.reports.given_results import as_detections
 from retinanet.evaluation.analysis import LabelMistake
 from retinanet.evaluation.bootstrap import draw_weights
 from retinanet.evaluation.judged_split import judge_split
 from retinanet.evaluation.label_mistakes import find_label_mistakes
 from retinanet.evaluation.matching import match_all
-from tests.judged_world import as_detections
 
 SIDE = 40
 

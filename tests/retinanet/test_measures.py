@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.reports.given_results import as_detections
 from retinanet.evaluation.analysis import ERROR_KINDS, IGNORED, RIGHT, Analysis, Figure
 from retinanet.evaluation.bootstrap import describe_figure, draw_weights
 from retinanet.evaluation.coco_eval import ImageDetections, coco_results, evaluate_detections
@@ -14,7 +15,7 @@ from retinanet.evaluation.coco_evaluator import evaluate_rows
 from retinanet.evaluation.judged_split import judge_split
 from retinanet.evaluation.matching import match_all
 from retinanet.evaluation.measures import BANDS, analyse, measure_bands
-from tests.judged_world import as_detections, random_results, random_truth, with_copies
+from tests.judged_world import random_results, random_truth, with_copies
 
 THRESHOLDS = (0.3, 0.5, 0.7)
 Detections = dict[int, ImageDetections]
