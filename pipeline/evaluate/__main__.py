@@ -22,13 +22,30 @@ writes   reports/evaluate.json, reports/evaluate.html (figures, errors, pictures
 
 
 def add_options(parser: ArgumentParser) -> None:
-    """Which detector."""
+    """Which detector, or whose detections."""
     parser.add_argument("--model", type=Path, default=Path("models/model.pt"), help="file of a detector")
+    parser.add_argument(
+        "--detections", type=Path, metavar="FILE", help="judge a COCO results file of any detector in place of a model"
+    )
+    parser.add_argument(
+        "--output", type=Path, help="folder for what --detections writes (default: reports/ and the name of the file)"
+    )
 
 
 def work(options: Namespace) -> None:
-    """Run the stage in the folder of params.yaml."""
+    """Run the stage in the folder of params.yaml.
+
+    Raises:
+        ValueError: for --output without --detections.
+    """
+    if options.output and not options.detections:
+        raise ValueError("--output is only for --detections; the stage writes to the files that dvc.yaml names")
     params, runtime = load_params(), load_runtime()
+    if options.detections:
+        from pipeline.evaluate.given import run_given
+
+        run_given(params, options.detections, options.output or Path("reports", options.detections.name.split(".")[0]))
+        return
     from pipeline.evaluate.run import run  # imports torch, which the check of params.yaml does not need
 
     run(params, runtime, options.model)

@@ -73,6 +73,10 @@ def analysis_metrics(analysis: Analysis) -> dict[str, float | None]:
             f"{prefix}.AP50": band.ap50.value,
         }
         metrics |= {f"{prefix}.recall": band.recall.value} | bounds(f"{prefix}.AP_", band.ap)
+    for part in analysis.conditions:
+        prefix = f"conditions.{part.column}={part.value}"
+        metrics |= {f"{prefix}.AP": part.ap.value, f"{prefix}.AP50": part.ap50.value} | bounds(f"{prefix}.AP_", part.ap)
+        metrics[f"{prefix}.images"] = part.num_images
     if analysis.errors:
         for kind, error in analysis.errors.kinds.items():
             prefix = f"errors.{kind}"

@@ -28,6 +28,7 @@ from pipeline.evaluate.outputs import (
 from pipeline.evaluate.report import Curves, write_report
 from pipeline.evaluate.sharing import DetectionConfig, detect_on_ray, is_shared
 from pipeline.evaluate.speed_report import describe_speed, speed_metrics
+from pipeline.evaluate.summary import summary
 from pipeline.evaluate.thresholds import choose, summarise
 from pipeline.params import Params, flatten
 from pipeline.params.paths import check_folder, picture_root, storage_location
@@ -40,7 +41,7 @@ from pipeline.tracking import Run, log_split, open_existing_run, provenance_tags
 from retinanet.data.splits import Split
 from retinanet.data.tiles import Tiles
 from retinanet.evaluation.analysis import Speed
-from retinanet.evaluation.coco_eval import CocoResult, ImageDetections
+from retinanet.evaluation.coco_eval import ImageDetections
 from retinanet.inference.detector_file import load_detector
 
 MODEL = Path("models/model.pt")
@@ -205,12 +206,3 @@ def record(run: Run, judged: Judged, *, split: str, epoch: int) -> None:
 def is_tracked(name: str) -> bool:
     """Whether a metric goes to MLflow: of a class only these, because a run of hundreds of classes has many."""
     return not name.startswith("per_class.") or name.rpartition(".")[2] in CLASS_METRICS
-
-
-def summary(result: CocoResult, split: str) -> str:
-    """The metrics as text."""
-    metrics = {name: "   -" if value is None else f"{value:.3f}" for name, value in result.metrics.items()}
-    overall = "  ".join(f"{name} {metrics[name]}" for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100"))
-    classes = [name for name in metrics if name.startswith("per_class.") and name.endswith(".AP")]
-    lines = [f"  {name.removeprefix('per_class.').removesuffix('.AP'):<20} AP {metrics[name]}" for name in classes]
-    return "\n".join([f"{split}: {overall}", *lines])

@@ -87,9 +87,9 @@ def choose(description: Mapping[str, Any], target: Target) -> WorkingPoints | No
     return points
 
 
-def summarise(metrics: Mapping[str, float | None], target: Target) -> str:
+def summarise(metrics: Mapping[str, float | None], target: Target, *, chosen_on: str = "val") -> str:
     """The metrics at the working point as text: a line for all, and one for each class."""
-    lines = [f"at the {describe_target(target)} on val: {_figures(metrics, '')}"]
+    lines = [f"at the {describe_target(target)} on {chosen_on}: {_figures(metrics, '')}"]
     for key in metrics:
         if key.endswith(".threshold"):
             prefix = key.removesuffix("threshold")

@@ -30,6 +30,7 @@ from retinanet.evaluation.bootstrap import (
 from retinanet.evaluation.calibration import measure_calibration
 from retinanet.evaluation.class_matches import ClassMatches, split_by_class
 from retinanet.evaluation.coco_evaluator import SCORE
+from retinanet.evaluation.conditions import measure_conditions
 from retinanet.evaluation.errors import (
     VARIANTS,
     confuse,
@@ -101,6 +102,7 @@ def analyse(
             temperature,
         ),
         mistakes=find_label_mistakes(split),
+        conditions=measure_conditions(split, matches),
     )
 
 

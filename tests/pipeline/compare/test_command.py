@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -187,3 +188,20 @@ def test_name_of_a_run_and_a_revision_must_say_which(repository: Say) -> None:
         find_run("main")
     assert find_run("mlflow:main").label == f"MLflow run {run_id[:8]} (main)"
     assert find_run("git:main").label.startswith("revision main")
+
+
+@pytest.mark.usefixtures("workspace")
+def test_results_files_are_compared_on_the_prepared_split(
+    truth: dict[str, Any], poor: list[Row], good: list[Row], report: Report, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = {image["id"]: image["file_name"] for image in truth["images"]}
+    Path("poor.json").write_text(json.dumps([row | {"image_id": names[row["image_id"]]} for row in poor]))
+    Path("good.json").write_text(json.dumps(good))
+    main(["poor.json", "good.json", *FEW])
+    content, printed = report(), capsys.readouterr().out
+    assert content["verdict"].startswith("B is better")
+    assert content["metrics"]["AP"]["b"] == pytest.approx(1.0)
+    assert content["runs"] == {"A": "file poor.json", "B": "file good.json"}
+    assert "params  not known for both runs" in printed
+    with pytest.raises(ValueError, match=r"none\.json does not exist; give a COCO results file"):
+        main(["none.json", "good.json", *FEW])
