@@ -1,7 +1,8 @@
-"""Stage manifest: the current state of the data set's files -> data/manifest.json, a dependency of prepare.
+"""Stage manifest: the current state of what lies outside the project, the data set's files and the initial weights.
 
-DVC runs it every time, and prepare only when the manifest has changed. So DVC itself never looks at data.root, which
-may be a URL of a kind that it does not know.
+DVC runs it every time; prepare depends on data/manifest.json and train on data/weights.json, so both run again only
+when those have changed. So DVC itself never looks at data.root or model.weights, which may be URLs of a kind that it
+does not know.
 """
 
 from __future__ import annotations
@@ -17,26 +18,37 @@ from pipeline.formats.digests import Digests
 from pipeline.formats.looking import AUTO, resolve
 from pipeline.formats.root import Root
 from pipeline.formats.sources import describe, has_sources
-from pipeline.params import load_params
+from pipeline.params import Params, load_params
 from pipeline.params.data import Data
+from pipeline.params.paths import storage_location
+from pipeline.params.runtime import load_runtime
+from pipeline.runs.identity import digest_file
+from pipeline.runs.weights import find_weights
 from pipeline.storage.outs import write_json
+from pipeline.tracking.registry import fetch_weights
 
 MANIFEST = Path("data/manifest.json")
+WEIGHTS = Path("data/weights.json")
 DIGESTS = Path("data/digests.json")
 
 DESCRIPTION = """\
 Check whether the annotation files and image folders under data.root have changed, without reading unchanged files:
 local files by their digests, others by the size and the time or tag that their server reports.
 
-reads    params.yaml (data) and the files under data.root
+Find the file of model.weights, and download it if need be.
+
+reads    params.yaml (data, model.weights), the files under data.root, the initial weights
 writes   data/manifest.json, on which prepare depends
+         data/weights.json: the digest of the initial weights, on which train depends
          data/digests.json: digests of local files, so that a file is read once
 """
 
 
 def work(options: Namespace) -> None:
     """Run the stage in the folder of params.yaml."""
-    data = load_params().data
+    params = load_params()
+    data = params.data
+    note_weights(params)
     if data.format == "shapes":
         write_json(MANIFEST, {"root": None, "sources": {}})
         return print("shapes are drawn; there are no files to check")
@@ -45,6 +57,27 @@ def work(options: Namespace) -> None:
     if content != before:
         write_json(MANIFEST, content)
     print(summary(data.root, content, before))
+
+
+def note_weights(params: Params) -> None:
+    """Write the digest of the initial weights, unless it is as before.
+
+    Weights that are missing on this machine keep the digest in git: a model trained from them stays valid.
+
+    Raises:
+        ValueError: when they cannot be found or downloaded, and other weights were noted before.
+    """
+    before = json.loads(WEIGHTS.read_text(encoding="utf-8")) if WEIGHTS.exists() else {}
+    name, storage = params.model.weights, storage_location(load_runtime())
+    try:
+        path = find_weights(params.model, storage=storage, fetch_model=fetch_weights)
+    except ValueError as error:
+        if name is None or before.get("weights") != name:
+            raise
+        return print(f"{error}; {WEIGHTS} was not changed")
+    content = {"weights": name, "sha256": None if path is None else digest_file(path)}
+    if content != before:
+        write_json(WEIGHTS, content)
 
 
 def build_manifest(data: Data, before: dict[str, Any]) -> dict[str, Any]:

@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 
 from pipeline.clean.run import run
-from pipeline.cluster.archive import ENDED
 from pipeline.runs.checksums import write_checksums
-from pipeline.runs.identity import BEST, ROWS, RUN_ID, RunFolder
+from pipeline.runs.identity import BEST, ENDED, ROWS, RUN_ID, RunFolder
 from pipeline.storage.outs import write_json
 from retinanet.inference.detector_file import save_detector
 

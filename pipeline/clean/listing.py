@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from pipeline.clean.drivers import Driver, find_driver, time_of
 from pipeline.clean.needs import Needs, needed_by_mlflow
-from pipeline.cluster.archive import ENDED, is_archived
+from pipeline.cluster.archive import is_archived
 from pipeline.params.paths import outer_root, project_root
-from pipeline.runs.identity import RUN_ID, RunFolder, digest_file
+from pipeline.runs.identity import ENDED, RUN_ID, RunFolder, digest_file
 from pipeline.runs.predecessor import checkpoints_of, list_folder
 from pipeline.runs.sweep_folder import RESUME_STATE, SweepFolder
 

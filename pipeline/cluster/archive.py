@@ -14,12 +14,8 @@ from typing import TypeVar
 import fsspec
 
 from pipeline.runs.checksums import CHECKSUMS, verify_checksums, write_checksums
-from pipeline.runs.identity import BEST, ROWS, RunFolder
+from pipeline.runs.identity import ARCHIVE, BEST, ROWS, RunFolder
 from pipeline.storage.stores import complaint
-
-ENDED = "ended"
-"""File in a run's folder: the number of epochs of a run that has finished."""
-ARCHIVE = "finished"
 
 Exported = TypeVar("Exported")
 

@@ -22,16 +22,13 @@ from pipeline.params import Params
 from pipeline.params.experiment import Optim, Train
 from pipeline.params.experiment import Tiles as TilesSection
 from pipeline.params.experiment import Transforms as Section
-from pipeline.runs.inputs import BUILT_IN, fetch
+from pipeline.runs.inputs import fetch
 from retinanet.anchors.grid import Grid
 from retinanet.data.tiles import Tiles
 from retinanet.data.transforms import Transforms
-from retinanet.inference.detector_file import is_detector, load_detector
+from retinanet.inference.initial import load_initial, read_initial
 from retinanet.losses.criterion import Criterion
 from retinanet.network.model import RetinaNet, build_model, recompute_activations
-from retinanet.network.pretrained import load_backbone_weights
-from retinanet.network.transfer import transfer_weights
-from retinanet.network.weights_file import load_plain
 from retinanet.training.distributed import broadcast_state
 from retinanet.training.graph import StepGraph
 from retinanet.training.optim import construct_ema, construct_optimizer, lr_factor, scale_lr
@@ -102,24 +99,19 @@ def build_network(params: Params, grid: Grid, num_classes: int) -> RetinaNet:
 
 
 def load_weights(network: RetinaNet, params: Params, description: dict[str, Any]) -> str | None:
-    """Load model.weights: ImageNet's or a file's into the backbone, or a detector's into all parts that fit.
+    """Load model.weights, which the driver has made a file: of a detector, or of a ResNet for the backbone.
 
     Args:
-        description: of the detector to be trained.
+        description: of the detector to be trained; its model.weights is what the user wrote.
 
     Returns:
-        What was loaded of a detector, for the user; None without one.
+        What was loaded, for the user; None without weights.
     """
-    model = params.model
-    if model.weights is None:
+    location = params.model.weights
+    if location is None:
         return None
-    file = model.weights if model.weights in BUILT_IN else str(fetch(model.weights))
-    if file not in BUILT_IN and is_detector(load_plain(file)):
-        state, trained = load_detector(file)
-        told = transfer_weights(network, state, trained=trained, own=description)
-        return f"model.weights {description['model']['weights']}: {told}"
-    load_backbone_weights(network.backbone, model.backbone, file)
-    return None
+    name = description["model"]["weights"]
+    return load_initial(network, read_initial(fetch(location), name=name), own=description, name=name)
 
 
 def build_optimizer(network: nn.Module, optim: Optim, train: Train) -> torch.optim.Optimizer:
@@ -130,6 +122,7 @@ def build_optimizer(network: nn.Module, optim: Optim, train: Train) -> torch.opt
         lr=scale_lr(optim.lr, optim.lr_batch_size, train.batch_size),
         momentum=optim.momentum,
         weight_decay=optim.weight_decay,
+        backbone_lr_factor=optim.backbone_lr_factor,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.params import Params
 from pipeline.params.runtime import RuntimeConfig
 from pipeline.params.sweep import Thresholds
-from pipeline.runs.inputs import BUILT_IN, publish
+from pipeline.runs.inputs import publish
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,6 @@ def publish_inputs(config: WorkerConfig, storage: str) -> WorkerConfig:
         config.data, train=publish(Path(config.data.train), storage), val=publish(Path(config.data.val), storage)
     )
     params, weights = config.params, config.params.model.weights
-    if weights not in BUILT_IN:
+    if weights is not None:
         params = with_weights(params, publish(Path(weights), storage))
     return replace(config, data=data, params=params)

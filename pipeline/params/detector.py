@@ -91,12 +91,20 @@ class Loss(Section):
         return [f"loss.alpha has {len(self.alpha)} entries, expected {expected} for {whose}{background}"]
 
 
+_COCO = {"backbone": "resnet50", "fpn_channels": 256, "head_channels": 256, "head_depth": 4}
+COCO_NETWORKS: dict[str, dict[str, object]] = {
+    "coco": {**_COCO, "p6_from": "c5", "head_norm": "group"},
+    "coco_v1": {**_COCO, "p6_from": "p5", "head_norm": "none"},
+}
+"""Settings of torchvision's RetinaNets trained on COCO, so that a mistake is found before the download."""
+
+
 class Model(Section):
     """The network."""
 
     backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d"]
     weights: str | None
-    "null, imagenet, or a file: a ResNet of torchvision's names for the backbone, or a detector to fine-tune."
+    "null; imagenet; coco or coco_v1; a file or URL of a ResNet or a RetinaNet; models:/, runs:/ or run:DIGEST."
     norm: Literal["frozen_batch", "group", "sync_batch", "batch"]
     frozen_stages: Annotated[int, Field(ge=0, le=5)]
     stride_in_1x1: bool
@@ -119,11 +127,15 @@ class Model(Section):
             complaints.append(
                 "norm is frozen_batch, but weights is null: its statistics come from pretrained weights; use group"
             )
-        if self.weights == "imagenet" and self.norm == "group":
+        if self.weights in ("imagenet", *COCO_NETWORKS) and self.norm == "group":
             complaints.append(
-                "weights is imagenet, but norm is group: torchvision's weights were trained with batch norm; "
+                f"weights is {self.weights}, but norm is group: torchvision's weights were trained with batch norm; "
                 "use frozen_batch"
             )
+        needed = COCO_NETWORKS.get(str(self.weights), {})
+        wrong = [f"{key}: {value}" for key, value in needed.items() if getattr(self, key) != value]
+        if wrong:
+            complaints.append(f"weights is {self.weights}, a network with other settings; set {', '.join(wrong)}")
         if self.weights is None and self.frozen_stages > 0:
             complaints.append(
                 f"frozen_stages is {self.frozen_stages}, but weights is null: random weights would be frozen; use 0"

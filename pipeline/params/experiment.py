@@ -78,6 +78,8 @@ class Optim(Section):
     "For lr_batch_size images; scaled linearly with train.batch_size."
     lr_batch_size: Count
     "Batch size for which lr is given."
+    backbone_lr_factor: Positive
+    "Factor on lr for the backbone; below 1 to fine-tune pretrained weights."
     momentum: Annotated[float, Field(ge=0, lt=1)]
     "Momentum of sgd."
     weight_decay: NotNegative

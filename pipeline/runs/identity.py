@@ -24,6 +24,10 @@ ROWS = "history.json"
 """File of a checkpoint: one row per epoch, readable without torch."""
 CHECKPOINT = "checkpoint_"
 """Prefix of the checkpoint folders in a run's folder."""
+ENDED = "ended"
+"""File in a run's folder: the number of epochs of a run that has finished."""
+ARCHIVE = "finished"
+"""Folder in a run's folder: best detector and history of a finished run, without what only resuming needs."""
 
 SECTIONS = {"seed", "transforms", "matcher", "loss", "model", "optim", "train"}
 """Sections of params.yaml that decide the result of a training: those of stage train in dvc.yaml."""

@@ -16,8 +16,6 @@ import fsspec
 from filelock import FileLock
 from fsspec.callbacks import TqdmCallback
 
-from pipeline.params import Params
-from pipeline.params.paths import resolve_input
 from pipeline.runs.identity import digest_file
 from pipeline.storage import stores
 from pipeline.storage.outs import write_atomic
@@ -28,15 +26,6 @@ CACHE = "~/.cache/retinanet-pipeline"
 SPLITS = {name: Path(f"data/prepared/{name}.json") for name in ("train", "val")}
 ANCHORS = Path("anchors.json")
 """Inputs of a training, written by the stages prepare and anchor_stats."""
-
-BUILT_IN = (None, "imagenet")
-"""Values of model.weights that are not a file."""
-
-
-def weights_file(params: Params) -> list[Path]:
-    """Return the file in model.weights, if it is one."""
-    weights = params.model.weights
-    return [] if weights in BUILT_IN else [Path(resolve_input(weights, name="model.weights"))]
 
 
 def publish(path: Path, storage: str) -> str:

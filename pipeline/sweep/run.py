@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping
 from contextlib import chdir
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from pipeline.params.sweep import Sweep, every_value, replaced
 from pipeline.reports.sample_images import SampleImages
 from pipeline.runs.fingerprint import digest_code, training_code
 from pipeline.runs.identity import RUN_ID, SECTIONS, digest_file, digest_run, lock_run
-from pipeline.runs.inputs import SPLITS, weights_file
+from pipeline.runs.inputs import SPLITS, publish
 from pipeline.runs.lease import hold_lease
 from pipeline.runs.sweep_folder import SweepFolder
 from pipeline.storage.outs import read_json
@@ -30,11 +31,11 @@ from pipeline.sweep.predecessor import choose_sweep, note_code
 from pipeline.sweep.report import Report, report
 from pipeline.sweep.sampler import Sampler
 from pipeline.sweep.space import params_with
-from pipeline.sweep.trial import TrialBase, run_trial
+from pipeline.sweep.trial import TrialBase, run_trial, weights_key
 from pipeline.sweep.tuning import build_scheduler, tune
 from pipeline.tracking import Run, cluster_tags, log_code_changes, log_split, open_run, provenance_tags
 from pipeline.tracking.description import DESCRIPTION_TAG
-from pipeline.worker_config import worker_config
+from pipeline.worker_config import check_weights, initial_weights, worker_config
 from retinanet.network.precision import native_precision
 
 
@@ -45,6 +46,7 @@ class Plan:
     Attributes:
         params: the base, including the fixed values of all trials (sweep.fixed).
         name: digest of everything that determines a trial's result, and of section sweep.
+        weights: files of initial weights on this machine, by weights_key.
     """
 
     params: Params
@@ -52,6 +54,7 @@ class Plan:
     runtime: RuntimeConfig
     name: str
     folder: SweepFolder
+    weights: Mapping[str, Path] = field(default_factory=dict)
 
 
 def make_plan(params: Params, sweep: Sweep, runtime: RuntimeConfig) -> Plan:
@@ -80,10 +83,28 @@ def make_plan(params: Params, sweep: Sweep, runtime: RuntimeConfig) -> Plan:
         "sweep": sweep.model_dump(),
         "precision": runtime.precision,
     }
-    experiment = digest_run(values, [*SPLITS.values(), *weights_file(base)])
+    weights = sweep_weights(base, sweep, runtime)
+    experiment = digest_run(values, [*SPLITS.values(), *(weights[key] for key in sorted(weights))])
     sweeps, code = f"{storage_location(runtime)}/sweeps", training_code()
     name = choose_sweep(sweeps, f"{experiment}-{digest_code(code)}", code, resume_earlier=runtime.resume == "always")
-    return Plan(base, sweep, runtime, name, SweepFolder(f"{sweeps}/{name}"))
+    return Plan(base, sweep, runtime, name, SweepFolder(f"{sweeps}/{name}"), weights)
+
+
+def sweep_weights(base: Params, sweep: Sweep, runtime: RuntimeConfig) -> dict[str, Path]:
+    """Return the file of all initial weights that a trial may start from, by weights_key; downloaded if need be."""
+    check_weights(base, initial_weights(base, runtime))
+    names: dict[str, list[Any]] = {"weights": [base.model.weights], "backbone": [base.model.backbone]}
+    for _, key, values in every_value(sweep):
+        section, _, name = key.partition(".")
+        if section == "model" and name in names:
+            names[name] += values
+    found = {}
+    for weights, backbone in itertools.product(names["weights"], names["backbone"]):
+        model = base.model.model_copy(update={"weights": weights, "backbone": backbone})
+        path = initial_weights(base.model_copy(update={"model": model}), runtime)
+        if path is not None:
+            found[weights_key(model)] = path
+    return found
 
 
 def check_space(base: Params, sweep: Sweep, runtime: RuntimeConfig) -> None:
@@ -233,11 +254,13 @@ def run_trials(plan: Plan, parent: Run) -> None:
     resources = cluster.Resources.of(runtime)
     feasibility = FeasibilityCheck(params, sweep, SPLITS["train"].resolve())
     worker = worker_config(params, runtime, digest=plan.name, run=plan.folder.url)
+    weights = {key: str(path) for key, path in plan.weights.items()}
     if cluster.is_elsewhere(runtime.address):
         worker = publish_inputs(worker, storage_location(runtime))
+        weights = {key: publish(path, storage_location(runtime)) for key, path in plan.weights.items()}
     at_once = sweep.trials * sweep.seeds if runtime.trials_at_once is None else runtime.trials_at_once
     worker = replace(worker, thresholds=sweep.postprocess, trials_at_once=at_once)
-    base = TrialBase(params, worker, plan.folder.url, resources)
+    base = TrialBase(params, worker, plan.folder.url, resources, weights)
     open_trial_run = OpenTrialRun(
         flat, {f"conf.{key}": value for key, value in runtime.recorded().items()}, tags, str(Path.cwd())
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from pipeline.fit.ending import has_ended
 from pipeline.fit.loop import load_splits, train_worker
 from pipeline.fit.memory import picture_budget
 from pipeline.params import Params
+from pipeline.params.detector import Model
 from pipeline.runs.identity import BEST, ROWS
 from pipeline.runs.inputs import fetch
 from pipeline.runs.sweep_folder import FINISHED, TRAIN, SweepFolder
@@ -47,12 +48,14 @@ class TrialBase:
         params: before a trial's settings.
         worker: the configuration of a worker, of which a trial replaces parameters and description.
         folder: path or URL of the sweep's folder.
+        weights: path or URL of the file of initial weights, by weights_key.
     """
 
     params: Params
     worker: WorkerConfig
     folder: str
     resources: Resources
+    weights: Mapping[str, str] = field(default_factory=dict)
 
 
 def run_trial(configuration: dict[str, Any], base: TrialBase) -> None:
@@ -91,10 +94,22 @@ def trial_config(configuration: Mapping[str, Any], base: TrialBase) -> WorkerCon
         categories=worker.description["categories"],
         run={"digest": configuration["key"]},
     )
-    if "model.weights" not in settings:
-        params = with_weights(params, worker.params.model.weights)
+    params = with_weights(params, trial_weights(params, base))
     params = params.model_copy(update={"seed": configuration["seed"]})
     return replace(worker, params=params, description=description)
+
+
+def trial_weights(params: Params, base: TrialBase) -> str | None:
+    """The file of the initial weights, which the driver has fetched; that of the base where no setting changes them."""
+    model, origin = params.model, base.params.model
+    if (model.weights, model.backbone) == (origin.weights, origin.backbone):
+        return base.worker.params.model.weights
+    return None if model.weights is None else base.weights[weights_key(model)]
+
+
+def weights_key(model: Model) -> str:
+    """The initial weights of a section model, by name: imagenet is another file for each backbone."""
+    return f"imagenet of {model.backbone}" if model.weights == "imagenet" else str(model.weights)
 
 
 def train_in_process(config: WorkerConfig, folder: SweepFolder) -> None:

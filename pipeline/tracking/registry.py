@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.runs.identity import digest_file
+from pipeline.storage.outs import write_atomic
 from pipeline.tracking.model import DIGEST, models_of, write_model
 from pipeline.tracking.outbox import in_short
 from pipeline.tracking.records import clean_tags
@@ -188,6 +190,40 @@ def download_weights(uri: str, folder: Path) -> Path:
         return weights_in(Path(download_artifacts(artifact_uri=uri, dst_path=str(folder), tracking_uri=store.uri)))
     except (MlflowException, OSError, KeyError) as error:
         raise ValueError(f"MLflow at {store.public_uri} has no detector {uri}: {in_short(error)}") from None
+
+
+def fetch_weights(uri: str, folder: Path) -> Path:
+    """Return the weights file of a model by its URI, below a folder under its digest; it is downloaded once.
+
+    Raises:
+        ValueError: when MLflow does not answer or has no such model.
+    """
+    known = known_digest(uri)
+    if known is not None and (folder / f"{known}.pt").is_file():
+        return folder / f"{known}.pt"
+    print(f"downloading {uri} from MLflow at {find_store().public_uri}", flush=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        path = download_weights(uri, Path(temporary))
+        kept = folder / f"{digest_file(path)}.pt"
+        write_atomic(kept, lambda unfinished: shutil.copyfile(path, unfinished))
+    return kept
+
+
+def known_digest(uri: str) -> str | None:
+    """Return the digest that MLflow holds for the weights of a model; None if the URI or the tags do not tell."""
+    from mlflow.exceptions import MlflowException
+
+    client = connect(find_store())
+    name, _, alias = uri.removeprefix("models:/").partition("@")
+    try:
+        if alias:
+            name = client.get_model_version_by_alias(name, alias).tags.get(MODEL_ID, "")
+        elif not name.startswith("m-"):  # a logged model
+            name, _, version = name.partition("/")
+            name = client.get_model_version(name, version).tags.get(MODEL_ID, "") if version.isdigit() else ""
+        return client.get_logged_model(name).tags.get(DIGEST) if name else None
+    except MlflowException:
+        return None  # the download says what is wrong
 
 
 def write_folder(folder: Path, path: Path, *, class_names: list[str]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pipeline.params import Params
-from pipeline.runs.inputs import ANCHORS, SPLITS, weights_file
+from pipeline.runs.inputs import ANCHORS, SPLITS
+from pipeline.runs.weights import source_of
 from pipeline.storage.outs import demand_file, read_json
 
 
@@ -15,12 +16,7 @@ def check_inputs(params: Params) -> None:
     """
     for path in (*SPLITS.values(), ANCHORS):
         demand_file(path)
-    for path in weights_file(params):
-        if not path.is_file():
-            raise ValueError(
-                f"model.weights is {params.model.weights!r}: no such file; expected imagenet, or a file of a "
-                "ResNet's weights or of a detector"
-            )
+    source_of(params.model)
     if isinstance(params.loss.alpha, list):
         classes = read_json(SPLITS["train"])["categories"]
         complaints = params.loss.check_classes(len(classes), f"the {len(classes)} classes of the data")

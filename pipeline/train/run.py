@@ -15,7 +15,7 @@ import torch
 from pipeline import cluster
 from pipeline.cli.end import Ending
 from pipeline.cli.progress import Progress
-from pipeline.cluster.archive import ENDED, export_archive, is_archived
+from pipeline.cluster.archive import export_archive, is_archived
 from pipeline.fit import fit
 from pipeline.fit.config import WorkerConfig, publish_inputs
 from pipeline.fit.ending import describe_early_end, ends_early, has_ended
@@ -26,8 +26,8 @@ from pipeline.params.runtime import RuntimeConfig
 from pipeline.reports.curves import plot_curves, write_history_csv
 from pipeline.reports.sample_images import SampleImages
 from pipeline.runs.fingerprint import digest_code, training_code
-from pipeline.runs.identity import BEST, ROWS, RUN_ID, SECTIONS, RunFolder, digest_file, digest_run, lock_run
-from pipeline.runs.inputs import ANCHORS, SPLITS, weights_file
+from pipeline.runs.identity import BEST, ENDED, ROWS, RUN_ID, SECTIONS, RunFolder, digest_file, digest_run, lock_run
+from pipeline.runs.inputs import ANCHORS, SPLITS
 from pipeline.runs.lease import hold_lease
 from pipeline.runs.predecessor import begin_run
 from pipeline.storage.outs import read_json, write_atomic, write_json
@@ -42,7 +42,7 @@ from pipeline.tracking import (
     provenance_tags,
 )
 from pipeline.train.micro_batch import IMAGES_PER_STEP, halve_images, keep_size, with_at_most, with_images_per_step
-from pipeline.worker_config import worker_config
+from pipeline.worker_config import check_weights, initial_weights, worker_config
 from retinanet.inference.detector_file import load_detector, save_detector
 from retinanet.network.precision import native_precision
 
@@ -65,6 +65,7 @@ def run(params: Params, runtime: RuntimeConfig, ending: Ending | None = None) ->
     ending = Ending() if ending is None else ending
     if runtime.precision == "auto":
         runtime = runtime.model_copy(update={"precision": native_precision(runtime.gpus_per_worker > 0)})
+    check_weights(params, initial_weights(params, runtime))
     digest = digest_training(params, runtime)
     ending.run, storage = digest, storage_location(runtime)
     config = worker_config(params, runtime, digest=digest, run=RunFolder(storage, digest).url)
@@ -99,7 +100,8 @@ def digest_training(params: Params, runtime: RuntimeConfig) -> str:
         <digest of parameters, precision and data>-<digest of the code>.
     """
     values = {**params.model_dump(include=SECTIONS), "precision": runtime.precision}
-    experiment = digest_run(values, [*SPLITS.values(), ANCHORS, *weights_file(params)])
+    weights = initial_weights(params, runtime)
+    experiment = digest_run(values, [*SPLITS.values(), ANCHORS, *([weights] if weights else [])])
     return f"{experiment}-{digest_code(training_code())}"
 
 

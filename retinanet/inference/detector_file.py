@@ -58,10 +58,15 @@ def load_detector(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     if not Path(path).is_file():
         raise ValueError(f"{path} does not exist; run the train stage first")
-    content = load_plain(path)
+    content = demand_detector(load_plain(path), path)
+    return content["weights"], content["description"]
+
+
+def demand_detector(content: object, path: Path | str) -> dict[str, Any]:
+    """Return the content of a file if it is a detector of this version, else raise ValueError."""
     if not is_detector(content) or content["format"] != FORMAT:
         raise ValueError(f"{path} holds no detector of this version (format {FORMAT}); run the train stage again")
-    return content["weights"], content["description"]
+    return content
 
 
 def is_detector(content: object) -> TypeGuard[dict[str, Any]]:

@@ -10,13 +10,23 @@ from torch import Tensor
 from retinanet.network.model import RetinaNet
 from retinanet.network.pretrained import load_backbone_state
 
+ARCHITECTURE: dict[str, Any] = {
+    "backbone": None,
+    "stride_in_1x1": False,
+    "fpn_channels": None,
+    "p6_from": None,
+    "p7_relu": True,
+    "head_channels": None,
+    "head_depth": None,
+    "head_norm": None,
+}
+"""Settings of section model that the weights decide, and what an older file without one means."""
 PARTS = ("pyramid.laterals", "pyramid.outputs", "pyramid.p6", "pyramid.p7", "class_head.tower", "box_head.tower")
-"""Parts that are loaded whole, if every shape agrees, or not at all."""
-OUTPUTS = ("class_head.output", "box_head.output")
+"""Parts that are the same network under the same settings."""
 
-# What the weights were trained for, apart from shapes.
+# What the weights were trained for, and what another training may change.
 SETTINGS = {
-    "model": ("stride_in_1x1", "p7_relu", "box_means", "box_stds"),
+    "model": ("box_means", "box_stds"),
     "transforms": ("mean", "std"),
     "anchors": ("sizes", "aspect_ratios", "offset", "rounded", "strides_from_image"),
 }
@@ -37,7 +47,9 @@ class Classes(NamedTuple):
 def transfer_weights(
     network: RetinaNet, state: Mapping[str, Tensor], *, trained: Mapping[str, Any], own: Mapping[str, Any]
 ) -> str:
-    """Load a detector's weights where shapes agree, and logits where the class has the same name.
+    """Load a detector's weights, and logits where the class has the same name.
+
+    The box output stays fresh if the number of anchors per cell differs, as do then all logits.
 
     Args:
         state: of the detector's network.
@@ -47,24 +59,53 @@ def transfer_weights(
         A sentence: what was loaded, what starts fresh, and which settings differ.
 
     Raises:
-        ValueError: when the backbone is another.
+        ValueError: when the networks differ, see check_settings.
     """
+    check_settings(own["model"], trained["model"], name="a detector's file")
     backbone = {name.removeprefix("backbone."): state[name] for name in state if name.startswith("backbone.")}
-    load_backbone_state(network.backbone, own["model"]["backbone"], backbone, "the detector")
-    loaded = {part: load_part(network, state, part) for part in PARTS}
+    load_backbone_state(network.backbone, own["model"]["backbone"], backbone, "a detector")
+    for part in PARTS:
+        load_part(network, state, part)
     same_cells = fits(network, state, "box_head.output")
-    loaded["box_head.output"] = loaded["box_head.tower"] and load_part(network, state, "box_head.output")
+    if same_cells:
+        load_part(network, state, "box_head.output")
     classes, others = classes_of(own), classes_of(trained)
     known = 0
-    if loaded["class_head.tower"] and same_cells and classes.class_loss == others.class_loss:
+    if same_cells and classes.class_loss == others.class_loss:
         known = load_classes(network, state, classes, others)
-    fresh = [part for part, is_loaded in loaded.items() if not is_loaded]
-    sentence = f"loaded {'the backbone alone' if len(fresh) == len(loaded) else 'backbone, pyramid and heads'}"
-    sentence += f" without {', '.join(fresh)}" if 0 < len(fresh) < len(loaded) else ""
+    sentence = "loaded backbone, pyramid and heads"
+    sentence += "" if same_cells else " without box_head.output, which has other anchors per cell"
     sentence += f"; {known} of {len(classes.names)} classes have its logits by name"
     sentence += ", the others start fresh" if known < len(classes.names) else ""
     differ = differences(own, trained)
     return f"{sentence}; it was trained with other {', '.join(differ)}" if differ else sentence
+
+
+def check_settings(own: Mapping[str, Any], trained: Mapping[str, Any], *, name: str) -> None:
+    """Check that two networks differ at most in their outputs.
+
+    Args:
+        own, trained: section `model` of the network to be trained, and of the detector.
+        name: of the weights, for the message.
+
+    Raises:
+        ValueError: naming each setting that the weights need.
+    """
+    needed = {
+        key: trained[key]
+        for key, default in ARCHITECTURE.items()
+        if key in trained and own.get(key, default) != trained[key]
+    }
+    if (own["norm"] == "group") != (trained["norm"] == "group"):  # a batch normalisation may be frozen or trained
+        needed["norm"] = trained["norm"]
+    if needed:
+        listed = ", ".join(f"{key}: {as_yaml(value)} (now {as_yaml(own.get(key))})" for key, value in needed.items())
+        raise ValueError(f"model.weights is {name}, a network with other settings; set in section model: {listed}")
+
+
+def as_yaml(value: Any) -> str:
+    """A plain value as params.yaml has it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def classes_of(description: Mapping[str, Any]) -> Classes:
@@ -83,13 +124,10 @@ def fits(network: RetinaNet, state: Mapping[str, Tensor], part: str) -> bool:
     return own == {name: value.shape for name, value in state.items() if name.startswith(f"{part}.")}
 
 
-def load_part(network: RetinaNet, state: Mapping[str, Tensor], part: str) -> bool:
-    """Load a part if its names and shapes agree; return whether they do."""
-    if not fits(network, state, part):
-        return False
+def load_part(network: RetinaNet, state: Mapping[str, Tensor], part: str) -> None:
+    """Load a part whose names and shapes agree."""
     for name, value in entries(network, part).items():
         value.copy_(state[name])
-    return True
 
 
 def load_classes(network: RetinaNet, state: Mapping[str, Tensor], own: Classes, trained: Classes) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,20 +14,35 @@ SCHEDULES = ("steps", "cosine", "one_cycle", "constant")
 
 
 def construct_optimizer(
-    model: nn.Module, *, optimizer: str = "sgd", lr: float = 0.01, momentum: float = 0.9, weight_decay: float = 1e-4
+    model: nn.Module,
+    *,
+    optimizer: str = "sgd",
+    lr: float = 0.01,
+    momentum: float = 0.9,
+    weight_decay: float = 1e-4,
+    backbone_lr_factor: float = 1.0,
 ) -> torch.optim.Optimizer:
     """Build an optimiser of all trainable parameters; without weight decay of biases and norms (Detectron).
 
     Args:
         lr: peak learning rate for the actual batch size.
         momentum: of SGD; AdamW has its betas (0.9, 0.999).
+        backbone_lr_factor: factor on lr for the parameters below `backbone`, in groups of their own, which come last
+            (DETR: 0.1). At 1 there is one pair of groups, with and without decay.
     """
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [parameter for parameter in trainable if parameter.ndim > 1], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in trainable if parameter.ndim <= 1], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+    groups: list[dict[str, Any]] = []
+    trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    for factor in dict.fromkeys((1.0, backbone_lr_factor)):
+        own = [
+            parameter
+            for name, parameter in trainable
+            if (backbone_lr_factor if name.startswith("backbone.") else 1.0) == factor
+        ]
+        for decay, params in (
+            (weight_decay, [parameter for parameter in own if parameter.ndim > 1]),
+            (0.0, [parameter for parameter in own if parameter.ndim <= 1]),
+        ):
+            groups += [{"params": params, "weight_decay": decay, "lr": lr * factor}] if params else []
     constructed: torch.optim.Optimizer
     if optimizer == "sgd":
         constructed = torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=True)

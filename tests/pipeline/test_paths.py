@@ -22,13 +22,12 @@ from pipeline.params import load_params, project_root
 from pipeline.params.paths import outer_root, picture_root, resolve, storage_location
 from pipeline.params.runtime import load_runtime
 from pipeline.replay.run import load_step
-from pipeline.runs.inputs import weights_file
 from pipeline.sweep.__main__ import main as sweep
 from pipeline.sweep.run import make_plan
 from pipeline.tracking.provenance import git
 from pipeline.tracking.store import find_store
 from pipeline.train.__main__ import main as train
-from pipeline.worker_config import worker_config
+from pipeline.worker_config import initial_weights, worker_config
 from tests.settings import change
 
 PIPELINE = Path(__file__).parents[2] / "pipeline"
@@ -162,7 +161,7 @@ def test_copy_has_its_own_pictures_before_those_of_the_project(project: Path, mo
     assert picture_root("data/none") == str(aside / "data/none")
     assert storage_location(load_runtime()) == str(project / "runs")
     change("params.yaml", model__weights="weights.pt", model__norm="frozen_batch")
-    assert weights_file(load_params()) == [project / "weights.pt"]
+    assert initial_weights(load_params(), load_runtime()) == project / "weights.pt"
 
 
 def test_tags_of_a_project_below_the_root_are_of_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,6 @@ from pipeline.runs import fingerprint
 from pipeline.runs.checksums import write_checksums
 from pipeline.runs.fingerprint import CODE, HOUSE
 from pipeline.runs.identity import BEST, ROWS, RUN_ID, RunFolder
-from pipeline.runs.inputs import weights_file
 from pipeline.storage.outs import write_json
 from pipeline.tracking import NoopRun
 from pipeline.train import run as stage
@@ -238,11 +237,8 @@ def test_backbone_from_a_file_is_found_by_workers_elsewhere_and_is_part_of_the_r
 
 
 @pytest.mark.usefixtures("project")
-@pytest.mark.parametrize("weights", [None, "imagenet"])
-def test_weights_without_a_file_stay_as_they_are(weights: str | None) -> None:
-    change("params.yaml", model__weights=weights, model__norm="group" if weights is None else "frozen_batch")
-    assert weights_file(load_params()) == []
-    assert worker_config(*here(), digest="d1", run="runs/d1").params.model.weights == weights
+def test_training_from_scratch_has_no_weights() -> None:
+    assert worker_config(*here(), digest="d1", run="runs/d1").params.model.weights is None
 
 
 def test_paths_that_workers_get_do_not_depend_on_where_they_run(project: Path) -> None:

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from retinanet.inference.detector_file import load_detector, save_detector
-from retinanet.network.backbone import build_backbone
-from retinanet.network.pretrained import load_backbone_weights
+from retinanet.inference.initial import read_initial
 
 DESCRIPTION: dict[str, Any] = {
     "model": {"norm": "group"},
@@ -79,7 +78,7 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path, zipped: bool) -> 
     ):
         load_detector(path)
     with pytest.raises(ValueError, match=r"model\.pt cannot be read as weights"):
-        load_backbone_weights(build_backbone("resnet18"), "resnet18", str(path))
+        read_initial(path, name="model.pt")
     assert not touched.exists()
 
 

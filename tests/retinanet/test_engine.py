@@ -39,6 +39,7 @@ from tests.tiny_training import (
 
 SGD = {"optimizer": "sgd", "lr": 0.01}
 ADAMW = {"optimizer": "adamw", "lr": 0.01, "weight_decay": 0.05}
+SLOW_BACKBONE: dict[str, Any] = {**ADAMW, "backbone_lr_factor": 0.25}
 ONE_CYCLE = {"schedule": "one_cycle", "warmup_fraction": 0.2, "warmup_start": 0.04}
 
 
@@ -94,7 +95,7 @@ def test_two_trainings_with_one_seed_agree_exactly(split: Split, optim: dict[str
     assert bits(first["weights"]) == bits(second["weights"])
 
 
-@pytest.mark.parametrize("optim", [SGD, ADAMW], ids=["sgd", "adamw"])
+@pytest.mark.parametrize("optim", [SGD, ADAMW, SLOW_BACKBONE], ids=["sgd", "adamw", "slow backbone"])
 @pytest.mark.parametrize("stop", [1, 3])
 def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(split: Split, optim: dict[str, Any], stop: int) -> None:
     def fresh() -> TrainingState:
@@ -177,6 +178,22 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_images(generator: tor
         next(train_epochs(state, batches_of, progress=TrainingProgress(), epochs=1))
     assert (caught.value.epoch, caught.value.step) == (0, 2)
     assert bits(state.network.state_dict()) != bits(before)  # of the two steps before
+
+
+def test_thawed_stages_move_from_where_they_were_frozen(split: Split) -> None:
+    """A second training with fewer frozen stages, from the weights of the first."""
+    options: dict[str, Any] = {"norm": "group", "fpn_channels": 8, "head_channels": 8, "head_depth": 0}
+    frozen = build_model(num_logits=3, backbone="resnet18", frozen_stages=5, **options)
+    before = {key: value.clone() for key, value in frozen.state_dict().items()}
+    train(build_state(frozen, optim=ADAMW), split, epochs=1, batch_size=9)
+    kept = {key for key in before if torch.equal(frozen.state_dict()[key], before[key])}
+    assert kept == {key for key in before if key.startswith("backbone.")}
+
+    thawed = build_model(num_logits=3, backbone="resnet18", frozen_stages=1, **options)
+    thawed.load_state_dict(frozen.state_dict())
+    train(build_state(thawed, optim=SLOW_BACKBONE), split, epochs=1, batch_size=9)
+    moved = {key for key in before if not torch.equal(thawed.state_dict()[key], frozen.state_dict()[key])}
+    assert {key for key in before if key.endswith("weight")} - moved == {"backbone.conv1.weight", "backbone.bn1.weight"}
 
 
 def test_frozen_stages_do_not_move(split: Split) -> None:

@@ -70,6 +70,47 @@ def test_sgd_worked_by_hand() -> None:
         assert_close(weight.weight.item(), expected, rtol=1e-6, atol=0)
 
 
+class Body(nn.Module):
+    """A weight of 1 in a backbone, and one in a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone, self.head = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+        nn.init.ones_(self.backbone.weight)
+        nn.init.ones_(self.head.weight)
+
+
+def test_backbone_learns_at_its_factor_of_the_rate_worked_by_hand() -> None:
+    # Gradients 3, lr .1, factor .1: head 1 - .3, backbone 1 - .03. Then at half the rate: .7 - .15 and .97 - .015.
+    # Last with gradients clipped to a norm of 1, 3 / sqrt(18) = .7071 each, at half the rate: -.035355 and -.0035355.
+    model = Body()
+    optimizer = construct_optimizer(model, lr=0.1, momentum=0.0, weight_decay=0.0, backbone_lr_factor=0.1)
+    schedule = LambdaLR(optimizer, lambda step: 1.0 if step == 0 else 0.5)
+    expected = [(0.7, 0.97), (0.55, 0.955), (0.55 - 0.0353553, 0.955 - 0.00353553)]
+    for step, (head, backbone) in enumerate(expected):
+        for layer in (model.backbone, model.head):
+            layer.weight.grad = torch.tensor([[3.0]])
+        if step == 2:
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        assert_close(model.head.weight.item(), head, rtol=1e-6, atol=0)
+        assert_close(model.backbone.weight.item(), backbone, rtol=1e-6, atol=0)
+
+
+def test_groups_of_the_backbone_keep_the_rule_of_decay_and_come_last() -> None:
+    model = nn.ModuleDict({"backbone": Small(), "head": Small()})
+    groups = construct_optimizer(model, lr=0.5, weight_decay=0.1, backbone_lr_factor=0.2).param_groups
+    assert [(group["lr"], group["weight_decay"], len(group["params"])) for group in groups] == [
+        (0.5, 0.1, 1),
+        (0.5, 0.0, 3),
+        (0.1, 0.1, 1),
+        (0.1, 0.0, 3),
+    ]
+    assert groups[2]["params"][0] is model["backbone"].conv.weight
+    assert len(construct_optimizer(model, backbone_lr_factor=1.0).param_groups) == 2
+
+
 def test_an_unknown_optimiser_is_named() -> None:
     with pytest.raises(ValueError, match=r"optim\.optimizer is 'lamb', expected sgd or adamw"):
         construct_optimizer(Small(), optimizer="lamb")

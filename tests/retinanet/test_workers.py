@@ -18,7 +18,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sgd": {"training_state": {"optim": {"lr": 0.01}, "clip_grad_norm": 1.0}, "train": {"epochs": 3, "batch_size": 2}},
     "adamw": {
         # At the default of 1e-8 a gradient of 1e-8, which is rounding alone, moves a weight like one of 1e-3.
-        "training_state": {"optim": {"optimizer": "adamw", "lr": 0.002}, "eps": 1e-5, "ema_decay": 0.9},
+        "training_state": {
+            "optim": {"optimizer": "adamw", "lr": 0.002, "backbone_lr_factor": 0.3},
+            "eps": 1e-5,
+            "ema_decay": 0.9,
+        },
         "train": {"epochs": 2, "batch_size": 4},
     },
     "shares of two and one, in parts": {

@@ -43,16 +43,24 @@ def read_checkpoint(path: Path) -> CheckpointFile:
     Raises:
         ValueError: when the file is missing or broken, or holds no state dictionary or more than plain values.
     """
+    return find_state(read_content(path), path)
+
+
+def read_content(path: Path) -> object:
+    """Read the content of such a file, whatever it is.
+
+    Raises:
+        ValueError: when the file is missing or broken, or holds more than plain values.
+    """
     if not path.is_file():
         raise ValueError(f"{path} does not exist; expected the checkpoint of a RetinaNet")
     try:
-        content = load_arrays(path.read_bytes()) if is_pickle(path) else load_tensors(path)
+        return load_arrays(path.read_bytes()) if is_pickle(path) else load_tensors(path)
     except ValueError as error:
         raise ValueError(
             f"{path} cannot be read as weights: {error}; save the state dictionary alone, in its own project: "
             "torch.save(model.state_dict(), 'weights.pth')"
         ) from None
-    return find_state(content, path)
 
 
 def is_pickle(path: Path) -> bool:

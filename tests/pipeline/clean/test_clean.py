@@ -10,8 +10,8 @@ import pytest
 from pipeline.clean import listing, needs
 from pipeline.clean.__main__ import main
 from pipeline.clean.run import remove, run
-from pipeline.cluster.archive import ENDED, archive_run, export_archive
-from pipeline.runs.identity import BEST, ROWS, RUN_ID, RunFolder, digest_file, lock_run
+from pipeline.cluster.archive import archive_run, export_archive
+from pipeline.runs.identity import BEST, ENDED, ROWS, RUN_ID, RunFolder, digest_file, lock_run
 from pipeline.storage.outs import write_json
 from retinanet.inference.detector_file import save_detector
 from tests.stored_runs import HISTORY, RUNS, add_run, clean, commit_report, contents, git
