@@ -68,14 +68,16 @@ def note_weights(params: Params) -> None:
         ValueError: when they cannot be found or downloaded, and other weights were noted before.
     """
     before = json.loads(WEIGHTS.read_text(encoding="utf-8")) if WEIGHTS.exists() else {}
-    name, storage = params.model.weights, storage_location(load_runtime())
-    try:
-        path = find_weights(params.model, storage=storage, fetch_model=fetch_weights)
-    except ValueError as error:
-        if name is None or before.get("weights") != name:
-            raise
-        return print(f"{error}; {WEIGHTS} was not changed")
-    content = {"weights": name, "sha256": None if path is None else digest_file(path)}
+    name, digest = params.model.weights, None
+    if name is not None:
+        try:
+            path = find_weights(params.model, storage=storage_location(load_runtime()), fetch_model=fetch_weights)
+        except ValueError as error:
+            if before.get("weights") != name:
+                raise
+            return print(f"{error}; {WEIGHTS} was not changed")
+        digest = None if path is None else digest_file(path)
+    content = {"weights": name, "sha256": digest}
     if content != before:
         write_json(WEIGHTS, content)
 

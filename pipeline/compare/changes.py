@@ -2,50 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from pipeline.compare.revisions import git
-from pipeline.compare.runs import EvaluatedSplit, Origin
+from pipeline.compare.runs import Origin
 from pipeline.tracking.provenance import CODE
 
 Change = tuple[str | None, str | None]
 """Values in A and in B; None if the run has none."""
-
-
-def check_split(a: EvaluatedSplit, b: EvaluatedSplit) -> str | None:
-    """Check that both runs were evaluated on the same images and classes.
-
-    Returns:
-        A warning if only the annotations differ.
-
-    Raises:
-        ValueError: stating how the splits differ.
-    """
-    demand = "both runs must be evaluated on the same split; evaluate one of them on the other's data"
-    pictures = [
-        {image["id"]: image.get("sha256") or image["file_name"] for image in run.truth["images"]} for run in (a, b)
-    ]
-    if pictures[0].keys() != pictures[1].keys():
-        only = [len(pictures[i].keys() - pictures[1 - i].keys()) for i in (0, 1)]
-        raise ValueError(f"{only[0]} images are only in A's split and {only[1]} only in B's: {demand}")
-    other = [image_id for image_id, picture in pictures[0].items() if pictures[1][image_id] != picture]
-    if other:
-        raise ValueError(f"image id {other[0]} and {len(other) - 1} more are different images in A and in B: {demand}")
-    if a.truth["categories"] != b.truth["categories"]:
-        names = [", ".join(category["name"] for category in run.truth["categories"]) for run in (a, b)]
-        raise ValueError(f"the classes are {names[0]} in A and {names[1]} in B: {demand}")
-    if a.truth["annotations"] != b.truth["annotations"]:
-        return "the ground truth of A's split differs from that of B's; both runs are evaluated here on B's"
-    return None
-
-
-def digest_split(truth: Mapping[str, Any]) -> str:
-    """Digest of images, annotations and classes, 12 hexadecimal digits; independent of the image folder."""
-    content = {key: truth[key] for key in ("images", "annotations", "categories")}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def differing(a: Mapping[str, str], b: Mapping[str, str]) -> dict[str, Change]:

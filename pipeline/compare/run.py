@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from pipeline.compare import report
-from pipeline.compare.changes import check_split, describe_changes, digest_split
+from pipeline.compare.changes import describe_changes
 from pipeline.compare.image_differences import (
     ImageDifference,
     best_threshold,
@@ -19,9 +19,11 @@ from pipeline.compare.image_differences import (
     f1_of_images,
     largest_differences,
 )
-from pipeline.compare.runs import EvaluatedSplit, Run, find_run
+from pipeline.compare.runs import Run, find_run
 from pipeline.params.paths import picture_root, resolve_input
 from pipeline.params.runtime import load_runtime
+from pipeline.reports.evaluated import EvaluatedSplit, check_split, digest_split
+from pipeline.reports.evaluated import check_recorded as check_one_recorded
 from pipeline.storage.outs import write_atomic, write_json
 from retinanet.data.splits import Split
 from retinanet.evaluation.bootstrap import Difference, compare_matches
@@ -118,18 +120,10 @@ def common_split(a: Run, b: Run, *, wanted: str | None) -> str:
 def check_recorded(
     runs: Sequence[Run], evaluated: Sequence[EvaluatedSplit], metrics: Mapping[str, Difference], *, same_truths: bool
 ) -> None:
-    """Check that the detections of a run give the AP that it reported.
-
-    Raises:
-        ValueError: naming the run and both values; the detections are then not those that were evaluated.
-    """
+    """Check that the detections of each run give the AP that it reported; A's AP on B's ground truth is another one."""
     found = (metrics["AP"].a, metrics["AP"].b)
     for run, one, ap in list(zip(runs, evaluated, found, strict=True))[0 if same_truths else 1 :]:
-        if one.recorded_ap is not None and ap is not None and abs(one.recorded_ap - ap) > 1e-6:
-            raise ValueError(
-                f"the detections stored with {run.label} have AP {ap:.4f}, but it reported {one.recorded_ap:.4f}: they "
-                "come from different evaluations; run the evaluate stage for it again (`dvc repro evaluate`)"
-            )
+        check_one_recorded(one, ap, run.label)
 
 
 def root_of(truth: Mapping[str, Any], data_root: str | None) -> str:

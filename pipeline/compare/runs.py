@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from pipeline.compare import revisions
 from pipeline.params import flatten
 from pipeline.params.reading import parse_yaml
+from pipeline.reports.evaluated import EvaluatedSplit, download_evaluated
 from pipeline.reports.given_results import read_given_results
 from pipeline.reports.results import JUDGED, read_results
 from pipeline.runs.identity import digest_file
@@ -43,21 +44,6 @@ class Origin:
     train_data: str | None = None
     commit: str | None = None
     changes: str | None = None
-
-
-@dataclass(frozen=True)
-class EvaluatedSplit:
-    """Detections of a run on a split.
-
-    Attributes:
-        truth: the prepared split.
-        results: rows of the COCO results file.
-        recorded_ap: as reported by the run; None if it reported none.
-    """
-
-    truth: dict[str, Any]
-    results: list[dict[str, Any]]
-    recorded_ap: float | None
 
 
 class Run(Protocol):
@@ -91,14 +77,7 @@ class TrackedRun:
 
     def evaluated(self, split: str) -> EvaluatedSplit:
         """Download the split and the detections."""
-        with tempfile.TemporaryDirectory() as name:
-            fetch = self._reader.download
-            paths = [
-                fetch(self._stored.run_id, f"{JUDGED}/{split}/{file}", Path(name))
-                for file in (f"{split}.json", Path(DETECTIONS).name)
-            ]
-            truth, results = read_json(paths[0]), read_results(paths[1])
-        return EvaluatedSplit(truth, results, self._stored.metrics.get(f"{split}.AP"))
+        return download_evaluated(self._reader, self._stored.run_id, split, self._stored.metrics)
 
     def origin(self) -> Origin:
         """Read from the parameters and tags of the run."""

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from pipeline.cli.command import Command
 
+NOT_BETTER = 3
+"""Exit status of --if-better for a model that became the challenger."""
+
 DESCRIPTION = """\
 Export the trained detector: register it in MLflow, write it to a folder, to an ONNX file, or all of these.
 
@@ -14,6 +17,11 @@ reads    models/model.pt (or --model) and its run in MLflow, or the run of --run
 writes   a version of --register with the alias and its AP; --output/pyfunc (what MLflow loads and serves) and
          --output/model.pt (what retinanet.inference.detector.Detector.load reads); --onnx (network, decoding and
          class-wise NMS for onnxruntime), once its detections on pictures equal those of PyTorch
+         (--output has model_card.md, too)
+
+With --if-better a paired bootstrap over the images of the evaluated split decides: the first model of a name and one
+whose AP is better become the champion, any other the challenger. The exit status is then 0 for a champion and 3 for a
+challenger; 1 is an error, such as two models that were not evaluated on the same split.
 """
 
 
@@ -21,6 +29,11 @@ def add_options(parser: ArgumentParser) -> None:
     """Which model, and where it goes."""
     parser.add_argument("--register", metavar="NAME", help="register the model under this name")
     parser.add_argument("--alias", default="champion", help="alias of the registered version (default: %(default)s)")
+    parser.add_argument(
+        "--if-better",
+        action="store_true",
+        help="make it the champion only if it is better than the champion, else the challenger",
+    )
     parser.add_argument("--run", metavar="RUN_ID", help="MLflow run whose model is exported (default: --model)")
     parser.add_argument("--model", type=Path, default=Path("models/model.pt"), help="file of a detector")
     parser.add_argument("--output", metavar="FOLDER", type=Path, help="new folder for the model's files")
@@ -57,20 +70,25 @@ def work(options: Namespace) -> None:
     """
     if options.register is None and options.output is None and options.onnx is None:
         raise ValueError("nothing to do; give --register NAME, --output FOLDER or --onnx")
+    if options.if_better and (options.register is None or options.alias != "champion"):
+        raise ValueError("--if-better chooses between the aliases champion and challenger; give --register, no --alias")
     from pipeline.export.files import Request
     from pipeline.export.run import run  # torch is not needed before
 
     request = None
     if options.onnx is not None:
         request = Request(options.onnx, options.pictures, options.working_point, options.max_detections)
-    run(
+    is_champion = run(
         register=options.register,
         alias=options.alias,
         run_id=options.run,
         output=options.output,
         path=options.model,
         request=request,
+        if_better=options.if_better,
     )
+    if not is_champion:
+        raise SystemExit(NOT_BETTER)
 
 
 COMMAND = Command("export", DESCRIPTION, work, add_options, in_project=False)

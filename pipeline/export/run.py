@@ -8,16 +8,20 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from pipeline.export.cards import card_of_file, card_of_model
 from pipeline.export.files import Request, check_request, export_files
+from pipeline.export.promotion import CHAMPION, Decision, decide
 from pipeline.params.paths import storage_location
 from pipeline.params.runtime import load_runtime
 from pipeline.runs.identity import RUN_ID, RunFolder, digest_file
 from pipeline.tracking import find_run
+from pipeline.tracking.model import CARD
 from pipeline.tracking.registry import (
     Registered,
     RunModel,
     check_name,
     copy_model,
+    describe_model_run,
     find_model,
     register,
     weights_in,
@@ -40,8 +44,13 @@ def run(
     output: Path | None,
     path: Path = MODEL,
     request: Request | None = None,
-) -> None:
-    """Register a model, write it to a folder or to files for other programs; arguments of the command."""
+    if_better: bool = False,
+) -> bool:
+    """Register a model, write it to a folder or to files for other programs; arguments of the command.
+
+    Returns:
+        False for a model that --if-better did not make the champion.
+    """
     if register is not None:
         check_name(register, alias)
     if output is not None and output.exists():
@@ -49,14 +58,16 @@ def run(
     if request is not None:
         check_request(request)
 
-    model = find_model(run_id) if run_id else None
+    model, decision = find_model(run_id) if run_id else None, Decision(alias, "", None)
     if register is not None:
         model = model or model_of_file(path)
-        print_registered(register_model(model, name=register, alias=alias))
+        decision = decide(model, register) if if_better else decision
+        print_registered(register_model(model, name=register, decision=decision))
     if output is not None:
         write_output(output, model, path)
     if request is not None:
         write_files(request, model, path)
+    return not if_better or decision.alias == CHAMPION
 
 
 def write_files(request: Request, model: RunModel | None, path: Path) -> None:
@@ -92,20 +103,31 @@ def model_of_file(path: Path) -> RunModel:
     return find_model(run_id, digest=digest_file(path))
 
 
-def register_model(model: RunModel, *, name: str, alias: str) -> Registered:
-    """Register a model with tags and metrics of its run."""
+def register_model(model: RunModel, *, name: str, decision: Decision) -> Registered:
+    """Register a model with its card, tags and metrics of its run, and the reason of a promotion."""
     split, figures = figures_of(model.metrics)
-    sentence = f"{', '.join(f'{key} {figures[key]:.3f}' for key in figures) or 'not evaluated'} on {split}"
     known = {
         key: model.tags[key] for key in ("run_digest", "git.commit", "git.dirty", "data_hash") if key in model.tags
     }
-    return register(
+    promotion = {"promotion": decision.reason, "promotion.against": decision.against}
+    card = card_of_model(model)
+    entry = register(
         model,
         name=name,
-        alias=alias,
-        tags={**{key: f"{value:.4f}" for key, value in figures.items()}, "split": split, **known},
-        description="\n\n".join([f"**{sentence}**, from MLflow run {model.run_id}", *made_by(model.tags)]),
+        alias=decision.alias,
+        tags={
+            **{key: f"{value:.4f}" for key, value in figures.items()},
+            "split": split,
+            **known,
+            **card.tags,
+            **{key: text for key, text in promotion.items() if text},
+        },
+        description=card.description,
     )
+    describe_model_run(model.run_id, card.text, digest=model.tags.get("run_digest", ""))
+    if decision.reason:
+        print(f"{decision.alias}: {decision.reason}")
+    return entry
 
 
 def figures_of(metrics: Mapping[str, float]) -> tuple[str, dict[str, float]]:
@@ -115,11 +137,6 @@ def figures_of(metrics: Mapping[str, float]) -> tuple[str, dict[str, float]]:
         if figures:
             return ("val" if split == "best" else split), figures
     return "val", {}
-
-
-def made_by(tags: Mapping[str, str]) -> list[str]:
-    """Return the command that reproduces the model, if the run has it."""
-    return [f"Reproduce with: `{tags['reproduce']}`"] if "reproduce" in tags else []
 
 
 def print_registered(entry: Registered) -> None:
@@ -144,9 +161,13 @@ def write_output(folder: Path, model: RunModel | None, path: Path) -> None:
             _, description = load_detector(path)
             names = [category["name"] for category in description["categories"]]
             write_folder(whole / PYFUNC, path.resolve(), class_names=names)
+            card = card_of_file(path)
         else:
             copy_model(model, whole / PYFUNC)
+            card = card_of_model(model)
         shutil.copyfile(weights_in(whole / PYFUNC), whole / WEIGHTS)
+        for place in (whole, whole / PYFUNC):
+            (place / CARD).write_text(card.text, encoding="utf-8")
         whole.rename(folder)
-    print(f"wrote {folder / PYFUNC} and {folder / WEIGHTS}")
+    print(f"wrote {folder / PYFUNC}, {folder / WEIGHTS} and {folder / CARD}")
     print(f"serve   mlflow models serve -m {folder / PYFUNC} --env-manager local --host 127.0.0.1 --port 8080")

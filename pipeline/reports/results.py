@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.storage.outs import write_atomic
 
+DETECTIONS = "detections.json.gz"
 JUDGED = "judged"
 """Artifact folder of a run with <split>/detections.json.gz and the split itself, <split>/<split>.json."""
 

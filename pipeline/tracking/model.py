@@ -27,6 +27,9 @@ Picture = np.ndarray[Any, Any] | bytes | str | Path
 REQUIREMENTS = ("torch", "torchvision", "numpy", "pillow", "fsspec")
 """What a served model imports of the package retinanet needs; mlflow adds itself."""
 
+CARD = "model_card.md"
+"""File of the model card in the folder of a model."""
+
 DIGEST = "sha256"
 """Tag of a model: the SHA-256 of its weights file, models/model.pt."""
 
@@ -46,6 +49,7 @@ def log_model(
     class_names: Sequence[str],
     example: Picture | None,
     tags: Mapping[str, str],
+    card: str | None = None,
 ) -> str:
     """Store the model with the run and return its id; a run stores the same file only once.
 
@@ -66,7 +70,14 @@ def log_model(
             artifact_path=stored.artifact_location, run_id=run_id, model_uuid=stored.model_id, model_id=stored.model_id
         )
         with tempfile.TemporaryDirectory() as folder:
-            write_model(Path(folder) / "model", path, description=description, class_names=class_names, example=example)
+            write_model(
+                Path(folder) / "model",
+                path,
+                description=description,
+                class_names=class_names,
+                example=example,
+                card=card,
+            )
             client.log_model_artifacts(stored.model_id, f"{folder}/model")
     except Exception:
         client.finalize_logged_model(stored.model_id, "FAILED")
@@ -84,9 +95,15 @@ def models_of(client: MlflowClient, run: Run) -> list[LoggedModel]:
 
 
 def write_model(
-    folder: Path, path: Path, *, description: Model, class_names: Sequence[str], example: Picture | None
+    folder: Path,
+    path: Path,
+    *,
+    description: Model,
+    class_names: Sequence[str],
+    example: Picture | None,
+    card: str | None = None,
 ) -> None:
-    """Write the model's folder: weights, code of retinanet and serving.py, requirements, signature."""
+    """Write the model's folder: weights, code of retinanet and serving.py, requirements, signature, model card."""
     import mlflow.pyfunc
     import pandas as pd
 
@@ -103,6 +120,8 @@ def write_model(
             metadata={"class_names": list(class_names)},
             mlflow_model=description,
         )
+    if card is not None:
+        (folder / CARD).write_text(card, encoding="utf-8")
 
 
 def signature() -> ModelSignature:

@@ -6,15 +6,16 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.runs.identity import digest_file
 from pipeline.storage.outs import write_atomic
+from pipeline.tracking.description import DESCRIPTION_TAG
 from pipeline.tracking.model import DIGEST, models_of, write_model
 from pipeline.tracking.outbox import in_short
-from pipeline.tracking.records import clean_tags
+from pipeline.tracking.records import MAX_TAG, clean_tags
 from pipeline.tracking.store import connect, find_store
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ NAME = re.compile(r"\w[\w .-]*")
 ALIAS = re.compile(r"[\w-]{1,255}")
 RESERVED_ALIAS = re.compile(r"latest|v\d+", re.IGNORECASE)
 """MLflow's own rules for aliases, checked before anything is written."""
+
+LINK = re.compile(r"\[[^]]+]\(#/experiments/\S+\)")
+"""A line of a run's description, as Run.link_artifact adds it."""
 
 MODEL_ID = "model_id"
 """Tag of a version: the id of its logged model, which a search does not return."""
@@ -43,6 +47,19 @@ class RunModel:
     """SHA-256 of its weights file; empty if unknown."""
     metrics: Mapping[str, float]
     tags: Mapping[str, str]
+    params: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a registered model, found by its alias."""
+
+    version: str
+    run_id: str
+    model_id: str
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+    """Metrics and tags of its run."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +97,8 @@ def find_model(run_id: str, *, digest: str | None = None) -> RunModel:
         which = "no model" if digest is None else "no model with these weights"
         raise ValueError(f"the MLflow run {run_id} in {store.public_uri} holds {which}; run the train stage again")
     model: LoggedModel = models[-1]
-    return RunModel(model.model_id, run_id, model.tags.get(DIGEST, ""), run.data.metrics, run.data.tags)
+    data = run.data
+    return RunModel(model.model_id, run_id, model.tags.get(DIGEST, ""), data.metrics, data.tags, data.params)
 
 
 def reach(run_id: str) -> MlflowClient:
@@ -165,6 +183,46 @@ def version_behind(client: MlflowClient, name: str, alias: str) -> str | None:
         return None
 
 
+def find_version(name: str, alias: str) -> Version | None:
+    """Return the version of an alias with the metrics and tags of its run, None if there is no such name or alias.
+
+    Raises:
+        ValueError: when MLflow does not answer, or does not have the run of the version.
+    """
+    from mlflow.exceptions import MlflowException
+
+    client = connect(find_store())
+    try:
+        found = client.get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise ValueError(f"MLflow cannot look up {name}@{alias}: {in_short(error)}") from error
+    try:
+        run = client.get_run(found.run_id or "")
+    except MlflowException as error:
+        raise ValueError(
+            f"MLflow does not have the run of {name}@{alias} (version {found.version}), with its detections: "
+            f"{in_short(error)}; set the alias to another version, or register without --if-better"
+        ) from error
+    model_id = str(found.tags.get(MODEL_ID, ""))
+    return Version(str(found.version), run.info.run_id, model_id, run.data.metrics, run.data.tags)
+
+
+def describe_model_run(run_id: str, text: str, *, digest: str) -> None:
+    """Make a text the description of a run, before its links; one that somebody else has written stays.
+
+    Args:
+        digest: of the training, which our own descriptions name.
+    """
+    client = connect(find_store())
+    before = client.get_run(run_id).data.tags.get(DESCRIPTION_TAG, "")
+    links = "\n".join(line for line in before.splitlines() if LINK.fullmatch(line))
+    if f"(run `{digest}`)" in before or before.strip() == links:
+        room = MAX_TAG - len(links) - 1
+        client.set_tag(run_id, DESCRIPTION_TAG, f"{text[:room]}\n{links}" if links else text[:MAX_TAG])
+
+
 def copy_model(model: RunModel, folder: Path) -> None:
     """Download the folder of a logged model, as `mlflow.pyfunc.load_model` reads it."""
     from mlflow.artifacts import download_artifacts
@@ -226,11 +284,11 @@ def known_digest(uri: str) -> str | None:
         return None  # the download says what is wrong
 
 
-def write_folder(folder: Path, path: Path, *, class_names: list[str]) -> None:
-    """Write the folder of a model from its weights file, without a store."""
+def write_folder(folder: Path, path: Path, *, class_names: list[str], card: str | None = None) -> None:
+    """Write the folder of a model from its weights file, without a store; see write_model."""
     from mlflow.models import Model
 
-    write_model(folder, path, description=Model(), class_names=class_names, example=None)
+    write_model(folder, path, description=Model(), class_names=class_names, example=None, card=card)
 
 
 def weights_in(folder: Path) -> Path:

@@ -240,6 +240,7 @@ class Run:
         class_names: Sequence[str],
         example: Picture | None = None,
         tags: Mapping[str, str] | None = None,
+        card: str | None = None,
     ) -> str | None:
         """Store the model for `mlflow.pyfunc.load_model` and `mlflow models serve`, once per file.
 
@@ -247,6 +248,7 @@ class Run:
             path: of the exported model, models/model.pt.
             example: a small picture that goes with the model as its example input.
             tags: of the model, as the UI shows them in its list of models.
+            card: its model card, in Markdown.
 
         Returns:
             The model's id, as in models:/<id>; None if it waits for the store to come back.
@@ -255,7 +257,15 @@ class Run:
         self._put(
             f"model {path}",
             lambda client, run_id: model_ids.append(
-                log_model(client, run_id, path, class_names=class_names, example=example, tags=clean_tags(tags or {}))
+                log_model(
+                    client,
+                    run_id,
+                    path,
+                    class_names=class_names,
+                    example=example,
+                    tags=clean_tags(tags or {}),
+                    card=card,
+                )
             ),
         )
         return model_ids[0] if model_ids else None

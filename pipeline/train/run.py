@@ -23,37 +23,27 @@ from pipeline.params import Params, flatten, project_root
 from pipeline.params.experiment import Train
 from pipeline.params.paths import check_folder, outer_root, storage_location
 from pipeline.params.runtime import RuntimeConfig
-from pipeline.reports.curves import plot_curves, write_history_csv
 from pipeline.reports.sample_images import SampleImages
 from pipeline.runs.fingerprint import digest_code, training_code
 from pipeline.runs.identity import BEST, ENDED, ROWS, RUN_ID, SECTIONS, RunFolder, digest_file, digest_run, lock_run
 from pipeline.runs.inputs import ANCHORS, SPLITS
 from pipeline.runs.lease import hold_lease
 from pipeline.runs.predecessor import begin_run
-from pipeline.storage.outs import read_json, write_atomic, write_json
+from pipeline.storage.outs import read_json, write_atomic
 from pipeline.tracking import (
     Run,
     cluster_tags,
     describe_run,
     import_mlflow,
     log_code_changes,
-    log_split,
     open_run,
     provenance_tags,
 )
 from pipeline.train.micro_batch import IMAGES_PER_STEP, halve_images, keep_size, with_at_most, with_images_per_step
+from pipeline.train.outs import MODEL, card_of, log_outs, write_reports
 from pipeline.worker_config import check_weights, initial_weights, worker_config
 from retinanet.inference.detector_file import load_detector, save_detector
 from retinanet.network.precision import native_precision
-
-MODEL = Path("models/model.pt")
-REPORT = Path("reports/train.json")
-EARLIER_OUTS = tuple(
-    Path(name)
-    for name in ("reports/prepare.json", "reports/prepare.html", "reports/anchor_stats.json", "plots/anchors.png")
-)
-HISTORY = Path("plots/training.csv")
-CURVES = Path("plots/training.png")
 
 
 def run(params: Params, runtime: RuntimeConfig, ending: Ending | None = None) -> None:
@@ -158,7 +148,7 @@ def train(
         write_reports(history, best=best, digest=digest)
         folder.write(ENDED, str(len(history)))
         run.set_tags(describe_run(best, epochs=len(history), digest=digest, reproduce=tags.get("reproduce")))
-        log_outs(run)
+        log_outs(run, card=card_of(best, params=flat, tags=tags, run_id=run.run_id))
     ending.reach(history)
     ending.message = f"best epoch {best['epoch']} of {len(history)}"
     if ends_early(history, params.train):
@@ -290,21 +280,3 @@ def export(checkpoint: Path, *, digest: str) -> tuple[list[dict[str, Any]], int]
         own = {**description, "run": {**description["run"], "digest": digest}}
         write_atomic(MODEL, lambda temporary: save_detector(temporary, weights, own))
     return read_json(checkpoint / ROWS), description["run"]["epoch"]
-
-
-def write_reports(history: list[dict[str, Any]], *, best: Mapping[str, Any], digest: str) -> None:
-    """Write the metrics of the best epoch, and the curves of all epochs."""
-    kept = {key: value for key, value in best.items() if key not in ("seconds", "images_per_s")}
-    write_json(REPORT, {"run": digest, "epochs": history[-1]["epoch"], "best": kept})
-    write_atomic(HISTORY, lambda path: write_history_csv(history, path))
-    write_atomic(CURVES, lambda path: plot_curves(history, path))
-
-
-def log_outs(run: Run) -> None:
-    """Log data, parameters, reports, curves and the model to MLflow."""
-    for name, path in SPLITS.items():
-        log_split(run, name, path)
-    earlier = [path for path in EARLIER_OUTS if path.is_file()]
-    for artifact in (Path("params.yaml"), ANCHORS, *earlier, REPORT, CURVES):
-        run.log_artifact(artifact)
-    run.log_model(MODEL, class_names=[category["name"] for category in read_json(SPLITS["train"])["categories"]])

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.compare.changes import check_split, describe_changes, differing, digest_split
-from pipeline.compare.runs import EvaluatedSplit, Origin
+from pipeline.compare.changes import describe_changes, differing
+from pipeline.compare.runs import Origin
+from pipeline.reports.evaluated import EvaluatedSplit, check_split, digest_split
 from tests.judged_world import random_truth
 
 
