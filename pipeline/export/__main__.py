@@ -15,9 +15,8 @@ Export the trained detector: register it in MLflow, write it to a folder, to an 
 
 reads    models/model.pt (or --model) and its run in MLflow, or the run of --run
 writes   a version of --register with the alias and its AP; --output/pyfunc (what MLflow loads and serves) and
-         --output/model.pt (what retinanet.inference.detector.Detector.load reads); --onnx (network, decoding and
-         class-wise NMS for onnxruntime), once its detections on pictures equal those of PyTorch
-         (--output has model_card.md, too)
+         --output/model.pt (what retinanet.inference.detector.Detector.load reads), both with model_card.md; --onnx
+         (network, decoding and class-wise NMS for onnxruntime), once its detections on pictures equal those of PyTorch
 
 With --if-better a paired bootstrap over the images of the evaluated split decides: the first model of a name and one
 whose AP is better become the champion, any other the challenger. The exit status is then 0 for a champion and 3 for a
