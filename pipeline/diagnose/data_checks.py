@@ -27,7 +27,7 @@ def no_labels(evidence: Evidence) -> Iterator[Cause]:
     if test is None:
         return
     total = sum(test.boxes.values())
-    unseen = [name for name, count in test.boxes.items() if count and not train.boxes.get(name)]
+    unseen = [name for name, count in test.boxes.items() if count and train.boxes.get(name, 0) == 0]
     if total == 0:
         yield Cause(
             "nothing to find",
