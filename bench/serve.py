@@ -70,6 +70,7 @@ def main() -> None:
                     rows.append([str(batch_size), str(clients), per_s, f"{middle:.0f}", f"{late:.0f}"])
                     print(*rows[-1], sep="  ", flush=True)
     columns = ["batch", "clients", "requests/s", "p50 ms", "p99 ms"]
+    text = text.partition("\n")[0]  # the rest of the header is on ratios
     text += f"\n\nNetwork of {options.network}, {options.requests} requests a row.\n\n{table(columns, rows)}"
     print(text)
     if options.write:

@@ -2,7 +2,8 @@
 
 python -m docs.screenshots --help says how.
 
-The steps here are those that the page tells people to do; tests/test_ui.py takes the same ones.
+The steps here are those that the page tells people to do; tests/test_ui.py takes the same ones. With --service it takes
+that of docs/serve.md from a running `make serve`.
 """
 
 from __future__ import annotations
@@ -253,6 +254,18 @@ def take_report(path: Path, *, chromium: str) -> None:
         save(page, "enlarged", folder=REPORT_FOLDER)
 
 
+def take_service(address: str, picture: Path, *, chromium: str) -> None:
+    """The page of a running service, with the detections on a picture."""
+    with opened(address, chromium=chromium) as (page, _):
+        page.set_viewport_size({"width": 1000, "height": 690})
+        page.goto(f"{address}/")
+        page.set_input_files("#file", str(picture))
+        expect(page.locator("#count")).to_contain_text("candidates shown", timeout=PATIENCE_MS)
+        page.locator("#slider").fill("0.48")
+        page.locator("#rows tr").first.hover()
+        page.screenshot(path=FOLDER.parent / "serve.jpg", type="jpeg", quality=82)
+
+
 def first_step(client: MlflowClient, sweep: Sweep) -> int:
     """The first epoch of which the best child has pictures, 0 if it has none: no child was stopped before it."""
     key = PICTURES.replace("/", "~")  # as MLflow names the files
@@ -268,12 +281,16 @@ def main() -> None:
     parser.add_argument("--sweep", metavar="RUN_ID", help="of the sweep's own run; default: the newest sweep")
     parser.add_argument("--metric", default="best.AP", help="what the children are ranked by; default: %(default)s")
     parser.add_argument("--report", type=Path, help="reports/evaluate.html: its pictures instead")
+    parser.add_argument("--service", nargs=2, metavar=("URL", "PICTURE"), help="a running service, and what to show it")
     arguments = parser.parse_args()
     chromium = find_chromium()
     if chromium is None:
         raise SystemExit(f"screenshots: none of {', '.join(CHROMIUMS)} is installed; apt-get install chromium")
     if arguments.report is not None:
         take_report(arguments.report, chromium=chromium)
+        return
+    if arguments.service:
+        take_service(arguments.service[0].rstrip("/"), Path(arguments.service[1]), chromium=chromium)
         return
     client = MlflowClient(arguments.store)
     try:

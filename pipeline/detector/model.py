@@ -8,6 +8,7 @@ from pathlib import Path
 import fsspec
 import torch
 
+from pipeline.storage import stores  # with which fsspec reaches buckets as the trainings do
 from pipeline.tracking.registry import download_weights
 from retinanet.inference.detector import Detector
 
@@ -38,8 +39,10 @@ def find_weights(name: str, folder: Path) -> Path:
     try:
         system, source = fsspec.url_to_fs(name)
         system.get_file(source, str(path))
-    except (OSError, ValueError, ImportError) as error:
-        raise ValueError(f"--model {name} cannot be read: {error or type(error).__name__}") from error
+    except ValueError as error:  # of a protocol that nobody knows
+        raise ValueError(f"--model {name} cannot be read: {error}") from error
+    except (OSError, ImportError) as error:
+        raise ValueError(f"--model {name} cannot be read: {stores.complaint(name, error)}") from error
     return path
 
 

@@ -88,7 +88,7 @@ def describe(found: Found, class_names: list[str]) -> dict[str, Any]:
     return {
         "width": width,
         "height": height,
-        "thresholds": dict(zip(class_names, found.thresholds, strict=True)),
+        "thresholds": by_name(class_names, found.thresholds),
         "detections": [
             {
                 "box": [round(side, 2) for side in box],
@@ -101,13 +101,18 @@ def describe(found: Found, class_names: list[str]) -> dict[str, Any]:
     }
 
 
+def by_name(class_names: list[str], thresholds: list[float]) -> dict[str, float]:
+    """Thresholds as readable as the scores that they are compared with."""
+    return {name: round(threshold, 5) for name, threshold in zip(class_names, thresholds, strict=True)}
+
+
 def describe_model(service: DetectionService) -> dict[str, Any]:
     """What is served, and its limits."""
     settings, names = service.settings, service.detector.class_names
     return {
         "run": service.detector.description.get("run", {}),
         "class_names": names,
-        "thresholds": dict(zip(names, service.thresholds, strict=True)),
+        "thresholds": by_name(names, service.thresholds),
         "floor": service.floor,
         "max_upload_bytes": settings.max_bytes,
         "max_pixels": settings.max_pixels,

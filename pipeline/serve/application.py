@@ -20,8 +20,8 @@ from pipeline.serve.app import build_app
 from pipeline.serve.detection import RETRY_AFTER_S, DetectionService, Outcome, Prepared
 from pipeline.serve.settings import Settings
 
-NAME = "retinanet"
-"""Of the application."""
+NAME, DEPLOYMENT = "retinanet", "detector"
+"""Of the application, and of its only deployment."""
 
 ROOM = 64
 """Requests that a replica takes beyond max_waiting: the page, /health, and those that it refuses itself, in JSON."""
@@ -71,7 +71,7 @@ def bind(settings: Settings, **options: Any) -> serve.Application:
         options: of the deployment: num_replicas, ray_actor_options.
     """
     deployment = serve.deployment(
-        name="detector",
+        name=DEPLOYMENT,
         max_ongoing_requests=settings.max_waiting + ROOM,
         max_queued_requests=ROOM,
         backpressure_config={"retry_after_s": RETRY_AFTER_S},

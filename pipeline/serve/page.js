@@ -109,8 +109,9 @@ async function detect(file) {
     const answer = await ask(file, running.signal);
     answer.thresholds = state.model ? state.model.thresholds : answer.thresholds;
     state.answer = answer;
-    picture.width = answer.width;
-    picture.height = answer.height;
+    at("figure").style.setProperty("--natural", `${answer.width}px`);
+    at("figure").style.setProperty("--ratio", answer.width / answer.height);
+    picture.style.aspectRatio = answer.width / answer.height;
     tell(`${picture.alt}: ${answer.width} x ${answer.height} px, ${Math.round(performance.now() - start)} ms`);
     show();
   } catch (error) {
