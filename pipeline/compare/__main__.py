@@ -17,7 +17,7 @@ A run is an MLflow run (id, its first 6 characters or more, or name), a DVC expe
 a COCO results file of any detector on the workspace's split.
 
 reads    the detections and the split that the stage evaluate stored with each run, the images
-writes   reports/compare.json, plots/compare.png
+writes   reports/compare.json, reports/compare.html (one file that opens offline), plots/compare.png
 """
 
 

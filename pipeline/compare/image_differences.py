@@ -101,10 +101,20 @@ def draw_differences(
         pictures = []
         for one in chosen:
             f1 = one.f1_b if run else one.f1_a
-            rows = [row for row in results[run] if row["image_id"] == split.records[one.index].image_id]
-            pictures.append(_sheet_picture(split, one, images[one.index], rows, label_of=label_of, f1=f1))
+            pictures.append(_sheet_picture(split, one, images[one.index], results[run], label_of=label_of, f1=f1))
         sheets.append(draw_sheet(pictures, columns=COLUMNS, score_threshold=thresholds[run]))
     return set_side_by_side(sheets, titles)
+
+
+def detections_of(
+    rows: Sequence[Mapping[str, Any]], image_id: int, label_of: Mapping[int, int]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
+    """Boxes [D, 4] xyxy px, scores [D] and labels [D] of an image, from the rows of a COCO results file."""
+    own = [row for row in rows if row["image_id"] == image_id]
+    boxes = np.array([row["bbox"] for row in own], dtype=np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    scores = np.array([row["score"] for row in own], dtype=np.float32)
+    return boxes.astype(np.float32), scores, np.array([label_of[row["category_id"]] for row in own], dtype=np.int64)
 
 
 def _sheet_picture(
@@ -117,15 +127,14 @@ def _sheet_picture(
     f1: float,
 ) -> SheetPicture:
     record = split.records[one.index]
-    boxes = np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
+    boxes, scores, labels = detections_of(rows, record.image_id, label_of)
     return SheetPicture(
         image=image,
         title=f"F1 {f1:.2f}  {Path(one.file_name).name}",
         truth_boxes=record.boxes.numpy(),
         truth_labels=record.labels.numpy(),
-        boxes=boxes.astype(np.float32),
-        scores=np.array([row["score"] for row in rows], dtype=np.float32),
-        labels=np.array([label_of[row["category_id"]] for row in rows], dtype=np.int64),
+        boxes=boxes,
+        scores=scores,
+        labels=labels,
         class_names=split.class_names,
     )

@@ -19,6 +19,7 @@ from pipeline.compare.image_differences import (
     f1_of_images,
     largest_differences,
 )
+from pipeline.compare.page import SideBySide, build_page
 from pipeline.compare.runs import Run, find_run
 from pipeline.params.paths import picture_root, resolve_input
 from pipeline.params.runtime import load_runtime
@@ -30,6 +31,8 @@ from retinanet.evaluation.bootstrap import Difference, compare_matches
 from retinanet.evaluation.class_matches import match_results
 
 REPORT = Path("reports/compare.json")
+PAGE = Path("reports/compare.html")
+PAGE_PICTURES = 24  # at least, on the page
 
 
 def run(options: argparse.Namespace) -> None:
@@ -51,9 +54,21 @@ def run(options: argparse.Namespace) -> None:
     changes = describe_changes(*(run.origin() for run in runs))
 
     print("", report.metrics_table(comparison.metrics), *notes, "", report.changes_text(changes), "", sep="\n")
-    print(report.pictures_text(comparison.differences, comparison.thresholds))
-    if comparison.differences:
+    chosen = comparison.differences[: options.pictures]
+    print(report.pictures_text(chosen, comparison.thresholds))
+    if chosen:
         print(draw(options, runs, evaluated, comparison))
+    facts = f"{split}: {num_images} images, {options.resamples} resamples of them, seed {options.seed}"
+    page = build_page(
+        metrics=comparison.metrics,
+        runs=[run.label for run in runs],
+        facts=facts,
+        notes=notes,
+        changes=report.changes_text(changes),
+        pictures=pair(options, evaluated, comparison),
+    )
+    write_atomic(PAGE, lambda path: path.write_text(page, encoding="utf-8"))
+    print(f"page written to {PAGE}")
     print("", report.verdict(comparison.metrics), sep="\n")
     content = {
         "verdict": report.verdict(comparison.metrics),
@@ -64,7 +79,7 @@ def run(options: argparse.Namespace) -> None:
         "metrics": {name: metric._asdict() for name, metric in comparison.metrics.items()},
         "changes": changes,
         "score_thresholds": dict(zip("AB", comparison.thresholds, strict=True)),
-        "pictures": [one.to_json() for one in comparison.differences],
+        "pictures": [one.to_json() for one in chosen],
     }
     write_json(REPORT, content)
 
@@ -92,7 +107,8 @@ def compare(evaluated: Sequence[EvaluatedSplit], options: argparse.Namespace) ->
     )
     thresholds = [best_threshold(each) for each in matches]
     f1 = [f1_of_images(each, threshold) for each, threshold in zip(matches, thresholds, strict=True)]
-    return Comparison(metrics, thresholds, largest_differences(truth["images"], *f1, count=options.pictures))
+    count = max(options.pictures, PAGE_PICTURES)
+    return Comparison(metrics, thresholds, largest_differences(truth["images"], *f1, count=count))
 
 
 def common_split(a: Run, b: Run, *, wanted: str | None) -> str:
@@ -142,7 +158,7 @@ def draw(
         sheet = draw_differences(
             Split(truth, root=root_of(truth, options.data_root)),
             [category["id"] for category in truth["categories"]],
-            comparison.differences,
+            comparison.differences[: options.pictures],
             results=[run.results for run in evaluated],
             thresholds=comparison.thresholds,
             titles=[f"{name}: {run.label}" for name, run in zip("AB", runs, strict=True)],
@@ -151,3 +167,17 @@ def draw(
         return f"no sheet was drawn, because the images cannot be read here: {error}"
     write_atomic(options.output, sheet.save)
     return f"sheet written to {options.output}"
+
+
+def pair(options: argparse.Namespace, evaluated: Sequence[EvaluatedSplit], comparison: Comparison) -> SideBySide | None:
+    """What the page needs for its pictures; None where they cannot be read here."""
+    truth = evaluated[1].truth
+    try:
+        split = Split(truth, root=root_of(truth, options.data_root))
+        if comparison.differences:
+            split.picture(comparison.differences[0].index)
+    except (OSError, ValueError):
+        return None
+    category_ids = [category["id"] for category in truth["categories"]]
+    results = [run.results for run in evaluated]
+    return SideBySide(split, category_ids, comparison.differences, results, comparison.thresholds)
