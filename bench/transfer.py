@@ -3,8 +3,8 @@
     python -m bench.transfer [--voc FOLDER] [--source FILE] [--seeds 1 2 3] [--write]
 
 Both sides have the same data, settings, seeds and epochs; only model.weights differs. The source is trained first, on
-the discs and squares of 480 pictures. From it start trainings on all three shapes and on triangles alone, with 96 other
-pictures, and, with --voc, on a VOC data set such as BCCD with presets/bccd.yaml. AP is that of the test split, by the
+the discs and squares of --pictures pictures. From it start trainings on all three shapes and on triangles alone, with --few
+other pictures, and, with --voc, on a VOC data set such as BCCD with presets/bccd.yaml. AP is that of the test split, by the
 detector of the last epoch.
 
 The settings are those of a training from scratch, also for the fine-tuning. One worker in a process of its own, without
@@ -34,8 +34,6 @@ from bench.ratios import header, keep, table
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHAPES = REPOSITORY / "params.yaml"
 SOURCE = "discs and squares"
-FEW = 96
-"""Training pictures of a fine-tuning on shapes."""
 
 
 class Task(NamedTuple):
@@ -63,6 +61,9 @@ def main() -> None:
     """Print the table; --write keeps it in bench/RESULTS.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--voc", type=Path, help="the folder of a VOC data set such as BCCD; none: shapes alone")
+    parser.add_argument("--pictures", type=int, default=480, help="of the source (default: 480)")
+    parser.add_argument("--few", type=int, default=96, help="pictures of a fine-tuning on shapes (default: 96)")
+    parser.add_argument("--threads", type=int, default=2, help="of a training (default: 2)")
     parser.add_argument("--epochs", type=int, default=4, help="of a fine-tuning on shapes (default: 4)")
     parser.add_argument("--voc-epochs", type=int, default=6, help="of a training on the VOC data set (default: 6)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
@@ -85,29 +86,29 @@ def measure(folder: Path, options: argparse.Namespace) -> Iterator[tuple[str, st
     weights = options.source
     if weights is None:
         weights = folder / "source.pt"
-        prepare(folder / "source", source(), seed=1)
+        prepare(folder / "source", source(options.pictures), seed=1, threads=options.threads)
         yield SOURCE, "scratch", 1, train(folder / "source", weights=None, model=weights)
     for task, target in enumerate(targets(options)):
         for seed in options.seeds:
             project = folder / f"{task}-{seed}"
             # The pictures of the fine-tuning are drawn with other seeds than those of the source.
-            prepare(project, target, seed=100 + seed)
+            prepare(project, target, seed=100 + seed, threads=options.threads)
             for start, file in (("scratch", None), (SOURCE, weights.resolve())):
                 result = train(project, weights=file, model=project / "model.pt")
                 print(target.name, start, seed, result, flush=True)
                 yield target.name, start, seed, result
 
 
-def source() -> Task:
+def source(pictures: int) -> Task:
     """The training that the others start from."""
-    data = {"classes": ["disc", "square"], "shapes": {"train": 480}}
+    data = {"classes": ["disc", "square"], "shapes": {"train": pictures}}
     return Task(SOURCE, SHAPES, {"data": data, "train": {"evaluate_every": 8}})
 
 
 def targets(options: argparse.Namespace) -> Iterator[Task]:
     """What is trained from scratch and from the source."""
     few = {"epochs": options.epochs, "evaluate_every": options.epochs}
-    shapes = {"train": FEW, "val": 20}
+    shapes = {"train": options.few, "val": 20}
     yield Task("three shapes", SHAPES, {"data": {"shapes": shapes}, "train": few})
     yield Task("triangles", SHAPES, {"data": {"shapes": shapes, "classes": ["triangle"]}, "train": few})
     if options.voc is not None:
@@ -116,7 +117,7 @@ def targets(options: argparse.Namespace) -> Iterator[Task]:
         yield Task(options.voc.name, preset, {"data": {"root": str(options.voc.resolve())}, "train": epochs})
 
 
-def prepare(project: Path, task: Task, *, seed: int) -> None:
+def prepare(project: Path, task: Task, *, seed: int, threads: int) -> None:
     """A project with its data and anchors."""
     params = yaml.safe_load(task.preset.read_text())
     for section, values in task.changes.items():
@@ -127,6 +128,8 @@ def prepare(project: Path, task: Task, *, seed: int) -> None:
     project.mkdir()
     (project / "params.yaml").write_text(yaml.safe_dump(params))
     shutil.copytree(REPOSITORY / "conf", project / "conf")
+    runtime = yaml.safe_load((project / "conf/local.yaml").read_text()) | {"cpus_per_worker": threads}
+    (project / "conf/local.yaml").write_text(yaml.safe_dump(runtime))
     run(project, "-m", "pipeline.prepare")
     run(project, "-m", "pipeline.anchor_stats")
 
