@@ -61,7 +61,7 @@ def missed_objects(analysis: Analysis, params: Params) -> Iterator[Advice]:
     commands = [as_command({"train.epochs": 2 * params.train.epochs})]
     if params.model.weights is None and params.model.norm != "frozen_batch":
         commands.append(as_command({"model.weights": "imagenet", "model.norm": "frozen_batch"}))
-    elif larger is not None:
+    elif larger is not None and params.model.weights == "imagenet":  # other weights fit one backbone
         commands.append(as_command({"model.backbone": larger}))
     yield Advice(
         "missed objects",
