@@ -30,7 +30,7 @@ TINY: dict[str, dict[str, Any]] = {
     "postprocess": {"nms_iou": 0.5},
     "model": {"fpn_channels": 16, "head_channels": 16, "head_depth": 1, "prior": 0.2},
     "train": {"batch_size": 8, "epochs": 1, "evaluate_every": 1},
-    "evaluate": {"pictures": 4, "split": "test"},
+    "evaluate": {"pictures": 4, "resamples": 10, "split": "test"},
 }
 SHAPES = {"train": 24, "val": 8, "test": 8, "image_size": 64, "max_objects": 3, "min_size": 16, "max_size": 48}
 OUTSIDE = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "RAY_ADDRESS", "PIPELINE_CONF", "DVC_ROOT", "PYTHONPATH")
@@ -158,7 +158,9 @@ def test_wrong_key_stops_before_any_work_with_the_right_one(fresh: Experiment) -
 def test_repro_makes_every_out_and_leaves_the_large_ones_to_dvc(experiment: Experiment) -> None:
     outs = ["data/prepared/train.json", "anchors.json", "models/model.pt", "plots/training.csv", "plots/training.png"]
     outs += ["plots/anchors.png", "plots/precision_recall.csv", "plots/precision_recall.png", "plots/detections.png"]
-    outs += ["plots/thresholds.csv", "plots/thresholds.png"]
+    for name in ("thresholds", "errors", "calibration"):
+        outs += [f"plots/{name}.csv", f"plots/{name}.png"]
+    outs += ["plots/confusion.png", "reports/confusion.csv", "reports/label_mistakes.csv", "reports/speed.json"]
     outs += ["reports/detections.json.gz", "reports/evaluate.html", *(f"reports/{stage}.json" for stage in STAGES)]
     assert [out for out in outs if not (experiment.root / out).exists()] == []
     assert experiment.report("train")["epochs"] == 1
@@ -248,7 +250,8 @@ def test_mlflow_has_one_run_that_can_be_traced(experiment: Experiment) -> None:
     assert tags["run_digest"] == experiment.report("train")["run"]
     files = {path.name for path in (experiment.root / "mlartifacts").rglob(f"{run_id}/artifacts/*")}
     logged = {"params.yaml", "anchors.json", "train.json", "training.png", "evaluate.json", "precision_recall.png"}
-    assert logged | {"thresholds.png", "anchors.png", "detections.png", "judged"} <= files
+    assert logged | {"thresholds.png", "errors.png", "confusion.csv", "speed.json"} <= files
+    assert {"anchors.png", "detections.png", "judged"} <= files
     assert experiment.query("select count(*) from logged_models where status = 'READY' or status = 2") == [(1,)]
 
 
