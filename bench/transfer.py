@@ -3,9 +3,9 @@
     python -m bench.transfer [--voc FOLDER] [--source FILE] [--seeds 1 2 3] [--write]
 
 Both sides have the same data, settings, seeds and epochs; only model.weights differs. The source is trained first, on
-the discs and squares of --pictures pictures. From it start trainings on all three shapes and on triangles alone, with --few
-other pictures, and, with --voc, on a VOC data set such as BCCD with presets/bccd.yaml. AP is that of the test split, by the
-detector of the last epoch.
+the discs and squares of --pictures pictures. From it start trainings on all three shapes and on triangles alone, with
+--few other pictures, and, with --voc, on a VOC data set such as BCCD with presets/bccd.yaml. AP is that of the test
+split, by the detector of the last epoch.
 
 The settings are those of a training from scratch, also for the fine-tuning. One worker in a process of its own, without
 Ray.
