@@ -16,7 +16,8 @@ Export the trained detector: register it in MLflow, write it to a folder, to an 
 reads    models/model.pt (or --model) and its run in MLflow, or the run of --run
 writes   a version of --register with the alias and its AP; --output/pyfunc (what MLflow loads and serves) and
          --output/model.pt (what retinanet.inference.detector.Detector.load reads), both with model_card.md; --onnx
-         (network, decoding and class-wise NMS for onnxruntime), once its detections on pictures equal those of PyTorch
+         (network, decoding and class-wise NMS for onnxruntime), once its detections on pictures equal those of PyTorch;
+         with --int8 a smaller copy, and reports/export.json with the AP of both
 
 With --if-better a paired bootstrap over the images of the evaluated split decides: the first model of a name and one
 whose AP is better become the champion, any other the challenger. The exit status is then 0 for a champion and 3 for a
@@ -46,6 +47,11 @@ def add_options(parser: ArgumentParser) -> None:
         help="new ONNX file (models/model.onnx where none is named)",
     )
     files.add_argument(
+        "--int8",
+        action="store_true",
+        help="beside --onnx FILE.onnx also FILE.int8.onnx, calibrated on training pictures, and the AP of both",
+    )
+    files.add_argument(
         "--pictures",
         metavar="PATH",
         type=Path,
@@ -71,12 +77,14 @@ def work(options: Namespace) -> None:
         raise ValueError("nothing to do; give --register NAME, --output FOLDER or --onnx")
     if options.if_better and (options.register is None or options.alias != "champion"):
         raise ValueError("--if-better chooses between the aliases champion and challenger; give --register, no --alias")
+    if options.int8 and options.onnx is None:
+        raise ValueError("--int8 is a copy of an ONNX file; give --onnx, too")
     from pipeline.export.files import Request
     from pipeline.export.run import run  # torch is not needed before
 
     request = None
     if options.onnx is not None:
-        request = Request(options.onnx, options.pictures, options.working_point, options.max_detections)
+        request = Request(options.onnx, options.int8, options.pictures, options.working_point, options.max_detections)
     is_champion = run(
         register=options.register,
         alias=options.alias,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from pipeline.detector.thresholds import choose_thresholds
 from pipeline.export.check import MOST_PX, MOST_SCORE, check
 from pipeline.export.metadata import describe_file, describe_origin
 from pipeline.export.onnx_file import OPSET, count_nodes, demand_packages, open_onnx, write_onnx
+from pipeline.export.quantise import check_classes, export_int8, find_split, int8_path
 from pipeline.formats.recognised import IMAGE_SUFFIXES
 from pipeline.storage.outs import read_json
 from pipeline.tracking.registry import RunModel
@@ -30,12 +31,14 @@ class Request:
 
     Attributes:
         onnx: the new file.
+        int8: whether it gets a copy in INT8.
         pictures: on which it is checked, files and folders; empty: the first of data/prepared.
         working_point: text of a target for the thresholds in the file; None: the project's, or the best F1.
         max_detections: per picture; None: as the model.
     """
 
     onnx: Path
+    int8: bool = False
     pictures: Sequence[Path] = ()
     working_point: str | None = None
     max_detections: int | None = None
@@ -48,8 +51,11 @@ def check_request(request: Request) -> None:
         ValueError: when a package is missing, or the file exists.
     """
     demand_packages()
-    if request.onnx.exists():
-        raise ValueError(f"--onnx {request.onnx} exists; give a new file, or remove it")
+    for file in [request.onnx, *([int8_path(request.onnx)] if request.int8 else [])]:
+        if file.exists():
+            raise ValueError(f"--onnx {file} exists; give a new file, or remove it")
+    if request.int8:
+        find_split()
     if request.max_detections is not None and request.max_detections < 1:
         raise ValueError(f"--max-detections is {request.max_detections}; expected 1 or more")
 
@@ -62,12 +68,19 @@ def export_files(path: Path, model: RunModel | None, request: Request, *, is_pro
         is_projects: the detector is that of the project in the current folder.
     """
     detector = load(path, request)
+    if request.int8:
+        check_classes(detector.class_names)
     thresholds = choose_thresholds(
         detector.description, number=None, target=request.working_point, is_projects=is_projects
     )
     pictures = [read_picture(str(picture)) for picture in find_pictures(request.pictures)]
     metadata = describe_file(detector, thresholds, describe_origin(detector.description, model))
     export_onnx(detector, request.onnx, metadata, pictures)
+    if request.int8:
+        target = int8_path(request.onnx)
+        with written(target) as temporary:
+            export_int8(request.onnx, temporary, detector, find_split())
+        print(f"wrote {target}")
 
 
 def load(path: Path, request: Request) -> Detector:
@@ -125,9 +138,7 @@ def export_onnx(detector: Detector, path: Path, metadata: dict[str, str], pictur
         ValueError: when it does not detect what the detector does; there is no file then.
     """
     print(f"writing {path} (about a minute)", flush=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as folder:
-        temporary = Path(folder) / path.name
+    with written(path) as temporary:
         write_onnx(detector, temporary, metadata)
         difference = check(open_onnx(temporary), detector, pictures)
         if not difference.is_small:
@@ -136,6 +147,15 @@ def export_onnx(detector: Detector, path: Path, metadata: dict[str, str], pictur
                 "was not written"
             )
         nodes = count_nodes(temporary).total()
-        os.replace(temporary, path)
     print(f"equal to PyTorch: {difference}")
     print(f"wrote {path}: {path.stat().st_size / 1e6:.1f} MB, opset {OPSET}, {nodes} nodes")
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """A temporary file in a folder beside a new file, which takes its name where the body ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as folder:
+        temporary = Path(folder) / path.name
+        yield temporary
+        temporary.replace(path)

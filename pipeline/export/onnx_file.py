@@ -95,8 +95,8 @@ def tidy(model: Any) -> None:
 
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
-    """Without what the exporter says about itself."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir", "onnxscript")]
+    """Without what exporter and quantisation say about themselves."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir", "onnxscript", "")]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:

@@ -24,7 +24,7 @@ from pipeline.tracking.registry import RunModel
 from retinanet.data.pictures import read_picture
 from retinanet.data.transforms import Transforms
 from retinanet.inference.detector import Detector
-from retinanet.inference.detector_file import save_detector
+from retinanet.inference.detector_file import load_detector, save_detector
 from tests.exported_detectors import build_detector, draw_pictures
 
 EXAMPLE = Path(__file__).parents[2] / "examples/detect_onnx.py"
@@ -75,6 +75,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--onnx", "params.yaml"], "--onnx params.yaml exists; give a new file, or remove it"),
         (["--onnx", "--max-detections", "0"], "--max-detections is 0; expected 1 or more"),
         (["--onnx"], "models/model.pt does not exist"),
+        (["--int8"], "nothing to do"),
+        (["--output", "new", "--int8"], "--int8 is a copy of an ONNX file; give --onnx, too"),
     ],
 )
 @pytest.mark.usefixtures("project")
@@ -92,7 +94,7 @@ def test_missing_package_is_named_with_its_command(monkeypatch: pytest.MonkeyPat
 
 def test_detector_that_no_graph_holds_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    model, request = save("group_norm", tmp_path), Request(Path("model.onnx"), save_pictures(tmp_path))
+    model, request = save("group_norm", tmp_path), Request(Path("model.onnx"), pictures=save_pictures(tmp_path))
     detector = Detector.load(model)
     for section, keys, sentence in [
         ("transforms", {"tiles": {"size": 32}}, "detects on tiles"),
@@ -203,7 +205,30 @@ def test_file_that_differs_is_not_written(exported: Path, tmp_path: Path, monkey
     with torch.no_grad():
         other.model.box_head.output.bias.add_(0.01)
     save_detector(tmp_path / "model.pt", other.model.state_dict(), other.description)
-    request = Request(tmp_path / "model.onnx", sorted(exported.glob("*.png")))
+    request = Request(tmp_path / "model.onnx", pictures=sorted(exported.glob("*.png")))
     with pytest.raises(ValueError, match=r"differ: \d+ detections on 9 pictures, boxes within .*was not written"):
         export_files(tmp_path / "model.pt", None, request, is_projects=False)
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
+
+
+@slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("untrained")
+def test_int8_copy_is_smaller_and_its_ap_is_reported(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = (exported / "new/model.onnx").read_bytes()
+    monkeypatch.setattr("pipeline.export.files.write_onnx", lambda detector, path, metadata: path.write_bytes(content))
+    weights, description = load_detector(exported / "model.pt")
+    with pytest.raises(ValueError, match=r"detects brick, leaf, pond, but data/prepared/train\.json holds disc"):
+        main(["--model", str(exported / "model.pt"), "--onnx", "other.onnx", "--int8"])
+    description["categories"] = json.loads(Path("data/prepared/train.json").read_text())["categories"]
+    save_detector(Path("models/model.pt"), weights, description)
+    main(["--onnx", "new.onnx", "--int8"])
+    sizes = {path.name: path.stat().st_size for path in Path().glob("*.onnx")}
+    assert sizes["new.int8.onnx"] < 0.5 * sizes["new.onnx"]
+    report = json.loads(Path("reports/export.json").read_text())
+    assert (report["split"], report["calibration_images"]) == ("test", 24)
+    assert report["int8"]["megabytes"] < 0.5 * report["float32"]["megabytes"]
+    assert all(0 <= report[kind]["AP"] <= 1 and report[kind]["images_per_s"] > 0 for kind in ("int8", "float32"))
+    assert not list(Path().glob(".writing*"))
+    with pytest.raises(ValueError, match=r"new\.onnx exists"):
+        main(["--onnx", "new.onnx", "--int8"])
