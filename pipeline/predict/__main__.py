@@ -102,7 +102,7 @@ def work_here(options: Namespace, sources: Sequence[Source]) -> None:
     """Detect in this process."""
     from pipeline.detector.model import choose_device, load_model
     from pipeline.detector.thresholds import choose_thresholds
-    from pipeline.predict.run import predict
+    from pipeline.predict.run import FAILED, predict
 
     output, formats = Path(options.output), list(dict.fromkeys(options.format or DEFAULT_FORMATS))
     detector = load_model(options.model, choose_device(options.device))
@@ -122,7 +122,7 @@ def work_here(options: Namespace, sources: Sequence[Source]) -> None:
     if failed:
         first = f"{failed[0].source.location}: {failed[0].reason}"
         raise ValueError(
-            f"{len(failed)} of {len(sources)} pictures could not be read, listed in {output / 'failed.txt'}; "
+            f"{len(failed)} of {len(sources)} pictures could not be read, listed in {output / FAILED}; "
             f"the first: {first}"
         )
 

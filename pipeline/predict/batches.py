@@ -141,5 +141,7 @@ def show(picture: Tensor, place: int, transforms: Transforms) -> Iterator[Shown]
 
 def in_a_line(error: Exception) -> str:
     """Why a picture cannot be read, in one line."""
+    if isinstance(error, FileNotFoundError) and error.strerror is None:  # fsspec's of http has the URL alone
+        return "there is no such file, or its server does not answer"
     reason = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
     return " ".join(reason.split())

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote
 
 import fsspec
 
@@ -83,7 +84,7 @@ def _listed(lines: Iterable[str], folder: Path) -> Iterator[tuple[str, str]]:
 def _of_url(url: str) -> Iterator[tuple[str, str]]:
     """Yield the picture of a URL, or those of the folder of an object store."""
     if url.startswith(("http://", "https://")):  # a web server has no listing
-        yield url, Path(url.partition("?")[0].rpartition("/")[2]).stem
+        yield url, Path(unquote(url.partition("?")[0].rpartition("/")[2])).stem
         return
     with explained(url):
         system, base = fsspec.core.url_to_fs(url)

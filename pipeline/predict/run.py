@@ -12,6 +12,9 @@ from pipeline.predict.outputs import WRITERS, describe, write_text
 from pipeline.predict.video import count_frames
 from retinanet.inference.detector import Detector
 
+FAILED = "failed.txt"
+"""Of the results: location and reason of each picture that could not be read."""
+
 
 def predict(
     detector: Detector,
@@ -44,9 +47,11 @@ def predict(
             print(describe(result, detector.class_names), flush=True)
     for writer in writers:
         writer.close()
+    listed = output / FAILED
     if failed:
-        text = "".join(f"{each.source.location}\t{each.reason}\n" for each in failed)
-        write_text(output / "failed.txt", text)
+        write_text(listed, "".join(f"{each.source.location}\t{each.reason}\n" for each in failed))
+    else:
+        listed.unlink(missing_ok=True)  # of an earlier run
     return failed
 
 
