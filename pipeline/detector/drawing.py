@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import matplotlib
 import torch
 from torch import Tensor
 from torchvision.utils import draw_bounding_boxes
@@ -28,6 +30,21 @@ def draw(picture: Tensor, detections: Detections, class_names: Sequence[str]) ->
     colours = [COLOURS[label % len(COLOURS)] for label in labels]
     corners, ends = detections.boxes[:, :2], detections.boxes[:, 2:]
     boxes = torch.cat([corners, torch.maximum(ends, corners + 1)], dim=1)  # Pillow needs sides of at least 1 px
-    width = max(2, round(min(picture.shape[1:]) / 250))
-    drawn: Tensor = draw_bounding_boxes(picture.contiguous(), boxes, texts, colours, width=width)
+    side = min(picture.shape[1:])
+    drawn: Tensor = draw_bounding_boxes(
+        picture.contiguous(),
+        boxes,
+        texts,
+        colours,
+        width=max(2, round(side / 250)),
+        font=find_font(),
+        font_size=max(10, round(side / 50)),
+        label_colors="black",
+        fill_labels=True,
+    )
     return drawn
+
+
+def find_font() -> str:
+    """The file of DejaVu Sans, which matplotlib brings; torchvision's own font is lost in large pictures."""
+    return str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf")
