@@ -31,7 +31,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 DATED = {"log.md"}
 FOLDERS = ("retinanet", "pipeline", "tests", "docs", "conf", "presets", "deploy", "bench")
 # Dotted names that look like parameters but are files: `train.json`.
-SUFFIXES = {"json", "py", "md", "csv", "png", "txt", "pt", "yaml", "xml", "gz"}
+SUFFIXES = {"json", "html", "py", "md", "csv", "png", "txt", "pt", "yaml", "xml", "gz"}
 # The keys of sections that are null in params.yaml.
 NULL = {"transforms.tiles": Tiles, "data.columns": Columns, "data.csv": Table, "data.split.group": ByColumn}
 INNER = {f"{section}.{key}" for section, declared in NULL.items() for key in declared.model_fields}
