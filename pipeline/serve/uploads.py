@@ -12,6 +12,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from torch import Tensor
 
 from retinanet.data.pictures import decode
+from retinanet.data.pixels import open_picture
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 """Of Pillow's: no other reader sees what a stranger sends, and some call programs, as that of EPS does."""
@@ -91,7 +92,7 @@ def decode_upload(content: bytes, *, max_pixels: int) -> Tensor:
         RequestError: 415 for what is no picture, 413 for one that is too large, 422 for one that cannot be decoded.
     """
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with open_picture(content, FORMATS) as image:
             width, height = image.size
     except BOMBS:
         raise too_many_pixels(max_pixels) from None

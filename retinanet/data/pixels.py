@@ -8,6 +8,7 @@ so colours are those stored in the file. 16-bit values keep their upper 8 bits, 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -96,14 +97,17 @@ def measure(content: bytes) -> Measure:
     )
 
 
-def open_picture(content: bytes) -> Image.Image:
+def open_picture(content: bytes, formats: Sequence[str] | None = None) -> Image.Image:
     """Open the picture of a file without decoding it.
+
+    Args:
+        formats: names of Pillow's that are tried; None for all.
 
     Raises:
         UnidentifiedImageError: with a constant message; Pillow's own contains a memory address.
     """
     try:
-        return Image.open(io.BytesIO(content))
+        return Image.open(io.BytesIO(content), formats=formats)
     except UnidentifiedImageError:
         raise UnidentifiedImageError(f"none of Pillow's image formats, {len(content)} bytes") from None
 

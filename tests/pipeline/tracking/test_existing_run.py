@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from pipeline.evaluate import detection
-from pipeline.evaluate import run as stage
+from pipeline.evaluate import outputs
 from pipeline.evaluate.__main__ import main as evaluate
 from pipeline.tracking import Run, find_run, open_existing_run, open_run, outbox
 from pipeline.tracking import run as tracking_run
@@ -183,7 +183,7 @@ def test_mlflow_that_goes_away_in_the_middle_costs_no_out(
     monkeypatch.setattr(outbox, "LAST_PAUSES_S", (0.0,))
     monkeypatch.setattr(detection, "detect", detect_and_lose_mlflow)
     evaluate([])
-    assert all(path.exists() for path in (stage.REPORT, stage.DETECTIONS, stage.CURVE_PICTURE, stage.SHEET))
+    assert all(path.exists() for path in (outputs.REPORT, outputs.DETECTIONS, outputs.CURVE_PICTURE, outputs.SHEET))
     told = capsys.readouterr()
     assert told.out.splitlines()[-1].startswith("  ")  # the figures, by class
     assert "lacks records that were not sent" in told.err
