@@ -8,7 +8,6 @@ so colours are those stored in the file. 16-bit values keep their upper 8 bits, 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -97,7 +96,7 @@ def measure(content: bytes) -> Measure:
     )
 
 
-def open_picture(content: bytes, formats: Sequence[str] | None = None) -> Image.Image:
+def open_picture(content: bytes, formats: tuple[str, ...] | None = None) -> Image.Image:
     """Open the picture of a file without decoding it.
 
     Args:
