@@ -62,7 +62,7 @@ def source_of(model: Model) -> str | None:
     if weights is None or weights.startswith((*MLFLOW, RUN)):
         return weights
     if weights in COCO or weights == "imagenet":
-        return COCO.get(weights) or IMAGENET[model.backbone]
+        return COCO[weights] if weights in COCO else IMAGENET[model.backbone]
     location = resolve_input(weights, name="model.weights")
     if not is_url(location) and not Path(location).is_file():
         raise ValueError(f"model.weights is {weights!r}: no such file; expected {EXPECTED}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pipeline.evaluate.__main__ import main as evaluate
 from pipeline.export.__main__ import main as export
@@ -19,7 +20,7 @@ from pipeline.reports.evaluated import EvaluatedSplit
 from pipeline.runs.identity import BEST
 from pipeline.tracking import open_existing_run
 from pipeline.tracking.card import MAX_DESCRIPTION
-from pipeline.tracking.registry import Version
+from pipeline.tracking.registry import Version, fetch_weights
 from pipeline.tracking.store import connect, find_store
 from retinanet.inference.detector_file import load_detector, save_detector
 from tests.judged_world import random_truth
@@ -118,6 +119,23 @@ def test_better_model_replaces_the_champion_and_a_worse_one_challenges(
     assert tags_of("other", "champion")["run_digest"] == "strong"
     assert tags_of("other", "challenger")["run_digest"] == "weak"
     assert tags_of("other", "challenger")["promotion"].startswith("worse than version 1")
+
+
+@pytest.mark.slow
+def test_training_starts_from_a_model_in_mlflow_that_is_downloaded_once(
+    judged: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export(["--register", "start", "--run", judged["weak"]])
+    weak, strong = (load_detector(Path(name) / BEST)[0] for name in ("weak", "strong"))
+    for uri in ("models:/start@champion", "models:/start/1", f"runs:/{judged['weak']}/retinanet"):
+        weights, _ = load_detector(fetch_weights(uri, tmp_path))
+        assert all(torch.equal(weights[key], weak[key]) for key in weak)
+    assert not all(torch.equal(weights[key], strong[key]) for key in strong)
+    assert len(list(tmp_path.iterdir())) == 1
+    said = capsys.readouterr().out
+    assert said.count("downloading models:/") == 1  # the second URI of the same model finds the file
+    with pytest.raises(ValueError, match=r"MLflow at .* has no detector models:/nobody@champion: "):
+        fetch_weights("models:/nobody@champion", tmp_path)
 
 
 @pytest.mark.slow
