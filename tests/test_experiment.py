@@ -181,15 +181,16 @@ def test_second_repro_does_nothing(experiment: Experiment) -> None:
 @pytest.mark.parametrize(
     ("section", "key", "value", "stages"),
     [
-        ("loss", "gamma", 1.5, {"train"}),
-        ("matcher", "foreground_iou", 0.6, {"anchor_stats", "train"}),
-        ("transforms", "horizontal_flip", 0.0, {"anchor_stats", "train"}),
+        # evaluate's page shows the parameters of the training.
+        ("loss", "gamma", 1.5, {"train", "evaluate"}),
+        ("matcher", "foreground_iou", 0.6, {"anchor_stats", "train", "evaluate"}),
+        ("transforms", "horizontal_flip", 0.0, {"anchor_stats", "train", "evaluate"}),
         ("postprocess", "nms_iou", 0.6, {"evaluate"}),
         ("evaluate", "split", "val", {"evaluate"}),
         ("evaluate", "working_point", {"precision": 0.9}, {"evaluate"}),
-        ("anchors", "base_scale", 3.5, {"anchor_stats"}),
-        ("anchors", "mode", "fitted", {"anchor_stats"}),
-        ("train", "epochs", 2, {"train"}),
+        ("anchors", "base_scale", 3.5, {"anchor_stats", "evaluate"}),
+        ("anchors", "mode", "fitted", {"anchor_stats", "evaluate"}),
+        ("train", "epochs", 2, {"train", "evaluate"}),
     ],
 )
 def test_parameter_touches_the_stages_that_read_it(

@@ -69,7 +69,13 @@ def clone(added: Experiment) -> Experiment:
 
 def test_git_holds_the_pointer_and_no_picture(added: Experiment) -> None:
     held = added.run("git", "ls-files", "data").split()
-    assert held == ["data/manifest.json", "data/raw/.gitignore", f"{DATA}.dvc", "data/splits.json"]
+    assert held == [
+        "data/manifest.json",
+        "data/raw/.gitignore",
+        f"{DATA}.dvc",
+        "data/splits.json",
+        "data/weights.json",
+    ]
 
 
 def test_clone_has_everything_and_reproduces_nothing(clone: Experiment) -> None:
