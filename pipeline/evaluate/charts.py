@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from pipeline.evaluate.proposals import finest
 from pipeline.pages.charts import BLUE, GREEN, GREY, INK, ORANGE, RED, as_label, draw_bars, new_chart, style
+from pipeline.reports.curves import rank_curves
 from retinanet.evaluation.analysis import Band, Calibration, Errors, Figure
 from retinanet.evaluation.coco_eval import PrecisionRecallPoint
 from retinanet.evaluation.score_matches import ThresholdPoint
@@ -35,22 +33,16 @@ def interval(value: Figure) -> tuple[float, float] | None:
 
 def draw_precision_recall(points: Sequence[PrecisionRecallPoint]) -> figure.Figure:
     """A curve per class at IoU 0.5."""
-    curves: dict[str, list[PrecisionRecallPoint]] = defaultdict(list)
-    for point in points:
-        if point.iou == 0.5:
-            curves[point.class_name].append(point)
-    ap50 = {name: float(np.mean([point.precision for point in curve])) for name, curve in curves.items()}
-    ranked = sorted(curves, key=lambda name: (-ap50[name], name))
-    named = ranked if len(ranked) <= 2 * CURVES_NAMED else ranked[:CURVES_NAMED] + ranked[-CURVES_NAMED:]
+    curves, ap50, named = rank_curves(points, num_named=CURVES_NAMED)
     chart, axes = new_chart()
-    for name in ranked:
+    for name, curve in curves.items():
         line: dict[str, Any] = {"color": GREY, "linewidth": 1, "zorder": 1}
         if name in named:
             line = style(named.index(name)) | {"label": as_label(f"{name}  {ap50[name]:.2f}")}
-        axes.plot([point.recall for point in curves[name]], [point.precision for point in curves[name]], **line)
+        axes.plot([point.recall for point in curve], [point.precision for point in curve], **line)
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.005), ylim=(0, 1.03))
     if named:
-        axes.legend(title="AP50" if named == ranked else "AP50, best and worst", loc="lower left", fontsize=9)
+        axes.legend(title="AP50" if len(named) == len(curves) else "AP50, best and worst", loc="lower left", fontsize=9)
     return chart
 
 

@@ -9,7 +9,7 @@ import csv
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -21,29 +21,51 @@ if TYPE_CHECKING:
 CURVES_NAMED = 5  # with more than twice as many classes, only this many of the best and of the worst are named
 
 
-def plot_precision_recall(points: Sequence[PrecisionRecallPoint], path: Path) -> None:
-    """Draw a curve per class at IoU 0.5, in order of AP50; of many classes only the best and worst are named."""
-    curves: dict[str, list[PrecisionRecallPoint]] = defaultdict(list)
+class RankedCurves(NamedTuple):
+    """Precision over recall at IoU 0.5 of each class.
+
+    Attributes:
+        curves: class name -> points, the highest AP50 first.
+        ap50: by class name.
+        named: the classes that a legend names: all, or of many the best and the worst.
+    """
+
+    curves: dict[str, list[PrecisionRecallPoint]]
+    ap50: dict[str, float]
+    named: list[str]
+
+
+def rank_curves(points: Iterable[PrecisionRecallPoint], *, num_named: int) -> RankedCurves:
+    """Order the curves by AP50, and equal ones by name.
+
+    Args:
+        num_named: with more than twice as many classes, only so many of the best and of the worst are named.
+    """
+    found: dict[str, list[PrecisionRecallPoint]] = defaultdict(list)
     for point in points:
         if point.iou == 0.5:
-            curves[point.class_name].append(point)
-    ap50 = {name: float(np.mean([point.precision for point in curve])) for name, curve in curves.items()}
-    ranked = sorted(curves, key=lambda name: (-ap50[name], name))
-    few = len(ranked) <= 2 * CURVES_NAMED
-    named = ranked if few else ranked[:CURVES_NAMED] + ranked[-CURVES_NAMED:]
+            found[point.class_name].append(point)
+    ap50 = {name: float(np.mean([point.precision for point in curve])) for name, curve in found.items()}
+    ranked = sorted(found, key=lambda name: (-ap50[name], name))
+    named = ranked if len(ranked) <= 2 * num_named else ranked[:num_named] + ranked[-num_named:]
+    return RankedCurves({name: found[name] for name in ranked}, ap50, named)
 
+
+def plot_precision_recall(points: Sequence[PrecisionRecallPoint], path: Path) -> None:
+    """Draw a curve per class at IoU 0.5, in order of AP50; of many classes only the best and worst are named."""
+    curves, ap50, named = rank_curves(points, num_named=CURVES_NAMED)
     figure = new_figure()
     axes = figure.add_subplot(xlabel="recall", ylabel="precision", xlim=(0, 1.005), ylim=(0, 1.02))
-    for name in ranked:
+    for name, curve in curves.items():
         rank = named.index(name) if name in named else None
         style: dict[str, Any] = {"color": "0.85", "linewidth": 1, "zorder": 1}
         if rank is not None:
             style = {"color": f"C{rank}", "linewidth": 2, "label": as_label(f"{name}  {ap50[name]:.3f}")}
-        axes.plot([point.recall for point in curves[name]], [point.precision for point in curves[name]], **style)
+        axes.plot([point.recall for point in curve], [point.precision for point in curve], **style)
     axes.grid(alpha=0.3)
-    if ranked:
+    if curves:
         axes.set_title(f"Precision and recall at IoU 0.5, AP50 {np.mean(list(ap50.values())):.3f}")
-        title = "AP50" if few else f"AP50, best and worst {CURVES_NAMED} of {len(ranked)}"
+        title = "AP50" if len(named) == len(curves) else f"AP50, best and worst {CURVES_NAMED} of {len(curves)}"
         figure.legend(title=title, loc="outside right upper", frameon=False)
     else:
         axes.set_title("No ground truth")

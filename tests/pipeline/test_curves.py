@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.reports.curves import plot_curves, plot_precision_recall, write_precision_recall_csv
+from pipeline.reports.curves import plot_curves, plot_precision_recall, rank_curves, write_precision_recall_csv
 from pipeline.reports.threshold_curves import plot_thresholds, write_thresholds_csv
 from retinanet.evaluation.coco_eval import PrecisionRecallPoint
 from retinanet.evaluation.score_matches import ThresholdPoint
@@ -45,6 +45,17 @@ def size_px(path: Path) -> tuple[int, int]:
 def run_dvc(*arguments: str, folder: Path) -> None:
     environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
     subprocess.run([sys.executable, "-m", "dvc", *arguments], check=True, cwd=folder, env=environment)
+
+
+def test_curves_are_ranked_by_ap50_and_of_many_the_best_and_the_worst_are_named() -> None:
+    ap50 = {"b": 0.5, "a": 0.5, "best": 0.9, "worst": 0.1, "poor": 0.2}
+    points = [PrecisionRecallPoint(name, 0.5, r, ap, 0.5) for name, ap in ap50.items() for r in (0.0, 1.0)]
+    points.append(PrecisionRecallPoint("worst", 0.75, 0.0, 1.0, 0.5))  # at another IoU
+    ranked = rank_curves(points, num_named=2)
+    assert list(ranked.curves) == ["best", "a", "b", "poor", "worst"] and ranked.ap50["worst"] == pytest.approx(0.1)
+    assert ranked.named == ["best", "a", "poor", "worst"]  # 5 classes are more than 2 * 2
+    assert rank_curves(points, num_named=3).named == list(ranked.curves)
+    assert rank_curves([], num_named=3) == ({}, {}, [])
 
 
 def test_csv_holds_one_row_per_point(tmp_path: Path) -> None:
