@@ -25,7 +25,10 @@ def add_options(parser: ArgumentParser) -> None:
     """Which detector, or whose detections."""
     parser.add_argument("--model", type=Path, default=Path("models/model.pt"), help="file of a detector")
     parser.add_argument(
-        "--detections", type=Path, metavar="FILE", help="judge a COCO results file of any detector in place of a model"
+        "--detections",
+        type=Path,
+        metavar="FILE",
+        help="judge a COCO results file of any detector, with the same report",
     )
     parser.add_argument(
         "--output", type=Path, help="folder for what --detections writes (default: reports/ and the name of the file)"
@@ -44,7 +47,8 @@ def work(options: Namespace) -> None:
     if options.detections:
         from pipeline.evaluate.given import run_given
 
-        run_given(params, options.detections, options.output or Path("reports", options.detections.name.split(".")[0]))
+        output = options.output or Path("reports", options.detections.name.split(".")[0])
+        run_given(params, runtime, options.detections, output)
         return
     from pipeline.evaluate.run import run  # imports torch, which the check of params.yaml does not need
 

@@ -12,6 +12,7 @@ from PIL import Image
 from pipeline.evaluate.advice import advise
 from pipeline.evaluate.cards import judge, marks_of, suspect_cards, whole_cards, worst_cards
 from pipeline.evaluate.charts import KIND_NAMES
+from pipeline.evaluate.given_rules import advise_given
 from pipeline.evaluate.page_parts import (
     class_rows,
     condition_rows,
@@ -62,25 +63,28 @@ class Evaluation:
         read: picture of an image id.
         run: digest of the training; epoch: of the detector.
         reproduce: command that reproduces it, if known.
+        given: name of the results file of another detector, of which no parameters are known; None: ours.
     """
 
     analysis: Analysis
     params: Params
     names: Mapping[int, str]
     read: Callable[[int], Image.Image]
-    run: str
+    run: str = ""
     epoch: int | None = None
     precision_recall: Sequence[PrecisionRecallPoint] = ()
     thresholds: Sequence[ThresholdPoint] = ()
     overall_threshold: float | None = None
     history: Sequence[Row] = field(default_factory=list)
     reproduce: str | None = None
+    given: str | None = None
 
 
 def build_page(evaluation: Evaluation) -> str:
     """Return the HTML."""
     analysis, params = evaluation.analysis, evaluation.params
-    advice = advise(analysis, params, evaluation.history)
+    own = evaluation.given is None
+    advice = advise(analysis, params, evaluation.history) if own else advise_given(analysis, params)
     return render_page(
         "pipeline.evaluate",
         "page.html",
@@ -92,12 +96,16 @@ def build_page(evaluation: Evaluation) -> str:
         conditions=condition_rows(analysis),
         confusion=confusion_table(analysis),
         thresholds=threshold_part(
-            analysis, evaluation.thresholds, evaluation.overall_threshold, params.evaluate.working_point
+            analysis,
+            evaluation.thresholds,
+            evaluation.overall_threshold,
+            params.evaluate.working_point,
+            given_on=None if own else params.evaluate.split,
         ),
-        trust=trust_sentences(analysis, evaluation.history, split=params.evaluate.split),
+        trust=trust_sentences(analysis, evaluation.history, split=params.evaluate.split, is_given=not own),
         charts=draw_charts(analysis, evaluation.precision_recall, evaluation.history),
         speed=speed_table(analysis),
-        parameters=_parameters(params),
+        parameters=_parameters(params) if own else {},
         class_options=dict(enumerate(analysis.class_names)),
         orders=ORDERS,
         whole_kinds=WHOLE_KINDS,
@@ -131,6 +139,7 @@ def _pictures(evaluation: Evaluation) -> dict[str, Any]:
         "suspect_kinds": {kind: name for kind, name in SUSPECT_KINDS.items() if kind in suspected},
         "pictures": list(album.pictures.values()),
         "album_left_out": album.left_out,
+        "are_pictures_here": not album.unread,
     }
 
 
@@ -144,9 +153,11 @@ def _describe(evaluation: Evaluation) -> dict[str, Any]:
             f"Below a figure stands its {100 * level:.0f} % interval, from {resamples} bootstrap samples of images: "
             "where it would lie on other images of the same kind."
         )
+    what = f"Run {evaluation.run}{epoch}" if evaluation.given is None else f"The detections of {evaluation.given}"
     return {
         "title": f"Evaluation on {split}",
-        "subtitle": f"Run {evaluation.run}{epoch}, evaluated on {analysis.num_images} images",
+        "subtitle": f"{what}, evaluated on {analysis.num_images} images",
+        "is_given": evaluation.given is not None,
         "intervals": intervals,
         "reproduce": evaluation.reproduce,
     }

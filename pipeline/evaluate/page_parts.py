@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from pipeline.evaluate import charts
 from pipeline.evaluate.charts import KIND_NAMES, rank_kinds
 from pipeline.evaluate.proposals import Row
+from pipeline.pages.charts import Chart
 from pipeline.pages.rendering import figure_uri
 from retinanet.evaluation.analysis import Analysis, Figure
 from retinanet.evaluation.coco_eval import PrecisionRecallPoint
@@ -38,14 +39,6 @@ MEANINGS = {
     "both": "another class, and IoU of 0.1 to 0.5",
     "duplicate": "an object that a surer detection has found",
 }
-
-
-class Chart(NamedTuple):
-    """A chart: its picture, what it shows for those who do not see it, and what to read from it."""
-
-    uri: str
-    alt: str
-    caption: str
 
 
 def show(value: float | None, digits: int = 3) -> str:
@@ -161,21 +154,37 @@ def _cell(count: int, truth: int, detected: int, *, background: int, total: int)
 
 
 def threshold_part(
-    analysis: Analysis, curves: Sequence[ThresholdPoint], overall: float | None, target: Target
+    analysis: Analysis,
+    curves: Sequence[ThresholdPoint],
+    overall: float | None,
+    target: Target,
+    *,
+    given_on: str | None = None,
 ) -> dict[str, Any]:
-    """The section on the working point."""
+    """The section on the working point.
+
+    Args:
+        given_on: the split on which the thresholds of another detector were chosen; None: ours, chosen on val.
+    """
     chart = None
     if curves:
         caption = "All classes together at one threshold: precision rises and recall falls as it is raised."
         alt = "Precision, recall and F1 over the score threshold"
         chart = Chart(figure_uri(charts.draw_thresholds(curves, overall)), alt, caption)
     rows = [row for row in class_rows(analysis) if row["threshold"] != DASH]
-    text = (
-        f"At the thresholds below, one for each class. They give the {describe_target(target)} on val; predict and the "
-        "served model take them from the model file. The figures are those of the split that was evaluated."
-        if rows
-        else "This model has no working point; a training stores one. Choose a threshold from the curve."
-    )
+    best = describe_target(target)
+    if not rows:
+        text = "There is no working point; of our own models, a training stores one. Choose a threshold from the curve."
+    elif given_on is not None:
+        text = (
+            f"At the thresholds below, one for each class. They give the {best} on {given_on}, which chose them "
+            "itself, so the figures at them are a little too good."
+        )
+    else:
+        text = (
+            f"At the thresholds below, one for each class. They give the {best} on val; predict and the served model "
+            "take them from the model file. The figures are those of the split that was evaluated."
+        )
     return {"chart": chart, "classes": rows, "text": text}
 
 

@@ -1,9 +1,9 @@
-"""Write reports/evaluate.html."""
+"""Write reports/evaluate.html, of the project's detector or of another one's results file."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,18 +46,13 @@ def write_report(
         trained: `run` of the detector's description: digest and epoch.
         is_own: the detector is that of the project, so its curves are in TRAINING.
     """
-    index_of = {record.image_id: index for index, record in enumerate(split.records)}
-
-    def read(image_id: int) -> Image.Image:
-        return Image.fromarray(split.picture(index_of[image_id]).permute(1, 2, 0).numpy())
-
     tags = provenance_tags(params=flatten(params.model_dump()), run_digest=trained["digest"])
     page = build_page(
         Evaluation(
             analysis=analysis,
             params=params,
             names={record.image_id: record.path for record in split.records},
-            read=read,
+            read=reader_of(split),
             run=trained["digest"],
             epoch=trained.get("epoch"),
             history=read_history(TRAINING) if is_own else [],
@@ -66,6 +61,35 @@ def write_report(
         )
     )
     write_atomic(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+
+
+def write_given_report(
+    path: Path, analysis: Analysis, curves: Curves, split: Split, params: Params, *, given: str, reproduce: str
+) -> None:
+    """Write the page of another detector's results file, without what a training would say.
+
+    Args:
+        given: name of the file.
+        reproduce: the command that judges it.
+    """
+    page = build_page(
+        Evaluation(
+            analysis=analysis,
+            params=params,
+            names={record.image_id: record.path for record in split.records},
+            read=reader_of(split),
+            reproduce=reproduce,
+            given=given,
+            **curves._asdict(),
+        )
+    )
+    write_atomic(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+
+
+def reader_of(split: Split) -> Callable[[int], Image.Image]:
+    """The function that reads the picture of an image id."""
+    index_of = {record.image_id: index for index, record in enumerate(split.records)}
+    return lambda image_id: Image.fromarray(split.picture(index_of[image_id]).permute(1, 2, 0).numpy())
 
 
 def read_history(path: Path) -> list[Row]:

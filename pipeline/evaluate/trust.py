@@ -13,8 +13,12 @@ SURE = 0.3  # scores that matter in use
 FEW_IMAGES, FEW_OBJECTS = 50, 30  # below these a figure is a rough one
 
 
-def trust_sentences(analysis: Analysis, history: Sequence[Row], *, split: str) -> list[str]:
-    """What the figures are worth."""
+def trust_sentences(analysis: Analysis, history: Sequence[Row], *, split: str, is_given: bool = False) -> list[str]:
+    """What the figures are worth.
+
+    Args:
+        is_given: of another detector, of whose training nothing is known.
+    """
     objects = sum(one.num_truths for one in analysis.classes)
     sentences = []
     ap = analysis.overall.get("AP", Figure(None))
@@ -31,7 +35,12 @@ def trust_sentences(analysis: Analysis, history: Sequence[Row], *, split: str) -
         sentences.append(f"Classes with fewer than {FEW_OBJECTS} objects have rough figures: {few}.")
     scores = [float(row["AP"] or 0.0) for row in history if row.get("AP") is not None]
     tested = value_of(analysis, "AP")
-    if split == "val":
+    if is_given:
+        sentences.append(
+            "Whether the detector was trained or tuned on these pictures is not known here; if it was, the figures are "
+            "too good."
+        )
+    elif split == "val":
         sentences.append("Val chose the epoch and the thresholds, so these figures are a little too good; test is not.")
     elif scores and tested is not None:
         sentences.append(

@@ -13,6 +13,7 @@ from PIL import Image
 SIDE = 640  # px, the longer side of a stored picture
 QUALITY = 72  # of its JPEG
 MAX_BYTES = 6_500_000  # of all pictures of a page together, as base64: a page can be mailed
+MOST_UNREAD = 8  # so many without one that could be read: the pictures are not on this machine, or the store is away
 CONTEXT = 1.0  # a card shows a box with this many of its longer sides around it
 LEAST_VIEW = 0.2  # of the longer side of the picture: what a card shows at least
 
@@ -86,7 +87,7 @@ class PlacedCard:
 
 @dataclass
 class Album:
-    """The pictures of a page; cards whose picture would exceed MAX_BYTES are left out.
+    """The pictures of a page; cards whose picture cannot be read, or would exceed MAX_BYTES, are left out.
 
     Args:
         read: picture of an image id; ValueError or OSError where it cannot be read.
@@ -100,6 +101,7 @@ class Album:
     max_bytes: int = MAX_BYTES
     pictures: dict[int, StoredPicture] = field(default_factory=dict)
     left_out: int = 0
+    unread: set[int] = field(default_factory=set)
     _bytes: int = 0
 
     def place(self, cards: Sequence[Card]) -> list[PlacedCard]:
@@ -117,11 +119,13 @@ class Album:
 
     def _store(self, image_id: int) -> StoredPicture | None:
         if image_id not in self.pictures:
-            if self._bytes >= self.max_bytes:
+            is_away = not self.pictures and len(self.unread) >= MOST_UNREAD
+            if is_away or image_id in self.unread or self._bytes >= self.max_bytes:
                 return None
             try:
                 image = self.read(image_id)
-            except (ValueError, OSError):  # evaluation has read it: it went away since, or lies on the workers alone
+            except (ValueError, OSError):  # it went away since, or lies on the workers alone
+                self.unread.add(image_id)
                 return None
             uri = jpeg_uri(image)
             if self._bytes + len(uri) > self.max_bytes:

@@ -6,7 +6,7 @@ Matplotlib is imported on first use.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +17,14 @@ BLUE, ORANGE, GREEN, RED, SKY, PURPLE = "#0072b2", "#e69f00", "#009e73", "#d55e0
 COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
 LINES = ("-", "--", "-.", ":")
 GREY, INK = "#c3cad1", "#1d2733"
+
+
+class Chart(NamedTuple):
+    """A chart: its picture, what it shows for those who do not see it, and what to read from it."""
+
+    uri: str
+    alt: str
+    caption: str
 
 
 def new_chart(*, width: float = 5.2, height: float = 3.5) -> tuple[Figure, Axes]:

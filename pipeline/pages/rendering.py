@@ -12,13 +12,13 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SCRIPT = "gallery.js"
+SCRIPTS = ("gallery.js", "table.js")
 
 
 def render_page(package: str, template: str, /, **values: Any) -> str:
     """Render a template of a package; it may extend and include the templates of this folder.
 
-    Values are escaped. The page's content security policy allows the script of this folder alone, so a name that got
+    Values are escaped. The page's content security policy allows the scripts of this folder alone, so a name that got
     past the escaping would still not run.
     """
     loader = ChoiceLoader([PackageLoader(package, "."), PackageLoader("pipeline.pages", ".")])
@@ -26,7 +26,8 @@ def render_page(package: str, template: str, /, **values: Any) -> str:
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
     assert environment.loader is not None
-    script = environment.loader.get_source(environment, SCRIPT)[0].rstrip("\n")
+    sources = [environment.loader.get_source(environment, name)[0] for name in SCRIPTS]
+    script = "".join(sources).rstrip("\n")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template(template).render(script=script, script_digest=digest, **values)
 

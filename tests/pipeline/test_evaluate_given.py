@@ -33,7 +33,15 @@ def test_file_of_another_detector_is_judged(capsys: pytest.CaptureFixture[str]) 
     assert (report["AP"], report["F1"], report["errors"]["missed"]["count"]) == (1.0, 1.0, 0)
     assert len(read_results(folder / DETECTIONS)) == len(rows)
     assert all((folder / path).is_file() for path in (CURVE, MISTAKES, *PICTURES) if path != SHEET)
+    page = (folder / PAGE).read_text()
+    assert "The detections of theirs.json, evaluated on" in page and page.count("data:image/jpeg") > 5
+    assert f"--detections theirs.json --output {folder}" in page and "dvc " not in page
     assert not any(path.exists() for path in (REPORT, DETECTIONS, PAGE, SPEED))
+
+    Path(truth["info"]["root"]).rename("elsewhere")
+    main(["--detections", str(THEIRS)])
+    page = (folder / PAGE).read_text()
+    assert "data:image/jpeg" not in page and "Pictures that cannot be read on this machine are left out" in page
 
     THEIRS.write_text(json.dumps([rows[0] | {"image_id": "elsewhere.png"}]))
     with pytest.raises(ValueError, match=r"row 1 of theirs\.json: image 'elsewhere\.png' is not in the split"):
