@@ -137,7 +137,7 @@ def _class_average_precision(
             counted -= np.take(over_crowds, before, axis=1)
         found = np.cumsum(np.take(weight_ever, rights, axis=1), axis=1, dtype=np.int32)
         result[:, t] = _interpolate(found, counted, num_truths[:, min(t, num_truths.shape[1] - 1)])
-    result[num_truths[:, 0] == 0] = np.nan
+    result[np.broadcast_to(num_truths == 0, result.shape)] = np.nan
     return result
 
 

@@ -1,7 +1,8 @@
 """Detection errors by kind, and AP50 with one kind mended, after TIDE (Bolya et al. 2020, arXiv 2008.08115).
 
 The order of the rules, and that of several errors on one truth the one with the highest score is mended, follow
-the authors' tidecv; hotcoco, which follows it too, gives the same counts and gains.
+the authors' tidecv; hotcoco, which follows it too, gives the same counts, and the same gains where a detection finds
+something of each class.
 """
 
 from __future__ import annotations
@@ -76,7 +77,9 @@ def mended_matches(truth: Mapping[str, Any], matching: Matching, verdicts: Verdi
     """Matches at IoU 0.5 of each category of the truth, with a row for each of VARIANTS in place of an IoU.
 
     Mending moves a detection to the class of its truth (classification), makes it a true positive (localisation), or
-    removes it (both, duplicate, background, and whatever claims a truth in vain); it removes a missed truth.
+    removes it (both, duplicate, background, and whatever claims a truth in vain); it removes a missed truth. A class
+    whose truths are all removed has no AP and leaves the mean, as in COCO: hotcoco counts it with 0, tidecv only where
+    it has detections.
     """
     rows, ground_truth = matching.rows, matching.ground_truth
     listed = listed_images(truth)

@@ -160,6 +160,14 @@ def test_perfect_precision_and_recall_give_all_that_is_missing() -> None:
     assert measured["false negatives"] == pytest.approx(0.5 - 0.5 * 51 / 101)
 
 
+@pytest.mark.parametrize("alarms", [[], [(2, 2, [50, 50, 9, 9], 0.5)]])
+def test_class_that_is_never_found_costs_what_it_takes_from_the_mean(alarms: list[Any]) -> None:
+    truth, matching = world([(1, 1, BOX), (2, 2, BOX)], [(1, 1, BOX, 0.9), *alarms])
+    measured = gains(truth, matching)
+    assert measured[None] == pytest.approx(0.5)  # (1 + 0) / 2
+    assert (measured["missed"], measured["false negatives"]) == pytest.approx((0.5, 0.5))
+
+
 def test_confusion_by_hand() -> None:
     far = [70, 70, 9, 9]
     _, matching = world(
