@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.reports.analysis_tables import BACKGROUND
-from pipeline.reports.curves import new_figure
+from pipeline.reports.curves import as_label, new_figure
 from retinanet.evaluation.analysis import Analysis, Calibration, CalibrationBin, Confusion, Figure
 
 CLASSES_NAMED = 20  # of a confusion matrix with more classes only those with the most confusions are drawn
@@ -47,7 +47,7 @@ def plot_confusion(confusion: Confusion | None, path: Path) -> None:
         figure.savefig(path)
         return
     chosen = _most_confused(confusion)
-    names = [[*confusion.class_names, BACKGROUND][index] for index in chosen]
+    names = [as_label([*confusion.class_names, BACKGROUND][index]) for index in chosen]
     counts = confusion.counts[np.ix_(chosen, chosen)]
     # Background has no number of truths: its row is coloured by the largest of its counts.
     whole = np.append(confusion.counts.sum(axis=1)[:-1], confusion.counts[-1].max(initial=0))[chosen]

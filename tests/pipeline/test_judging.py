@@ -95,6 +95,15 @@ def test_without_a_working_point_the_confusion_is_empty(tmp_path: Path) -> None:
     assert judged.result.metrics["errors.missed.count_in_use"] is None
 
 
+def test_names_of_classes_are_no_tex(tmp_path: Path) -> None:
+    truth, detections, judged = judged_world()
+    confusion = judged.analysis.confusion
+    assert confusion is not None
+    confusion.class_names[0] = "$x_{$"
+    write_outputs(truth, detections, judged, folder=tmp_path)
+    assert (tmp_path / CONFUSION_PICTURE).is_file()
+
+
 def test_screen_has_the_interval_and_the_costliest_errors_first() -> None:
     _, _, judged = judged_world()
     interval, errors = summarise_errors(judged.analysis).splitlines()
