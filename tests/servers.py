@@ -10,9 +10,12 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,28 @@ def free_port(host: str = "127.0.0.1") -> int:
     with socket.socket() as listener:
         listener.bind((host, 0))
         return int(listener.getsockname()[1])
+
+
+class Counting(SimpleHTTPRequestHandler):
+    """Serves files and notes what is asked for."""
+
+    asked: list[str]
+
+    def log_request(self, *arguments: Any) -> None:
+        self.asked.append(f"{self.command} {self.path}")
+
+    def log_message(self, *arguments: Any) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def running_web(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """A web server of a folder, in a thread: its address, and what it was asked for."""
+    handler = partial(type("Handler", (Counting,), {"asked": (asked := [])}), directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
 
 
 @contextmanager

@@ -5,10 +5,10 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import fsspec
 import torch
 
-from pipeline.storage import stores  # with which fsspec reaches buckets as the trainings do
+import pipeline.storage.stores  # noqa: F401  with which fsspec reaches buckets as the trainings do
+from pipeline.runs.downloads import download, name_of
 from pipeline.tracking.registry import download_weights
 from retinanet.inference.detector import Detector
 
@@ -35,14 +35,8 @@ def find_weights(name: str, folder: Path) -> Path:
         return download_weights(name, folder)
     if "://" not in name:
         return Path(name).expanduser()
-    path = folder / "model.pt"
-    try:
-        system, source = fsspec.url_to_fs(name)
-        system.get_file(source, str(path))
-    except ValueError as error:  # of a protocol that nobody knows
-        raise ValueError(f"--model {name} cannot be read: {error}") from error
-    except (OSError, ImportError) as error:
-        raise ValueError(f"--model {name} cannot be read: {stores.complaint(name, error)}") from error
+    path = folder / name_of(name)
+    download(name, path, title="--model", what="--model", advice="check the address, or give a file")
     return path
 
 

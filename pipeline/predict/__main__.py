@@ -34,7 +34,7 @@ def add_options(parser: ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("paths", nargs="+", metavar="PATH", help="pictures")
     parser.add_argument(
-        "--model", default=MODEL, help="file of a detector, or an MLflow model such as models:/cells@champion"
+        "--model", default=MODEL, help="file or URL of a detector, or an MLflow model such as models:/cells@champion"
     )
     parser.add_argument("--output", default="predictions", help="folder of the results; with --ray also a URL")
     parser.add_argument(

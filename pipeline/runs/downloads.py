@@ -22,12 +22,16 @@ CONNECT_S, SILENCE_S = 30, 60
 
 def file_for(url: str, folder: Path) -> Path:
     """Return the file in a folder for a URL: other addresses with the same name have other files."""
-    address = url.partition("?")[0].rstrip("/")
-    return folder / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{address.rpartition('/')[2]}"
+    return folder / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{name_of(url)}"
+
+
+def name_of(url: str) -> str:
+    """Return the name of the file in a URL."""
+    return url.partition("?")[0].rstrip("/").rpartition("/")[2]
 
 
 def download_once(url: str, path: Path, *, name: str) -> Path:
-    """Download a URL to a file unless it is there; it appears under its name only when it is complete.
+    """Download weights to a file unless it is there.
 
     A server that fails is not asked again: the error names the file, so that it can be put there by hand.
 
@@ -40,26 +44,37 @@ def download_once(url: str, path: Path, *, name: str) -> Path:
     if path.is_file():
         check_hash(path, path.name, f"model.weights is {name}: {path}", "remove it, and it is downloaded again")
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        download(url, temporary, f"model.weights {name}: downloading {url}", path)
-        check_hash(temporary, path.name, f"model.weights is {name}: what {url} gave", "check the address")
-        temporary.replace(path)
-    except Exception as error:  # the clients of web servers and stores have errors of their own
-        if isinstance(error, ValueError):
-            raise
-        raise ValueError(
-            f"model.weights is {name}: {url} cannot be downloaded ({reason_of(error)}); download it on another machine "
-            f"and put it here as {path}, or set model.weights to the file"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    advice = f"download it on another machine and put it here as {path}, or set model.weights to the file"
+    download(url, path, title=f"model.weights {name}", what=f"model.weights is {name}", advice=advice)
     return path
 
 
-def download(url: str, temporary: Path, title: str, path: Path) -> None:
-    """Download a URL, with a bar in a terminal."""
+def download(url: str, path: Path, *, title: str, what: str, advice: str) -> None:
+    """Download a URL to a file, which appears under its name only when it is complete; the server is asked once.
+
+    Args:
+        title: what is downloaded, for the line that says so.
+        what: the same, at the beginning of an error.
+        advice: what to do where the URL cannot be downloaded.
+
+    Raises:
+        ValueError: when it cannot, or the file is not the one that its name promises.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        try:
+            copy(url, temporary, f"{title}: downloading {url}", path)
+        except Exception as error:  # the clients of web servers and stores have errors of their own
+            raise ValueError(f"{what}: {url} cannot be downloaded ({reason_of(error)}); {advice}") from error
+        check_hash(temporary, path.name, f"{what}: what {url} gave", "check the address")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def copy(url: str, temporary: Path, title: str, path: Path) -> None:
+    """Copy what a URL gives, with a bar in a terminal."""
     system, source = fsspec.url_to_fs(url, **options_of(url))
     size = system.info(source).get("size")
     print(f"{title}{f' ({size / 1e6:,.1f} MB)' if size else ''} to {path}", flush=True)

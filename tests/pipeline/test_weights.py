@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -28,7 +24,7 @@ from pipeline.worker_config import check_weights, initial_weights
 from retinanet.network.backbone import BACKBONES
 from retinanet.network.checkpoints.conversion import convert
 from tests.buckets import BUCKET, make_bucket, variables_of
-from tests.servers import running_s3
+from tests.servers import running_s3, running_web
 from tests.settings import change
 
 ROOT = Path(__file__).parents[2]
@@ -45,28 +41,13 @@ def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inputs, "CACHE", str(tmp_path / "cache"))
 
 
-class Counting(SimpleHTTPRequestHandler):
-    """Serves files and notes what is asked for."""
-
-    asked: list[str]
-
-    def log_request(self, *arguments: Any) -> None:
-        self.asked.append(f"{self.command} {self.path}")
-
-    def log_message(self, *arguments: Any) -> None:
-        """Say nothing."""
-
-
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[str, Path, list[str]]]:
     """A web server: its address, its folder, and what it was asked for."""
     folder = tmp_path / "web"
     folder.mkdir()
-    handler = partial(type("Handler", (Counting,), {"asked": (asked := [])}), directory=str(folder))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}", folder, asked
-        running.shutdown()
+    with running_web(folder) as (address, asked):
+        yield address, folder, asked
 
 
 def model_with(name: str | None) -> Model:
@@ -167,6 +148,11 @@ def test_server_that_is_not_there_is_one_sentence() -> None:
         ValueError, match=r"^model\.weights is http://127.*9/a\.pt: .* cannot be downloaded \(Connect call failed"
     ):
         find("http://127.0.0.1:9/a.pt")
+
+
+def test_protocol_that_nobody_knows_is_named() -> None:
+    with pytest.raises(ValueError, match=r"^model\.weights is nostore://a/b\.pt: .* downloaded \(Protocol not known"):
+        find("nostore://a/b.pt")
 
 
 def test_other_content_than_the_name_promises_is_refused_and_not_kept(server: tuple[str, Path, list[str]]) -> None:
