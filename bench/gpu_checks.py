@@ -256,15 +256,18 @@ def check_collectives(device: torch.device) -> None:
             dist.destroy_process_group()
 
 
-CHECKS: dict[str, Callable[[torch.device], None]] = {
-    name.removeprefix("check_"): function for name, function in list(globals().items()) if name.startswith("check_")
-}
+def find_checks() -> dict[str, Callable[[torch.device], None]]:
+    """The laws of this module and of gpu_training_checks, which needs this one, by name."""
+    from bench import gpu_training_checks
+
+    functions = list(globals().items()) + list(vars(gpu_training_checks).items())
+    return {name.removeprefix("check_"): function for name, function in functions if name.startswith("check_")}
 
 
 def run_checks(device: torch.device) -> bool:
     """Print a line per law; whether all hold."""
     held = []
-    for name, check in CHECKS.items():
+    for name, check in find_checks().items():
         begun = time.perf_counter()
         try:
             with convolving_float32():

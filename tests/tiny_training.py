@@ -71,8 +71,8 @@ class RecordingCriterion(Criterion):
         super().__init__(*args, **options)
         self.normalisers: list[float] = []
 
-    def __call__(self, predictions: Any, assignment: Any, normaliser: Tensor) -> dict[str, Tensor]:
-        losses = super().__call__(predictions, assignment, normaliser)
+    def __call__(self, predictions: Any, assignment: Any, normaliser: Tensor, **options: Any) -> dict[str, Tensor]:
+        losses = super().__call__(predictions, assignment, normaliser, **options)
         assert {loss.dtype for loss in losses.values()} == {torch.float32}
         self.normalisers.append(normaliser.item())
         return losses

@@ -152,18 +152,22 @@ class Criterion:
         weights = torch.ones_like(counts) / normaliser.clamp(min=1)
         return (weights / counts.clamp(min=1) if self.normalised_by == "image" else weights).float()
 
-    def __call__(self, predictions: Predictions, assignment: Assignment, normaliser: Tensor) -> dict[str, Tensor]:
+    def __call__(
+        self, predictions: Predictions, assignment: Assignment, normaliser: Tensor, *, factor: float = 1.0
+    ) -> dict[str, Tensor]:
         """The losses of a micro-batch; they add up to the losses of the global batch.
 
         Args:
             normaliser: the sum of `normaliser_share` over all micro-batches of all workers.
+            factor: on all losses. Here it is one on the weights of the images; on the losses themselves it would cost
+                the backward pass a multiplication of all gradients of the logits.
 
         Returns:
             loss_cls and loss_box, scalars; an image without boxes adds to loss_cls only.
         """
-        weights = self.image_weights(assignment, normaliser)
+        weights = self.image_weights(assignment, normaliser) * factor
         return {
-            "loss_cls": self._class_loss(predictions, assignment, weights),
+            "loss_cls": self._class_loss(predictions, assignment, weights * self.class_factor),
             "loss_box": self._box_loss(predictions, assignment, weights) * self.box_weight,
         }
 
@@ -178,7 +182,7 @@ class Criterion:
             level_loss(logits, *target, weights)
             for logits, target in zip(predictions.class_logits, targets, strict=True)
         ]
-        return torch.stack(losses).sum() * self.class_factor
+        return torch.stack(losses).sum()
 
     def _sigmoid_level(
         self, logits: Tensor, foreground: LevelLocations, labels: Tensor, ignored: LevelLocations, weights: Tensor

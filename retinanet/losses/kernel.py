@@ -57,6 +57,15 @@ def _kernel(  # type: ignore[no-untyped-def]  # pragma: no cover  # compiled by 
     tl.store(sums + tl.program_id(0), tl.sum(tl.where(inside, modulator * softplus, 0.0)))
 
 
+@triton.jit  # type: ignore[untyped-decorator]
+def _scale_kernel(values, factor, count, block: tl.constexpr):  # type: ignore[no-untyped-def]  # pragma: no cover
+    scale = tl.load(factor)
+    if scale != 1.0:
+        i = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
+        x = tl.load(values + i, mask=i < count, other=0.0).to(tl.float32)
+        tl.store(values + i, (x * scale).to(values.dtype.element_ty), mask=i < count)
+
+
 def is_supported(logits: Tensor) -> bool:
     """Whether the kernel takes these maps: dense in one of the two layouts, and not float64."""
     dense = logits.is_contiguous() or logits.is_contiguous(memory_format=torch.channels_last)
@@ -98,3 +107,13 @@ def background_pass(
             block=BLOCK,
         )
     return sums.sum(dtype=torch.float64)
+
+
+def scale_unless_one(values: Tensor, factor: Tensor) -> None:
+    """Multiply maps, see is_supported, in place by a scalar on their device; a factor of 1 reads and writes none.
+
+    The host does not know the factor, and asking for it would wait for the device.
+    """
+    programs = triton.cdiv(values.numel(), BLOCK)
+    if programs:
+        _scale_kernel[(programs,)](values, factor.float(), values.numel(), block=BLOCK)

@@ -81,16 +81,31 @@ class _SparseFocal(torch.autograd.Function):
         (gradient,) = ctx.saved_tensors
         if _graph_is_kept():
             gradient = gradient * grad_outputs[0]
-        elif gradient.device.type != "cpu" or grad_outputs[0].item() != 1:
-            gradient.mul_(grad_outputs[0])
+        else:
+            _scale_unless_one(gradient, grad_outputs[0])
         return gradient.to(ctx.dtype), None, None, None, None, None, None
 
 
 def _find_background_pass(logits: Tensor) -> Callable[..., Tensor]:
     """The background pass for maps: the kernel's on a GPU where it can, otherwise the blocks'."""
-    kernel = find_kernel() if uses_kernel(logits.device) else None
-    found: ModuleType = blocks if kernel is None or not kernel.is_supported(logits) else kernel
+    kernel = _find_kernel_for(logits)
+    found: ModuleType = blocks if kernel is None else kernel
     return found.background_pass  # type: ignore[no-any-return]
+
+
+def _scale_unless_one(gradient: Tensor, factor: Tensor) -> None:
+    """Multiply in place; a factor of 1, as training without a GradScaler has it, costs no pass over the maps."""
+    kernel = _find_kernel_for(gradient)
+    if kernel is not None:
+        kernel.scale_unless_one(gradient, factor)
+    elif gradient.device.type != "cpu" or factor.item() != 1:
+        gradient.mul_(factor)
+
+
+def _find_kernel_for(maps: Tensor) -> ModuleType | None:
+    """The module of the fused kernel, where it takes these maps."""
+    kernel = find_kernel() if uses_kernel(maps.device) else None
+    return kernel if kernel is not None and kernel.is_supported(maps) else None
 
 
 def uses_kernel(device: torch.device) -> bool:

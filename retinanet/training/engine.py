@@ -102,10 +102,9 @@ def compute_gradients(
         is_last = i == len(micro_batches) - 1
         with synchronise_gradients(state.model, is_last), convolving_float32(float32_of(state.precision)):
             micro_losses = compute_losses(state, micro_batch, assignment, normaliser)
-            # DistributedDataParallel averages gradients over the workers, but the losses of their shares add up.
-            state.scaler.scale(micro_losses.sum() * world_size()).backward()
+            state.scaler.scale(micro_losses.sum()).backward()
         losses += micro_losses.detach()
-    return losses
+    return losses / world_size()
 
 
 def compute_gradients_in_graph(
@@ -152,19 +151,24 @@ def sum_normaliser(
 
 
 def compute_losses(state: TrainingState, batch: Batch, assignment: Assignment, normaliser: Tensor) -> Tensor:
-    """[2] loss_cls and loss_box of a micro-batch with its assignment, both on the CPU."""
+    """[2] loss_cls and loss_box of a micro-batch with its assignment, both on the CPU, times the number of workers.
+
+    DistributedDataParallel averages gradients over the workers, but the losses of their shares add up.
+    """
     images = normalise_images(copy_to(batch.images, state.device), state.mean, state.std)
     assignment = assignment.map(lambda values: copy_to(values, state.device))
     images = clear_padding(images, batch.image_sizes.tolist())
-    return losses_of(state, images, assignment, normaliser)
+    return losses_of(state, images, assignment, normaliser, factor=world_size())
 
 
-def losses_of(state: TrainingState, images: Tensor, assignment: Assignment, normaliser: Tensor) -> Tensor:
-    """[2] loss_cls and loss_box of normalised images and their assignment, all on the device."""
+def losses_of(
+    state: TrainingState, images: Tensor, assignment: Assignment, normaliser: Tensor, *, factor: float = 1.0
+) -> Tensor:
+    """[2] loss_cls and loss_box, times a factor, of normalised images and their assignment, all on the device."""
     images = images.contiguous(memory_format=memory_format(state.network))
     with autocast(state.device, state.precision):
         predictions = state.model(images)
-    losses = state.criterion(predictions, assignment, normaliser)
+    losses = state.criterion(predictions, assignment, normaliser, factor=factor)
     return torch.stack([losses["loss_cls"], losses["loss_box"]])
 
 

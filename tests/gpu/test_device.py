@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from bench import gpu_checks
-from bench.gpu_checks import CHECKS, batches, build_state, train
+from bench.gpu_checks import batches, build_state, find_checks, train
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-# bf16 without instructions for it takes seconds a step.
-SLOW = {"half_precision"}
+CHECKS = find_checks()
+# bf16 without instructions for it takes seconds a step; processes start for seconds.
+SLOW = {"half_precision", "pictures", "processes"}
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -26,7 +27,7 @@ def test_wrong_device_is_seen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     # A device whose training differs by a thousandth more than is allowed.
     curves = iter([1.0, 1.0021])
     monkeypatch.setattr(gpu_checks, "train", lambda state, given: [next(curves)])
-    monkeypatch.setattr(gpu_checks, "CHECKS", {"curve": gpu_checks.check_curve})
+    monkeypatch.setattr(gpu_checks, "find_checks", lambda: {"curve": gpu_checks.check_curve})
     assert not gpu_checks.run_checks(torch.device("cpu"))
     assert "curve            FAILS: AssertionError: relative difference 2.10e-03" in capsys.readouterr().out
 

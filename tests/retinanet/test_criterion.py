@@ -15,7 +15,7 @@ from retinanet.anchors.boxes import decode_boxes, encode_boxes
 from retinanet.anchors.dense_matcher import match_densely
 from retinanet.anchors.grid import Grid, build_grid
 from retinanet.anchors.matcher import IGNORED
-from retinanet.losses import BOX_LOSSES, CODE_LOSSES, sigmoid_focal_loss, smooth_l1_loss, softmax_focal_loss
+from retinanet.losses import BOX_LOSSES, CODE_LOSSES, maps, sigmoid_focal_loss, smooth_l1_loss, softmax_focal_loss
 from retinanet.losses.criterion import NORMALISERS, Assignment, Criterion, ImageGroundTruth
 from retinanet.network.predictions import Predictions, permute_from_N_A_K, permute_to_N_A_K
 
@@ -115,6 +115,25 @@ def test_softmax_loss_and_giou_by_their_definition(run: Run, generator: torch.Ge
     decoded = decode_boxes(deltas[foreground], anchors[foreground].double())
     giou = generalized_box_iou_loss(decoded, boxes[matches[foreground]].double())
     assert_close(losses["loss_box"], giou.sum() / foreground.sum(), rtol=1e-6, atol=0.0)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_factor_is_one_of_all_losses_and_costs_no_pass_over_the_maps(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch, variant: str
+) -> None:
+    factors: list[float] = []
+    monkeypatch.setattr(maps, "_scale_unless_one", lambda gradient, factor: factors.append(factor.item()))
+    criterion = Criterion(GRID, K, **VARIANTS[variant])
+    predictions = random_predictions(generator, 3, num_logits=num_logits(variant))
+    assignment = criterion.assign(TRUTHS, SIZE)
+    normaliser = criterion.normaliser_share(assignment)
+    leaves = [level.requires_grad_() for level in predictions.class_logits]
+    plain = criterion(predictions, assignment, normaliser)
+    tripled = criterion(predictions, assignment, normaliser, factor=3.0)
+    for name in plain:
+        assert_close(tripled[name], 3 * plain[name], rtol=1e-6, atol=0.0)
+    torch.autograd.grad(tripled["loss_cls"] + tripled["loss_box"], leaves)
+    assert factors == ([] if variant == "softmax" else [1.0] * 5)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
