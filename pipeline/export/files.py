@@ -73,7 +73,7 @@ def export_files(path: Path, model: RunModel | None, request: Request, *, is_pro
     thresholds = choose_thresholds(
         detector.description, number=None, target=request.working_point, is_projects=is_projects
     )
-    pictures = [read_picture(str(picture)) for picture in find_pictures(request.pictures)]
+    pictures = [read_picture(location) for location in find_pictures(request.pictures)]
     metadata = describe_file(detector, thresholds, describe_origin(detector.description, model))
     export_onnx(detector, request.onnx, metadata, pictures)
     if request.int8:
@@ -106,14 +106,14 @@ def load(path: Path, request: Request) -> Detector:
     return detector
 
 
-def find_pictures(given: Sequence[Path]) -> list[Path]:
-    """The pictures for the check: of these files and folders, or the first of the project's prepared data.
+def find_pictures(given: Sequence[Path]) -> list[str]:
+    """Paths or URLs of the pictures for the check: of these files and folders, or the first of the prepared data.
 
     Raises:
         ValueError: when there are none.
     """
     found = [
-        file
+        str(file)
         for path in given
         for file in (sorted(path.rglob("*")) if path.is_dir() else [path])
         if not path.is_dir() or file.suffix.lower() in IMAGE_SUFFIXES
@@ -123,7 +123,8 @@ def find_pictures(given: Sequence[Path]) -> list[Path]:
     prepared = next((file for file in PREPARED if file.is_file()), None)
     if not given and prepared is not None:
         content = read_json(prepared)
-        found = [Path(content["info"]["root"]) / image["file_name"] for image in content["images"]]
+        root = content["info"]["root"].rstrip("/")
+        found = [f"{root}/{image['file_name']}" for image in content["images"]]
     if not found:
         raise ValueError(
             "the exported file is checked on real pictures, but data/prepared does not exist; give some with --pictures"
