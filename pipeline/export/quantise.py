@@ -36,18 +36,18 @@ class Measured(NamedTuple):
     """What a file gives on a split.
 
     Attributes:
-        images_per_s: of onnxruntime, without reading and resizing, one image at a time.
+        images_per_s: of onnxruntime, without reading and resizing, one image at a time; None of a single image.
     """
 
     AP: float | None
     AP50: float | None
     megabytes: float
-    images_per_s: float
+    images_per_s: float | None
 
     def __str__(self) -> str:
         precision, precision_50 = ("none" if value is None else f"{value:.3f}" for value in self[:2])
-        size_and_speed = f"{self.megabytes:.1f} MB  {self.images_per_s:.1f} images/s"
-        return f"AP {precision}  AP50 {precision_50}  {size_and_speed}"
+        speed = "" if self.images_per_s is None else f"  {self.images_per_s:.1f} images/s"
+        return f"AP {precision}  AP50 {precision_50}  {self.megabytes:.1f} MB{speed}"
 
 
 def int8_path(path: Path) -> Path:
@@ -159,11 +159,11 @@ def measure(file: Path, detector: Detector, truths: Path, *, title: str) -> Meas
             found[batch.image_ids[0]] = boxes, scores, labels
             count()
     metrics = evaluate_detections(content, found).metrics
-    return Measured(metrics["AP"], metrics["AP50"], file.stat().st_size / 1e6, len(found) / timed.seconds)
+    return Measured(metrics["AP"], metrics["AP50"], file.stat().st_size / 1e6, timed.calls_per_s)
 
 
 class Timed:
-    """A function that runs a file, with the seconds that its calls took, without the first."""
+    """A function that runs a file, with the seconds that its calls took, without the first, which is slow."""
 
     def __init__(self, run: Run) -> None:
         self.run, self.seconds, self.calls = run, 0.0, 0
@@ -175,3 +175,8 @@ class Timed:
         self.seconds += time.perf_counter() - start if self.calls else 0.0
         self.calls += 1
         return outputs
+
+    @property
+    def calls_per_s(self) -> float | None:
+        """The pace of the calls that are timed; None if none is."""
+        return (self.calls - 1) / self.seconds if self.calls > 1 else None
