@@ -72,7 +72,18 @@ def _recognise(root: Root, path: str) -> list[Recognised]:
     keys = {"train": "train", "val": "val" if content.get("val") else "valid", "test": "test"}
     splits = {split: SplitFiles(path, key if key != split else "") for split, key in keys.items() if content.get(key)}
     is_known = bool(content.get("names")) and "train" in splits
+    if is_known and "test" in splits and _is_missing(root, splits["test"], split="test"):
+        del splits["test"]  # Roboflow and Ultralytics name it whether or not it is there
     return [Recognised(splits, f"{path}, which has names and train")] if is_known else []
+
+
+def _is_missing(root: Root, files: SplitFiles, *, split: str) -> bool:
+    """Return whether nothing is there of what data.yaml names for a split."""
+    try:
+        config = read_config(root, files, split=split)
+    except ValueError:
+        return False  # reading the split says why
+    return not any(_exists(root, place, file=files.annotations) for place in config.folders + config.lists)
 
 
 def _parse(data: bytes, *, file: str) -> dict[str, Any]:

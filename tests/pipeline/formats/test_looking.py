@@ -75,6 +75,15 @@ def test_yolo_of_roboflow(source: Any) -> None:
     assert seen(source).files == {split: SplitFiles("data.yaml", "") for split in names.values()}
 
 
+def test_yolo_with_a_test_that_is_not_there_has_none(source: Any) -> None:
+    """Roboflow names ../test/images in data.yaml also where no picture was put into test."""
+    source.write("data.yaml", "train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnames: [cell]\n")
+    for folder in ("train", "valid"):
+        source.write(f"{folder}/images/a.png", source.png())
+        source.write(f"{folder}/labels/a.txt", "0 .5 .5 .1 .1\n")
+    assert list(seen(source).files) == ["train", "val"]
+
+
 def test_two_data_sets_in_a_folder_are_candidates(source: Any) -> None:
     for year in ("VOC2007", "VOC2012"):
         source.write(f"{year}/ImageSets/Main/train.txt", "a\n")
