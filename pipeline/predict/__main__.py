@@ -102,11 +102,13 @@ def work_here(options: Namespace, sources: Sequence[Source]) -> None:
     """Detect in this process."""
     from pipeline.detector.model import choose_device, load_model
     from pipeline.detector.thresholds import choose_thresholds
+    from pipeline.predict.folder import claim
     from pipeline.predict.run import FAILED, predict
 
     output, formats = Path(options.output), list(dict.fromkeys(options.format or DEFAULT_FORMATS))
     detector = load_model(options.model, choose_device(options.device))
     thresholds = choose_thresholds(detector.description, **threshold_options(options))
+    claim(output)
     own = detector.description.get("postprocess", {})
     detector.postprocess = detector.build_postprocess(**own | {"score_threshold": min(thresholds)})
     failed = predict(

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import glob
+import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import unquote
 
 import fsspec
 
 from pipeline.formats.recognised import IMAGE_SUFFIXES
+from pipeline.predict.folder import MARK
 from pipeline.storage.stores import explained
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
 SUFFIXES = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
+# Of a part of a name, bytes: file systems allow 255, with the suffix of a result and the mark of an unfinished file.
+LONGEST_NAME = 200
 
 
 class Source(NamedTuple):
@@ -32,7 +36,12 @@ class Source(NamedTuple):
     @property
     def is_video(self) -> bool:
         """Whether its name is that of a video."""
-        return Path(self.location.partition("?")[0]).suffix.lower() in VIDEO_SUFFIXES
+        return is_video(self.location)
+
+
+def is_video(location: str) -> bool:
+    """Whether a path or URL is that of a video."""
+    return Path(location.partition("?")[0]).suffix.lower() in VIDEO_SUFFIXES
 
 
 def find_pictures(arguments: Sequence[str]) -> list[Source]:
@@ -49,7 +58,7 @@ def find_pictures(arguments: Sequence[str]) -> list[Source]:
         if len(found) == before and not any(location == argument for location in found):
             suffixes = ", ".join(IMAGE_SUFFIXES)
             raise ValueError(f"{argument}: there is no picture; expected a file, or a folder with files {suffixes}")
-    names = _make_unique(found.values())
+    names = _make_unique(found)
     return [Source(location, name) for location, name in zip(found, names, strict=True)]
 
 
@@ -61,8 +70,10 @@ def _expand(argument: str) -> Iterator[tuple[str, str]]:
     elif "://" in argument:
         yield from _of_url(argument)
     elif path.is_dir():
-        for file in sorted(path.rglob("*")):
-            if file.suffix.lower() in SUFFIXES and file.is_file():
+        files = sorted(path.rglob("*"))
+        results = {file.parent for file in files if file.name == MARK} - {path}  # of earlier runs
+        for file in files:
+            if file.suffix.lower() in SUFFIXES and file.is_file() and results.isdisjoint(file.parents):
                 yield str(file), str(file.relative_to(path).with_suffix(""))
     elif path.suffix == ".txt" and path.is_file():
         yield from _listed(path.read_text(encoding="utf-8-sig").splitlines(), path.parent)
@@ -96,16 +107,34 @@ def _of_url(url: str) -> Iterator[tuple[str, str]]:
             yield f"{protocol}://{file}", str(Path(inner).with_suffix(""))
 
 
-def _make_unique(names: Iterable[str]) -> list[str]:
-    """Append a number to names that occur again; a name never leaves the folder of the results."""
+def _make_unique(found: Mapping[str, str]) -> list[str]:
+    """Append a number to names that occur again; a name never leaves the folder of the results.
+
+    Args:
+        found: the name of each location.
+    """
+    plain = {location: _as_path(name) for location, name in found.items()}
+    folders = {str(folder).lower() for name in plain.values() for folder in PurePosixPath(name).parents}
     taken: set[str] = set()
     next_number: dict[str, int] = {}
     unique = []
-    for name in names:
-        plain = free = name.replace("..", "_").strip("/") or "picture"
-        while free.lower() in taken:
-            number = next_number[plain] = next_number.get(plain, 1) + 1
-            free = f"{plain}_{number}"
+    for location, name in plain.items():
+        free = name
+        # The results of a video's frames are in a folder of its name, which pictures must not have.
+        while free.lower() in taken or (is_video(location) and free.lower() in folders):
+            number = next_number[name] = next_number.get(name, 1) + 1
+            free = f"{name}_{number}"
         taken.add(free.lower())
         unique.append(free)
     return unique
+
+
+def _as_path(name: str) -> str:
+    """A name as a relative path that every file system can have."""
+    plain = name.replace("..", "_").replace("\0", "_").strip("/") or "picture"
+    return "/".join(map(_shorten, plain.split("/")))
+
+
+def _shorten(part: str) -> str:
+    content = os.fsencode(part)
+    return part if len(content) <= LONGEST_NAME else content[:LONGEST_NAME].decode(errors="ignore")
