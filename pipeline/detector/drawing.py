@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
 import torch
 from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import draw_bounding_boxes
 
 from retinanet.inference.postprocess import Detections
 
 # Of Okabe and Ito: told apart by everyone.
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
+
+LONGEST_JPEG = 65500  # px, of a side (libjpeg's JPEG_MAX_DIMENSION)
 
 
 def draw(picture: Tensor, detections: Detections, class_names: Sequence[str]) -> Tensor:
@@ -43,6 +47,15 @@ def draw(picture: Tensor, detections: Detections, class_names: Sequence[str]) ->
         fill_labels=True,
     )
     return drawn
+
+
+def encode_jpeg(picture: Tensor) -> bytes:
+    """Encode a picture [3, H, W] uint8 RGB as a JPEG; one with a longer side than a JPEG may have is made smaller."""
+    image, file = to_pil_image(picture), io.BytesIO()
+    if max(image.size) > LONGEST_JPEG:
+        image.thumbnail((LONGEST_JPEG, LONGEST_JPEG))
+    image.save(file, "JPEG", quality=90)
+    return file.getvalue()
 
 
 def find_font() -> str:

@@ -12,14 +12,18 @@ from xml.etree import ElementTree
 
 import torch
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
 
-from pipeline.detector.drawing import draw
+from pipeline.detector.drawing import draw, encode_jpeg
+from pipeline.formats.records import printable
+from pipeline.predict.batches import in_a_line, read_picture
 from pipeline.predict.detection import Found
 from pipeline.predict.video import VideoWriter
 from pipeline.storage.outs import write_atomic
-from retinanet.data.pictures import read_picture
 from retinanet.inference.postprocess import Detections
+
+
+class LostPictureError(Exception):
+    """A picture that was detected on, but cannot be read again to be drawn."""
 
 
 class Writer(ABC):
@@ -49,10 +53,9 @@ class Pictures(Writer):
         if found.pixels is not None:
             self.write_frame(found, found.pixels)
             return
-        picture = draw(read_picture(found.source.location), found.detections, self.names)
+        content = encode_jpeg(draw(read_again(found.source.location), found.detections, self.names))
         path = self.folder / "pictures" / f"{found.source.name}.jpg"
-        image = to_pil_image(picture)
-        write_atomic(path, lambda temporary: image.save(temporary, format="JPEG", quality=90))
+        write_atomic(path, lambda temporary: temporary.write_bytes(content))
 
     def write_frame(self, found: Found, pixels: Tensor) -> None:
         """Draw a frame; the first one begins the file."""
@@ -130,7 +133,7 @@ class Csv(Writer):
         write_atomic(self.folder / "detections.csv", self._write)
 
     def _write(self, path: Path) -> None:
-        with path.open("w", newline="", encoding="utf-8") as file:
+        with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(self.HEADER)
             writer.writerows(self.rows)
@@ -151,7 +154,7 @@ class Yolo(Writer):
 
     def close(self) -> None:
         """Write the names; JSON is YAML."""
-        write_text(self.folder / "data.yaml", f"names: {json.dumps(self.names)}\n")
+        write_text(self.folder / "data.yaml", f"names: {json.dumps(self.names, ensure_ascii=False)}\n")
 
 
 class Voc(Writer):
@@ -160,7 +163,7 @@ class Voc(Writer):
     def write(self, found: Found) -> None:
         """Write one page."""
         page = ElementTree.Element("annotation")
-        _add(page, "filename", found.source.location.rpartition("/")[2])
+        _add(page, "filename", printable(found.source.location.rpartition("/")[2]))
         size = ElementTree.SubElement(page, "size")
         for name, value in zip(("height", "width", "depth"), (*found.size, 3), strict=True):
             _add(size, name, str(value))
@@ -180,9 +183,21 @@ class Voc(Writer):
 WRITERS: dict[str, type[Writer]] = {"pictures": Pictures, "coco": Coco, "csv": Csv, "yolo": Yolo, "voc": Voc}
 
 
+def read_again(location: str) -> Tensor:
+    """Read a picture that was read before; no run keeps the pixels of all that it has detected on.
+
+    Raises:
+        LostPictureError: with the reason.
+    """
+    try:
+        return read_picture(location)
+    except Exception as error:  # as in PictureBatches
+        raise LostPictureError(f"detected on, but not drawn: {in_a_line(error)}") from error
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a file atomically."""
-    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    """Write a file atomically; a name that is no UTF-8 has escapes there."""
+    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
 def describe(found: Found, names: Sequence[str]) -> str:
@@ -193,7 +208,7 @@ def describe(found: Found, names: Sequence[str]) -> str:
         for (label, score), box in zip(_pairs(found.detections), boxes, strict=True)
     ]
     frame = "" if found.frame is None else f" frame {found.frame}"
-    return f"{found.source.location}{frame}: {'; '.join(parts) or 'nothing'}"
+    return printable(f"{found.source.location}{frame}: {'; '.join(parts) or 'nothing'}")
 
 
 def _pairs(detections: Detections) -> list[tuple[int, float]]:

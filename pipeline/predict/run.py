@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.cli.progress import Count
 from pipeline.predict.detection import Failed, Found, detect, detect_frames
 from pipeline.predict.inputs import Source
-from pipeline.predict.outputs import WRITERS, describe, write_text
+from pipeline.predict.outputs import WRITERS, LostPictureError, describe, write_text
 from pipeline.predict.video import count_frames
 from retinanet.inference.detector import Detector
 
@@ -42,7 +42,10 @@ def predict(
             failed.append(result)
             continue
         for writer in writers:
-            writer.write(result)
+            try:
+                writer.write(result)
+            except LostPictureError as error:
+                failed.append(Failed(result.number, result.source, str(error), may_heal=False))
         if shows_lines:
             print(describe(result, detector.class_names), flush=True)
     for writer in writers:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,9 +10,8 @@ from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
 
-from pipeline.detector.drawing import draw
+from pipeline.detector.drawing import draw, encode_jpeg
 from pipeline.detector.thresholds import WITHOUT
 from pipeline.serve.settings import Settings
 from pipeline.serve.uploads import RequestError, decode_upload
@@ -149,9 +147,7 @@ class DetectionService:
 
     def _draw(self, content: bytes, found: Found) -> bytes:
         picture: Tensor = decode_upload(content, max_pixels=self.settings.max_pixels)
-        file = io.BytesIO()
-        to_pil_image(draw(picture, found.detections, self.detector.class_names)).save(file, "JPEG", quality=90)
-        return file.getvalue()
+        return encode_jpeg(draw(picture, found.detections, self.detector.class_names))
 
 
 async def run_in(pool: Executor, work: Callable[..., Result], *arguments: object) -> Result:
