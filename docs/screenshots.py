@@ -1,4 +1,4 @@
-"""Take the pictures of docs/tracking.md from a store that holds a sweep, and of docs/evaluate.md from a report.
+"""Take the pictures of docs/tracking.md from a store that holds a sweep, and of the reports for docs/.
 
 python -m docs.screenshots --help says how.
 
@@ -236,12 +236,19 @@ def take_all(page: Page, address: str, sweep: Sweep, *, step: int) -> None:
     save(page, "pictures")
 
 
-def take_report(path: Path, *, chromium: str) -> None:
-    """The top of reports/evaluate.html, its mistakes, and one of them enlarged."""
+@contextmanager
+def opened_report(path: Path, *, chromium: str) -> Iterator[Page]:
+    """A report, which lies in a file."""
     REPORT_FOLDER.mkdir(exist_ok=True)
     with opened(path.resolve().as_uri(), chromium=chromium) as (page, _):
         page.unroute_all()
         page.goto(path.resolve().as_uri())
+        yield page
+
+
+def take_report(path: Path, *, chromium: str) -> None:
+    """The top of reports/evaluate.html, its mistakes, and one of them enlarged."""
+    with opened_report(path, chromium=chromium) as page:
         page.set_viewport_size({"width": 1200, "height": 820})
         save(page, "verdict", folder=REPORT_FOLDER)
         page.locator("#mistakes").scroll_into_view_if_needed()
@@ -252,6 +259,13 @@ def take_report(path: Path, *, chromium: str) -> None:
         page.set_viewport_size({"width": 1000, "height": 640})
         page.locator("#mistakes .chosen .card").nth(1).click()
         save(page, "enlarged", folder=REPORT_FOLDER)
+
+
+def take_sweep_report(path: Path, *, chromium: str) -> None:
+    """The top of reports/sweep.html."""
+    with opened_report(path, chromium=chromium) as page:
+        page.set_viewport_size({"width": 1000, "height": 760})
+        save(page, "sweep", folder=REPORT_FOLDER)
 
 
 def take_service(address: str, picture: Path, *, chromium: str) -> None:
@@ -281,6 +295,7 @@ def main() -> None:
     parser.add_argument("--sweep", metavar="RUN_ID", help="of the sweep's own run; default: the newest sweep")
     parser.add_argument("--metric", default="best.AP", help="what the children are ranked by; default: %(default)s")
     parser.add_argument("--report", type=Path, help="reports/evaluate.html: its pictures instead")
+    parser.add_argument("--sweep-report", type=Path, help="reports/sweep.html: its picture instead")
     parser.add_argument("--service", nargs=2, metavar=("URL", "PICTURE"), help="a running service, and what to show it")
     arguments = parser.parse_args()
     chromium = find_chromium()
@@ -288,6 +303,9 @@ def main() -> None:
         raise SystemExit(f"screenshots: none of {', '.join(CHROMIUMS)} is installed; apt-get install chromium")
     if arguments.report is not None:
         take_report(arguments.report, chromium=chromium)
+        return
+    if arguments.sweep_report is not None:
+        take_sweep_report(arguments.sweep_report, chromium=chromium)
         return
     if arguments.service:
         take_service(arguments.service[0].rstrip("/"), Path(arguments.service[1]), chromium=chromium)

@@ -20,13 +20,14 @@ Search the space in section `sweep` of params.yaml with Ray Tune, and report whi
 workers set in conf/ (PIPELINE_CONF names the file, conf/sweep.yaml by default).
 
 reads    params.yaml, data/prepared/{train,val}.json (`dvc repro anchor_stats` makes them), the images
-writes   reports/sweep.csv, plots/sweep_*.png; MLflow: a parent run with a run for each trial
+writes   reports/sweep.html (winner, what matters, what to try next), reports/sweep.csv, plots/sweep_*.png;
+         MLflow: a parent run with a run for each trial
 keeps    records, checkpoints and the best detector of each trial in <storage of conf/>/sweeps/<digest>
 
 run      start the sweep, or resume it after it was killed (the default)
 resume   resume the sweep; an error if it has not been started
 status   show the state of the newest sweep
-report   write table and plots of the newest sweep and show its winner; --apply writes the winner into params.yaml
+report   write report, table and plots of the newest sweep; --apply writes its winner into params.yaml
 """
 
 

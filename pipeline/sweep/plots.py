@@ -12,11 +12,11 @@ import numpy as np
 import optuna
 from matplotlib import pyplot as plt
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.visualization import matplotlib as drawn
 
-from pipeline.params import flatten
 from pipeline.storage.outs import write_atomic
+from pipeline.sweep.charts import draw_importances
+from pipeline.sweep.importance import Importance
 from pipeline.sweep.space import encode
 
 
@@ -33,32 +33,39 @@ class Point(NamedTuple):
     whole: bool
 
 
-LEAST = 4  # minimum number of settings for a meaningful importance
+LEAST = 4  # minimum number of settings for a map
 PAIR = ("loss.alpha", "loss.gamma")
 
 
-def draw_plots(points: Sequence[Point], plan: Mapping[str, Any], folder: Path) -> list[Path]:
+def draw_plots(
+    study: optuna.Study, names: Sequence[str], whole: Sequence[bool], importances: Sequence[Importance], folder: Path
+) -> list[Path]:
     """Write plots/sweep_*.png, except plots for which there are too few trials.
 
     Args:
-        plan: content of sweep.json.
+        study, names: of study_of; whether each trial was trained to its end.
     """
     mpl.use("Agg")
-    study, names = study_of(points, flatten(plan["params"]))
     paths = []
-    for name, draw in pictures(study, names, [point.whole for point in points]):
+    for name, draw in pictures(study, names, whole, importances):
         path = folder / f"sweep_{name}.png"
         write_atomic(path, lambda temporary, draw=draw: save(draw, temporary))  # type: ignore[misc]
         paths.append(path)
     return paths
 
 
-def study_of(points: Sequence[Point], base: Mapping[str, Any]) -> tuple[optuna.Study, list[str]]:
-    """Return an Optuna study of the trials, and the parameters that vary; missing ones have the base's values."""
+def study_of(
+    points: Sequence[Point], base: Mapping[str, Any], space: Mapping[str, Mapping[str, Any]]
+) -> tuple[optuna.Study, list[str]]:
+    """Return an Optuna study of the trials, and the parameters that vary; missing ones have the base's values.
+
+    Args:
+        space: of the sweep, which says whose axis is logarithmic.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     names = sorted({name for point in points for name in point.settings})
     rows = [{name: encode(point.settings.get(name, base[name])) for name in names} for point in points]
-    spaces = {name: range_of([row[name] for row in rows]) for name in names}
+    spaces = {name: range_of([row[name] for row in rows], log="loguniform" in space.get(name, {})) for name in names}
     varying = [name for name in names if not spaces[name].single()]
     study = optuna.create_study(direction="maximize")
     for row, point in zip(rows, points, strict=True):
@@ -72,10 +79,10 @@ def study_of(points: Sequence[Point], base: Mapping[str, Any]) -> tuple[optuna.S
     return study, varying
 
 
-def range_of(values: Sequence[Any]) -> BaseDistribution:
+def range_of(values: Sequence[Any], *, log: bool = False) -> BaseDistribution:
     """Return the range of numbers, or the choices of other values."""
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        return FloatDistribution(min(values), max(values))
+        return FloatDistribution(min(values), max(values), log=log and min(values) > 0)
     return CategoricalDistribution(sorted({str(value) for value in values}))
 
 
@@ -84,22 +91,24 @@ def as_coordinate(value: Any, space: BaseDistribution) -> Any:
     return float(value) if isinstance(space, FloatDistribution) else str(value)
 
 
-def pictures(study: optuna.Study, names: list[str], whole: Sequence[bool]) -> Iterator[tuple[str, Callable[[], Any]]]:
+def pictures(
+    study: optuna.Study, names: Sequence[str], whole: Sequence[bool], importances: Sequence[Importance]
+) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Yield name and drawing function of each plot with enough trials."""
     if not names:
         return
     yield "slices", lambda: draw_slices(study, names, whole)
     if len(names) > 1:
-        yield "parallel", lambda: drawn.plot_parallel_coordinate(study, params=names, target_name="AP")
+        yield "parallel", lambda: drawn.plot_parallel_coordinate(study, params=list(names), target_name="AP")
     if len(study.trials) >= LEAST and len(names) > 1:
-        evaluator = PedAnovaImportanceEvaluator()
-        weights = get_param_importances(study, evaluator=evaluator)
-        pair = list(PAIR) if set(PAIR) <= set(names) else sorted(names, key=lambda name: -weights.get(name, 0.0))[:2]
+        ranked = [one.name for one in importances] or list(names)
+        pair = list(PAIR) if set(PAIR) <= set(names) else ranked[:2]
         yield "map", lambda: drawn.plot_contour(study, params=pair, target_name="AP")
-        yield "importance", lambda: drawn.plot_param_importances(study, evaluator=evaluator, target_name="AP")
+    if importances:
+        yield "importance", lambda: draw_importances(importances).axes
 
 
-def draw_slices(study: optuna.Study, names: list[str], whole: Sequence[bool]) -> Any:
+def draw_slices(study: optuna.Study, names: Sequence[str], whole: Sequence[bool]) -> Any:
     """Draw AP against each parameter, one panel each; trials stopped by the scheduler are hollow."""
     columns = min(len(names), 4)
     rows = -(-len(names) // columns)
@@ -112,6 +121,8 @@ def draw_slices(study: optuna.Study, names: list[str], whole: Sequence[bool]) ->
             x, y = [trial.params[name] for trial in trials], [trial.value for trial in trials]
             axis.scatter(x, y, facecolors="tab:blue" if is_whole else "none", edgecolors="tab:blue", label=label)
         axis.set_xlabel(name)
+        if getattr(study.trials[0].distributions[name], "log", False):
+            axis.set_xscale("log")
         axis.grid(alpha=0.3)
     for axis in axes.flat[len(names) :]:
         axis.set_visible(False)
@@ -122,8 +133,9 @@ def draw_slices(study: optuna.Study, names: list[str], whole: Sequence[bool]) ->
 
 def save(draw: Callable[[], Any], path: Path) -> None:
     """Draw with Optuna and write a PNG file."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Optuna calls its matplotlib drawings experimental
+    # Optuna chooses a style for all that is drawn later, and calls its drawings experimental.
+    with mpl.rc_context(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         axes = draw()
     first = np.ravel(np.asarray(axes, dtype=object))[0]
     figure = first.figure

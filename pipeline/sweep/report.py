@@ -1,55 +1,29 @@
-"""Report of a sweep: a table, a CSV file, plots, and the command that reproduces the winner."""
+"""Report of a sweep: a table, a CSV file, plots, a page, and the command that reproduces the winner."""
 
 from __future__ import annotations
 
 import csv
 import json
 import shlex
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from scipy.stats import ttest_ind
 
 from pipeline.params import flatten
 from pipeline.params.editing import edit_yaml
 from pipeline.runs.sweep_folder import ENDED, FINISHED, SweepFolder
 from pipeline.storage.outs import write_atomic
+from pipeline.sweep.advice import Outcome
+from pipeline.sweep.importance import measure_importances
 from pipeline.sweep.listener import best_row
-from pipeline.sweep.plots import Point, draw_plots
+from pipeline.sweep.page import build_page
+from pipeline.sweep.plots import Point, draw_plots, study_of
+from pipeline.sweep.ranking import Setting, rank_settings, verdict
 
 TABLE = Path("reports/sweep.csv")
+PAGE = Path("reports/sweep.html")
 PLOTS = Path("plots")
 ROWS = 15  # on the screen
-DOUBT = 0.05  # significance level of the difference between two settings
-
-
-class Setting(NamedTuple):
-    """A setting with its trials.
-
-    Attributes:
-        scores: best AP on val of each seed that has one.
-        epochs: most epochs trained by any seed.
-        thresholds: the best ones for the detector of its best seed, None if not searched.
-    """
-
-    number: int
-    settings: dict[str, Any]
-    scores: list[float]
-    states: list[str]
-    epochs: int
-    thresholds: dict[str, float] | None
-
-    @property
-    def mean(self) -> float:
-        """Mean over the seeds; below any AP if there is none."""
-        return statistics.fmean(self.scores) if self.scores else -1.0
-
-    @property
-    def spread(self) -> float | None:
-        """Standard deviation over the seeds."""
-        return statistics.stdev(self.scores) if len(self.scores) > 1 else None
 
 
 class Report(NamedTuple):
@@ -69,13 +43,12 @@ def report(folder: SweepFolder, *, conf: Path, apply: bool) -> Report | None:
         return None
     base = flatten(plan["params"])
     write_atomic(TABLE, lambda path: write_csv(settings, base, path))
-    points = [Point(each.settings, each.mean, FINISHED in each.states) for each in settings if each.scores]
-    drawn = draw_plots(points, plan, PLOTS)
+    command = winning_command(settings[0], plan, conf)
     shown = Report(
         winner=settings[0],
         verdict=verdict(settings, plan["sweep"]["seeds"]),
-        command=winning_command(settings[0], plan, conf),
-        paths=[TABLE, *drawn],
+        command=command,
+        paths=[TABLE, PAGE, *draw(folder, settings, plan, command)],
     )
     print(f"{table(settings, base)}\n{shown.verdict}", flush=True)
     print(f"full results: {', '.join(str(path) for path in shown.paths)}", flush=True)
@@ -91,28 +64,16 @@ def report(folder: SweepFolder, *, conf: Path, apply: bool) -> Report | None:
     return shown
 
 
-def rank_settings(folder: SweepFolder) -> list[Setting]:
-    """Return the settings of a sweep, best first; settings stopped early rank by the AP they had reached."""
-    by_number: dict[int, list[dict[str, Any]]] = {}
-    for record in folder.records():
-        by_number.setdefault(record["number"], []).append(record)
-    settings = [gather(folder, number, records) for number, records in by_number.items()]
-    return sorted(settings, key=lambda setting: -setting.mean)
-
-
-def gather(folder: SweepFolder, number: int, records: Sequence[Mapping[str, Any]]) -> Setting:
-    """Build a setting from the records of its seeds."""
-    scored = [record for record in records if record.get("score") is not None and record.get("history")]
-    best = max(scored, key=lambda record: record["score"], default=None)
-    found = folder.read_json(f"trials/{best['key']}/thresholds.json") if best else None
-    return Setting(
-        number=number,
-        settings=dict(records[0]["settings"]),
-        scores=[record["score"] for record in scored],
-        states=[record["state"] for record in records],
-        epochs=max((record["history"][-1]["epoch"] for record in scored), default=0),
-        thresholds=found[0] if found else None,
-    )
+def draw(folder: SweepFolder, settings: Sequence[Setting], plan: Mapping[str, Any], command: str) -> list[Path]:
+    """Write the plots and the page; return the plots."""
+    points = [Point(each.settings, each.mean, FINISHED in each.states) for each in settings if each.scores]
+    study, names = study_of(points, flatten(plan["params"]), plan["sweep"]["space"])
+    importances = measure_importances(study, names)
+    plots = draw_plots(study, names, [point.whole for point in points], importances, PLOTS)
+    outcome = Outcome(settings, plan, importances, has_ended=folder.has_ended())
+    page = build_page(outcome, command=command, plots=plots)
+    write_atomic(PAGE, lambda path: path.write_text(page, encoding="utf-8"))
+    return plots
 
 
 def table(settings: Sequence[Setting], base: Mapping[str, Any]) -> str:
@@ -150,32 +111,6 @@ def format_thresholds(setting: Setting) -> str:
     """Format the best thresholds and their AP."""
     best = setting.thresholds
     return f"{best['nms_iou']:g}/{best['score_threshold']:g}: {best['AP']:.3f}" if best else "-"
-
-
-def verdict(settings: Sequence[Setting], seeds: int) -> str:
-    """Return the verdict: whether the winner differs significantly from the others."""
-    winner, *others = settings
-    if seeds == 1:
-        return (
-            f"trial {winner.number} has the highest AP, {winner.mean:.3f}; with one seed per setting, a "
-            "difference may be chance: set sweep.seeds to 3 or more to test it"
-        )
-    equals = [other.number for other in others if not is_significant(winner.scores, other.scores)]
-    if not equals:
-        return f"trial {winner.number} is best, AP {winner.mean:.3f}: significantly better than all others"
-    return (
-        f"trial {winner.number} has the highest AP, {winner.mean:.3f}, but is not significantly better than "
-        f"{', '.join(f'trial {number}' for number in equals)} (Welch's t-test over the seeds, p > {DOUBT:g})"
-    )
-
-
-def is_significant(some: Sequence[float], others: Sequence[float]) -> bool:
-    """Return whether Welch's t-test separates two settings; it needs at least two seeds each."""
-    if len(some) < 2 or len(others) < 2:
-        return False
-    if statistics.pstdev(some) == statistics.pstdev(others) == 0:
-        return statistics.fmean(some) != statistics.fmean(others)
-    return bool(ttest_ind(some, others, equal_var=False).pvalue <= DOUBT)
 
 
 def winning_command(winner: Setting, plan: Mapping[str, Any], conf: Path) -> str:

@@ -28,7 +28,7 @@ from pipeline.storage.outs import read_json
 from pipeline.sweep.feasibility import FeasibilityCheck
 from pipeline.sweep.listener import Listener
 from pipeline.sweep.predecessor import choose_sweep, note_code
-from pipeline.sweep.report import Report, report
+from pipeline.sweep.report import PAGE, Report, report
 from pipeline.sweep.sampler import Sampler
 from pipeline.sweep.space import params_with
 from pipeline.sweep.trial import TrialBase, run_trial, weights_key
@@ -243,6 +243,7 @@ def log_report(run: Run, shown: Report | None) -> None:
         run.log_artifact(path)
     lines = [f"**AP {shown.winner.mean:.3f}** on val: trial {shown.winner.number}", "", shown.verdict]
     run.set_tags({DESCRIPTION_TAG: "\n".join([*lines, "", "Reproduce the winner:", "```", shown.command, "```"])})
+    run.link_artifact(PAGE.name, "Report of the sweep")
 
 
 def run_trials(plan: Plan, parent: Run) -> None:

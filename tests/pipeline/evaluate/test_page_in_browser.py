@@ -15,7 +15,7 @@ from pipeline.evaluate.page import Evaluation, build_page
 from pipeline.params import load_params
 from retinanet.evaluation.analysis import Confusion
 from tests.browser import need_chromium
-from tests.made_up_analysis import Detection, Truth, make_analysis, make_errors
+from tests.made_up_analysis import Detection, Truth, make_analysis, make_class, make_errors
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[3]
@@ -32,7 +32,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     errors = make_errors(alarms, [Truth(40, (10, 10, 60, 60), label=1, found=False)], {"missed": 0.1})
     confusion = Confusion(list(NAMES), np.array([[50, 0, 0], [0, 50, 1], [20, 20, 0]]))
-    analysis = make_analysis(NAMES, errors=errors, confusion=confusion)
+    objects = {"cell": (0.9, 1000), "virus": (0.5, 200), "rare": (0.1, 9), "none": (None, 0)}
+    classes = [make_class(name, ap, num_truths=count) for name, (ap, count) in objects.items()]
+    analysis = make_analysis(NAMES, errors=errors, confusion=confusion, classes=classes)
     page = build_page(
         Evaluation(
             analysis=analysis,
@@ -111,3 +113,39 @@ def test_nothing_is_wider_than_a_phone(page: Page) -> None:
     page.set_viewport_size({"width": 360, "height": 740})
     assert page.evaluate("document.documentElement.scrollWidth") == 360
     page.set_viewport_size({"width": 1200, "height": 800})
+
+
+def test_a_table_is_sorted_by_its_heads_numbers_by_value_and_what_is_missing_last(page: Page) -> None:
+    def names() -> list[str]:
+        found: list[str] = page.locator("#classes tbody th").all_inner_texts()
+        return found
+
+    assert names() == ["rare", "virus", "cell", "none"]  # the weakest first
+    head = page.locator("#classes thead th", has_text="objects")
+    head.get_by_role("button").click()
+    assert names() == ["cell", "virus", "rare", "none"]  # 1000, 200, 9 and 0 objects; as texts 9 would come first
+    assert head.get_attribute("aria-sort") == "descending"
+    head.get_by_role("button").press("Enter")
+    assert names() == ["none", "rare", "virus", "cell"] and head.get_attribute("aria-sort") == "ascending"
+    page.locator("#classes thead th", has_text="AP50").get_by_role("button").click()
+    assert names()[-1] == "none" and head.get_attribute("aria-sort") is None
+    page.locator("#classes thead th", has_text="class").get_by_role("button").click()
+    assert names() == ["cell", "none", "rare", "virus"]
+
+
+def test_on_paper_nothing_is_to_press_and_galleries_end(page: Page) -> None:
+    page.reload()
+    page.get_by_role("button", name="Show all 25").click()
+    page.emulate_media(media="print")
+    try:
+        for selector in (".controls", ".more", ".questions", "dialog"):
+            assert not page.locator(selector).first.is_visible()
+        visible = "items => items.filter(item => item.checkVisibility()).map(item => item.dataset.name)"
+        assert page.locator("#mistakes .cards > li").evaluate_all(visible) == shown(page)[:20]
+        page.locator("#mistakes select[name=kind]").select_option("background", force=True)
+        assert page.locator("#mistakes .cards > li").evaluate_all(visible) == shown(page)[:20]
+        page.set_viewport_size({"width": 700, "height": 1000})  # A4 without its margins, at 96 px per inch
+        assert page.evaluate("document.documentElement.scrollWidth") == 700
+    finally:
+        page.emulate_media(media="screen")
+        page.set_viewport_size({"width": 1200, "height": 800})

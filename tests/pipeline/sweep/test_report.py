@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import pytest
 import yaml
 
@@ -15,8 +16,9 @@ from pipeline.params import load_params
 from pipeline.params.runtime import load_runtime
 from pipeline.runs.sweep_folder import EXHAUSTED, RESUME_STATE, SweepFolder
 from pipeline.sweep import run as sweep_run
+from pipeline.sweep.ranking import is_significant, rank_settings, verdict
 from pipeline.sweep.records import configure, newest_sweep
-from pipeline.sweep.report import apply_settings, is_significant, rank_settings, report, status, verdict
+from pipeline.sweep.report import apply_settings, report, status
 from pipeline.sweep.run import Plan, run_sweep
 from pipeline.tracking.interface import NoopRun
 
@@ -64,15 +66,66 @@ def test_settings_are_ranked_by_their_best_ap_and_failures_come_last(folder: Swe
 def test_the_report_writes_table_and_plots_and_prints_the_winner(
     folder: SweepFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    before = {key: value for key, value in mpl.rcParams.items() if "backend" not in key}
     report(folder, conf=CONF, apply=False)
+    # Optuna's drawings set a style, which would change the charts of the page.
+    assert before == {key: value for key, value in mpl.rcParams.items() if "backend" not in key}
     printed = capsys.readouterr().out
     command = "PIPELINE_CONF=conf/sweep.yaml dvc exp run -S train.epochs=2 -S loss.alpha=0.5 -S loss.gamma=1.0"
     assert command in printed
     assert "set sweep.seeds to 3" in printed
     rows = list(csv.DictReader(Path("reports/sweep.csv").read_text().splitlines()))
     assert [row["loss.alpha"] for row in rows] == ["0.5", "0.25", "0.75", "0.3", "0.9"]
-    for name in ("slices", "parallel", "map", "importance"):
+    page = Path("reports/sweep.html").read_text()
+    assert "Trial 1 of 5 settings, with AP 0.400 on val: loss.alpha 0.5, loss.gamma 1." in page
+    assert page.count("data:image/png") == 3 and page.count("data:image/svg") == 1 and command in page
+    assert "4 settings with an AP are too few" in page
+    for name in ("slices", "parallel", "map"):
         assert Path(f"plots/sweep_{name}.png").stat().st_size > 5000
+    assert not Path("plots/sweep_importance.png").exists()  # of five settings it would be chance
+
+
+def test_ten_settings_have_an_importance(folder: SweepFolder) -> None:
+    for number in range(5, 12):
+        write_trial(folder, number, {"loss.alpha": number / 20, "loss.gamma": 2.0}, number / 100)
+    shown = report(folder, conf=CONF, apply=False)
+    assert shown is not None and Path("plots/sweep_importance.png") in shown.paths
+    assert Path("plots/sweep_importance.png").stat().st_size > 5000
+    assert Path("reports/sweep.html").read_text().count("data:image/svg") == 2
+
+
+class Recorder(NoopRun):
+    """Keeps what is logged, in order."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Any]] = []
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        self.calls.append(("artifact", path))
+
+    def set_tags(self, tags: Any) -> None:
+        self.calls.append(("tags", tags))
+
+    def link_artifact(self, path: str, title: str) -> None:
+        self.calls.append(("link", path))
+
+
+def test_the_page_is_an_artifact_of_the_sweeps_run_and_linked_below_its_description(folder: SweepFolder) -> None:
+    run = Recorder()
+    sweep_run.log_report(run, report(folder, conf=CONF, apply=False))
+    assert ("artifact", Path("reports/sweep.html")) in run.calls
+    assert [name for name, _ in run.calls[-2:]] == ["tags", "link"]  # the other way round, the link would be lost
+    assert run.calls[-1] == ("link", "sweep.html")
+
+
+def test_a_failed_setting_is_not_one_that_ties_with_the_winner(folder: SweepFolder) -> None:
+    """It has no AP at all."""
+    for seed in (1, 2, 3):
+        write_trial(folder, 1, {"loss.alpha": 0.5, "loss.gamma": 1.0}, 0.4 + seed / 1000, seed=seed)
+        write_trial(folder, 0, {"loss.alpha": 0.25, "loss.gamma": 2.0}, 0.2 + seed / 1000, seed=seed)
+    settings = [one for one in rank_settings(folder) if one.number in (0, 1, 4)]
+    assert [one.number for one in settings] == [1, 0, 4]
+    assert verdict(settings, 3).endswith("significantly better than all others")
 
 
 def test_a_value_that_is_a_list_is_typed_so_that_dvc_reads_it_back(

@@ -135,7 +135,12 @@ def test_a_sweep_survives_a_dead_trial_an_interruption_and_a_kill_and_its_winner
     for key in after:
         rows = json.loads(next(sweep_project.glob(f"runs/sweeps/*/trials/{key}/thresholds.json")).read_text())
         assert len(rows) == 4
-    for name in ("slices", "parallel", "map", "importance"):
+    description = "select value from tags where key = 'mlflow.note.content' and value like '%artifacts/sweep.html)%'"
+    assert (
+        len(query(sweep_project, description)) == 1 and len(list(sweep_project.glob("mlartifacts/**/sweep.html"))) == 1
+    )
+    assert "4 settings with an AP are too few" in (sweep_project / "reports/sweep.html").read_text()
+    for name in ("slices", "parallel", "map"):
         assert (sweep_project / f"plots/sweep_{name}.png").exists()
 
     # The same command once more has nothing to do.
