@@ -28,7 +28,8 @@ def trust_sentences(analysis: Analysis, history: Sequence[Row], *, split: str, i
             "another detector is better, python -m pipeline.compare says more sharply, image by image."
         )
     if analysis.num_images < FEW_IMAGES:
-        sentences.append(f"The split has {analysis.num_images} images only, so all figures are rough.")
+        images = "1 image" if analysis.num_images == 1 else f"{analysis.num_images} images"
+        sentences.append(f"The split has {images} only, so all figures are rough.")
     rare = [f"{one.name} ({one.num_truths})" for one in analysis.classes if one.num_truths < FEW_OBJECTS]
     if rare and objects:
         few = f"{', '.join(rare[:6])}{f' and {len(rare) - 6} more' if len(rare) > 6 else ''}"
@@ -41,13 +42,15 @@ def trust_sentences(analysis: Analysis, history: Sequence[Row], *, split: str, i
             "too good."
         )
     elif split == "val":
-        sentences.append("Val chose the epoch and the thresholds, so these figures are a little too good; test is not.")
+        sentences.append(
+            "Val chose the epoch and the thresholds, so these figures are a little too good; those of test are not."
+        )
     elif scores and tested is not None:
         sentences.append(
             f"On val the best epoch had AP {max(scores):.3f}; here it is {tested:.3f}."
             + (LOWER if tested < max(scores) - MUCH else "")
         )
-    if analysis.calibration is not None and analysis.calibration.ece.value is not None:
+    if objects and analysis.calibration is not None and analysis.calibration.ece.value is not None:
         sentences.append(_on_calibration(analysis))
     return sentences
 
@@ -56,16 +59,22 @@ def _on_calibration(analysis: Analysis) -> str:
     calibration = analysis.calibration
     assert calibration is not None
     known = [one for one in calibration.bins if one.count and one.score is not None and one.precision is not None]
-    sure = [one for one in known if one.low >= SURE] or known
-    gap = sum(one.count * ((one.precision or 0.0) - (one.score or 0.0)) for one in sure)
-    gap /= max(1, sum(one.count for one in sure))
-    way = "lower than that (under-confident)" if gap > 0 else "higher than that (over-confident)"
     text = (
         "A score is no probability: it differs from the share of detections that are right by "
-        f"{calibration.ece.value:.3f} on average (expected calibration error). Scores over {SURE:g} are "
-        f"{abs(gap):.2f} {way} on average."
+        f"{calibration.ece.value:.3f} on average (expected calibration error)."
     )
+    sure = [one for one in known if one.low >= SURE]
+    if sure:
+        gap = sum(one.count * ((one.precision or 0.0) - (one.score or 0.0)) for one in sure)
+        text += f" Scores over {SURE:g} are {_difference(gap / sum(one.count for one in sure))} on average."
     if calibration.temperature is None or calibration.ece_with_temperature.value is None:
         return text
     left = calibration.ece_with_temperature.value
     return f"{text} With a temperature of {calibration.temperature:.2f}, fitted on val, the error is {left:.3f}."
+
+
+def _difference(gap: float) -> str:
+    """What a score is beside the share that is right; gap is the share less the score."""
+    if abs(gap) < 0.005:
+        return "what that share is"
+    return f"{abs(gap):.2f} {'lower than that (under-confident)' if gap > 0 else 'higher than that (over-confident)'}"
