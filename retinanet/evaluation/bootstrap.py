@@ -59,8 +59,14 @@ def compare_matches(
 
     Args:
         track: passes on the classes of a run while it shows the progress.
+
+    Raises:
+        ValueError: for a single image, of which every resample is the image itself: any difference would look certain.
     """
-    weights = draw_weights(len(a[0].num_truths) if a else 0, resamples, seed=seed)
+    num_images = len(a[0].num_truths) if a else 0
+    if num_images == 1:
+        raise ValueError("the split has 1 image, which says nothing about others; compare on a split of 50 or more")
+    weights = draw_weights(num_images, resamples, seed=seed)
     values = [summarise(average_precision(matches, weights, track=track), class_names) for matches in (a, b)]
     return {name: describe_difference(values[0][name], values[1][name]) for name in values[0]}
 

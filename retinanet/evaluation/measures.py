@@ -76,18 +76,20 @@ def analyse(
         truth: that was matched.
         metrics: of coco_eval.evaluate_detections, whose values are taken over.
         thresholds: of each class, the working point.
-        resamples: of the images; 0 for no intervals.
+        resamples: of the images; 0 for no intervals, and there are none for a single image, which has no spread.
         temperature: of the scores, fitted on other images.
         track: for a title, what passes on the classes while it shows the progress.
     """
-    split = judge_split(truth, matching, thresholds, draw_weights(len(truth["images"]), resamples, seed=seed), track)
+    num_images = len(truth["images"])
+    resamples = resamples if num_images > 1 else 0
+    split = judge_split(truth, matching, thresholds, draw_weights(num_images, resamples, seed=seed), track)
     matches = split_by_class(truth, matching)
     precision = average_precision(matches, split.weights, track=track("AP"))  # [1 + B, K, T]
     bands = measure_bands(split)
     counted = ~matching.ignored[IOU_50]
     return Analysis(
         class_names=split.class_names,
-        num_images=len(truth["images"]),
+        num_images=num_images,
         overall=measure_overall(split, matches, precision, bands, metrics),
         bootstrap=Bootstrap(resamples, seed) if resamples else None,
         errors=measure_errors(split),

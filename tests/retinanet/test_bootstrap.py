@@ -99,6 +99,12 @@ def test_run_against_itself_has_difference_zero_and_interval_zero() -> None:
         assert (metric.difference, metric.low, metric.high, metric.b_better, metric.a_better) == (0, 0, 0, 0, 0)
 
 
+def test_runs_are_not_compared_on_one_image() -> None:
+    truth = random_truth(3, num_images=1)
+    with pytest.raises(ValueError, match="the split has 1 image, which says nothing about others"):
+        compare(truth, [], exact_results(truth))
+
+
 def test_swapping_the_runs_negates() -> None:
     truth = random_truth(5)
     a, b = random_results(truth, 6), random_results(truth, 7)

@@ -161,6 +161,13 @@ def test_without_a_working_point_or_resamples_the_rest_is_there() -> None:
     assert not found.errors.detections.in_use.any()
 
 
+def test_one_image_has_no_interval() -> None:
+    truth, detections = random_world(5, num_images=1)
+    found = measure(truth, detections, resamples=3)
+    assert found.bootstrap is None and found.overall["AP"].value is not None
+    assert {(figure.low, figure.high) for figure in found.overall.values()} == {(None, None)}
+
+
 def test_no_detections_and_no_truths() -> None:
     truth, _ = random_world(7)
     nothing: Detections = {
