@@ -27,10 +27,13 @@ def read_json(path: Path) -> Any:
     """Return the content of a JSON file.
 
     Raises:
-        ValueError: naming the file, when it is missing.
+        ValueError: naming the file, when it is missing or broken.
     """
     demand_file(path)
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); remove it, and run the stage that writes it again") from None
 
 
 def demand_file(path: Path) -> None:

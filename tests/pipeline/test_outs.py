@@ -92,6 +92,13 @@ def test_missing_file_is_told_with_what_to_do(tmp_path: Path) -> None:
         read_json(tmp_path / "train.json")
 
 
+@pytest.mark.parametrize("content", [b'{"images": [', b"", b'{"a": "\xff"}'])
+def test_broken_file_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "train.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"train\.json is not JSON \(.*\); remove it, and run the stage"):
+        read_json(tmp_path / "train.json")
+
+
 def test_metrics_of_a_class_whose_name_has_dots_stay_together() -> None:
     metrics = {"AP": 0.5, "per_class.sp. nov.AP": 0.25, "per_class.sp. nov.AP50": 0.75, "per_class.rod.AP": None}
     assert nest(metrics) == {
