@@ -47,7 +47,7 @@ def work(options: Namespace) -> None:
     if options.detections:
         from pipeline.evaluate.given import run_given
 
-        output = options.output or Path("reports", options.detections.name.split(".")[0])
+        output = options.output or Path("reports", options.detections.name.removesuffix(".gz").removesuffix(".json"))
         run_given(params, runtime, options.detections, output)
         return
     from pipeline.evaluate.run import run  # imports torch, which the check of params.yaml does not need

@@ -43,6 +43,11 @@ def test_file_of_another_detector_is_judged(capsys: pytest.CaptureFixture[str]) 
     page = (folder / PAGE).read_text()
     assert "data:image/jpeg" not in page and "Pictures that cannot be read on this machine are left out" in page
 
+    named = Path("yolo.v2.json")
+    named.write_text(json.dumps(rows))
+    main(["--detections", str(named)])
+    assert (Path("reports/yolo.v2") / REPORT).is_file()  # beside that of yolo.v1.json
+
     THEIRS.write_text(json.dumps([rows[0] | {"image_id": "elsewhere.png"}]))
     with pytest.raises(ValueError, match=r"row 1 of theirs\.json: image 'elsewhere\.png' is not in the split"):
         main(["--detections", str(THEIRS), "--output", "other"])
