@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -135,12 +136,17 @@ def check_classes(description: Mapping[str, Any], split: Split, model: Path) -> 
     names = [category["name"] for category in description["categories"]]
     if names == split.class_names:
         return
-    pairs = zip([*names, "none"], [*split.class_names, "none"], strict=False)
-    own, other = next((own, other) for own, other in pairs if own != other)
+    own, other = next((own, other) for own, other in zip_longest(names, split.class_names) if own != other)
     raise ValueError(
         f"{model} detects {len(names)} classes and the split has {len(split.class_names)}, of which the first that "
-        f"differ are {own!r} and {other!r}; set data.classes to the detector's classes, in their order"
+        f"differ are {name_or_none(own)} and {name_or_none(other)}; set data.classes to the detector's classes, in "
+        "their order"
     )
+
+
+def name_or_none(name: str | None) -> str:
+    """A class name in quotes, or none where one list is shorter."""
+    return "none" if name is None else repr(name)
 
 
 def in_order(detections: Mapping[int, ImageDetections], split: Split) -> dict[int, ImageDetections]:

@@ -36,6 +36,7 @@ from pipeline.evaluate.outputs import (
 from pipeline.reports.results import read_results
 from pipeline.runs.identity import RUN_ID, RunFolder
 from pipeline.tracking import NoopRun
+from retinanet.data.splits import Split
 from retinanet.inference.detector_file import load_detector, save_detector
 
 OUTS = (REPORT, PAGE, DETECTIONS, MISTAKES, CONFUSION, CURVE, THRESHOLDS, ERRORS, CALIBRATION, *PICTURES)
@@ -212,6 +213,14 @@ def test_another_detector_is_evaluated_if_its_classes_are_the_splits() -> None:
 
 
 @pytest.mark.usefixtures("untrained", "told")
+def test_class_that_is_called_none_is_a_class() -> None:
+    classes = [{"id": 1, "name": "cell"}, {"id": 2, "name": "none"}]
+    content = {"info": {"root": "", "split": "test"}, "images": [], "annotations": [], "categories": classes}
+    description = {"categories": classes[:1]}
+    with pytest.raises(ValueError, match=r"of which the first that differ are none and 'none'; set data\.classes"):
+        stage.check_classes(description, Split(content), Path("model.pt"))
+
+
 def test_missing_split_is_told_with_what_to_do() -> None:
     Path("data/prepared/test.json").unlink()
     with pytest.raises(ValueError, match=r"data/prepared/test\.json does not exist; run the preceding stage"):
