@@ -16,12 +16,12 @@ FITTED = 1.1  # loss of val over loss of training, below which a longer training
 
 
 def overfitted(history: Sequence[Row], params: Params) -> Iterator[Advice]:
-    """The loss of val is far above that of training and has risen since its lowest."""
+    """The loss of val is far above that of training in the last epoch that has both."""
     rows = [row for row in history if row.get("val_loss") is not None and row.get("loss") is not None]
     if not rows:
         return
     loss, val = float(rows[-1]["loss"] or 0.0), float(rows[-1]["val_loss"] or 0.0)
-    if val < OVERFIT * loss:
+    if not val >= OVERFIT * loss:  # nor where one is NaN
         return
     settings: list[dict[str, Any]] = []
     if params.transforms.scale_jitter == [1.0, 1.0]:

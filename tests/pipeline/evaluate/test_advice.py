@@ -60,6 +60,11 @@ def test_a_sound_detector_gets_no_advice() -> None:
     assert advise(make_analysis(overall={}, classes=[]), load_params(ROOT / "params.yaml")) == []
 
 
+def test_a_loss_that_is_no_number_is_not_over_fitting() -> None:
+    history = rows((0.5, 0.5, 0.5), (0.3, float("nan"), 0.6))
+    assert advise(make_analysis(), load_params(ROOT / "params.yaml"), history[:1] + history[1:] * 2) == []
+
+
 def test_the_costliest_fault_comes_first() -> None:
     errors = make_errors(gains={"localisation": 0.05, "missed": 0.04, "duplicate": 0.06})
     found = advise(make_analysis(errors=errors), load_params(ROOT / "params.yaml"))
