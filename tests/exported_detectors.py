@@ -27,6 +27,8 @@ MODEL = {
 }
 TRANSFORMS = {"short_side": 64, "long_side": 96, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.21, 0.22]}
 IMPORTED = {"norm": "frozen_batch", "head_norm": "none"}
+POINT = {"num_truths": 2, "true_positives": [1], "false_positives": [0], "thresholds": [0.8]}
+POINTS = {"overall": POINT, "classes": [POINT] * 3}
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "group_norm": {},
     "softmax": {"loss": {"class_loss": "softmax_focal"}},
@@ -49,6 +51,12 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "batch_norm": {"model": {"norm": "batch", "p6_from": "p5"}, "transforms": {"size_divisor": 7}},
     "large_boxes": {"postprocess": {"min_size": 30.0, "score_threshold": 0.4, "nms_iou": 0.7}},
     "few": {"postprocess": {"candidates_per_level": 7}},
+    "sharper": {"postprocess": {"calibrate": True}, "working_point": POINTS | {"temperature": 0.6}},
+    "flatter": {
+        "loss": {"class_loss": "softmax_focal"},
+        "postprocess": {"calibrate": True, "max_detections": 20, "score_threshold": 0.3},
+        "working_point": POINTS | {"temperature": 2.5},
+    },
 }
 
 
@@ -63,6 +71,7 @@ def build_detector(name: str) -> Detector:
         "anchors": build_grid(base_scale=2.0, **variant.get("anchors", {})).to_dict(),
         "categories": [{"id": 3, "name": "brick"}, {"id": 7, "name": "leaf"}, {"id": 8, "name": "pond"}],
         "postprocess": variant.get("postprocess", {}),
+        "working_point": variant.get("working_point"),
         "run": {"digest": "abc", "epoch": 2, "AP": 0.5},
     }
     network = build_network(description)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from pipeline.detector.calibration import choose_temperature
 from pipeline.params import load_params
 from retinanet.evaluation.working_point import (
     Target,
@@ -20,16 +21,50 @@ WITHOUT = 0.3  # for a detector without a working point
 NAMED = 10  # of more classes, only the lowest and the highest threshold are printed
 
 
+class Scores(NamedTuple):
+    """How a command scores detections.
+
+    Attributes:
+        thresholds: score of each of the K classes (exclusive), as it is returned.
+        temperature: with which scores are calibrated; None: they are not.
+    """
+
+    thresholds: list[float]
+    temperature: float | None
+
+
+def choose_scores(
+    description: Mapping[str, Any],
+    *,
+    number: float | None,
+    target: str | None,
+    calibrate: bool | None,
+    is_projects: bool,
+) -> Scores:
+    """Choose both, and print them; arguments as of choose_thresholds and choose_temperature."""
+    temperature = choose_temperature(description, option=calibrate, is_projects=is_projects)
+    return Scores(
+        choose_thresholds(description, number=number, target=target, is_projects=is_projects, temperature=temperature),
+        temperature,
+    )
+
+
 def choose_thresholds(
-    description: Mapping[str, Any], *, number: float | None, target: str | None, is_projects: bool
+    description: Mapping[str, Any],
+    *,
+    number: float | None,
+    target: str | None,
+    is_projects: bool,
+    temperature: float | None = None,
 ) -> list[float]:
-    """Choose the threshold (exclusive) of each of the K classes, and print where they come from.
+    """Choose the threshold (exclusive) of each of the K classes for the scores that are returned, and print them.
 
     Args:
         description: of the detector.
         number: for all classes, instead of the working point.
         target: f1, precision=P or recall=R; None: evaluate.working_point of params.yaml, or f1.
         is_projects: the detector is that of the project in the current folder.
+        temperature: with which scores are calibrated; None: they are not.
 
     Raises:
         ValueError: when a target is given that is none, or to a detector without a working point.
@@ -38,7 +73,7 @@ def choose_thresholds(
     if number is not None:
         return [number] * len(names)
     wanted = find_target(target, is_projects=is_projects)
-    points = choose_points(description, wanted)
+    points = choose_points(description, wanted, temperature=temperature)
     if points is None and target is not None:
         raise ValueError(f"--working-point is {target}, but the model has none; give --score-threshold instead")
     if points is None:

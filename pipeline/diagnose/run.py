@@ -82,7 +82,7 @@ def collect(params: Params, runtime: RuntimeConfig, *, model: Path, pictures: in
         )
     if model.is_file():
         detector = Detector.load(model, "cuda" if torch.cuda.is_available() else "cpu")
-        detector.postprocess = detector.build_postprocess(**params.postprocess.model_dump())
+        detector.postprocess = detector.build_postprocess(**params.postprocess.model_dump(exclude={"calibrate"}))
         evidence = replace(evidence, trained=measure_trained(detector, samples[0], samples[1], roots))
     return evidence
 

@@ -110,9 +110,9 @@ def draw_calibration(calibration: Calibration) -> figure.Figure:
     axes.set_zorder(counts.get_zorder() + 1)
     axes.patch.set_visible(False)
     axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=":", label="calibrated")
-    _draw_bins(axes, calibration.bins, color=BLUE, marker="o", label="as they are")
+    _draw_bins(axes, calibration.bins, color=BLUE, marker="o", label=calibration.labels[0])
     if calibration.bins_with_temperature:
-        fitted = {"color": ORANGE, "marker": "s", "linestyle": "--", "label": "with temperature"}
+        fitted = {"color": ORANGE, "marker": "s", "linestyle": "--", "label": calibration.labels[1]}
         _draw_bins(axes, calibration.bins_with_temperature, **fitted)
     axes.set(xlabel="score", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.03))
     axes.legend(loc="upper left", fontsize=9)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from pipeline.evaluate.calibrated import calibrate_analysis, calibrate_result
 from pipeline.evaluate.thresholds import measure
 from retinanet.evaluation.analysis import Analysis, Figure
 from retinanet.evaluation.bootstrap import Track
@@ -32,17 +33,21 @@ def judge(
     *,
     resamples: int,
     temperature: float | None,
+    calibrates: bool = False,
 ) -> Judged:
     """Compute all that does not need the network.
 
     Args:
-        truth, detections: as of coco_eval.evaluate_detections.
+        truth, detections: as of coco_eval.evaluate_detections, with raw scores.
+        points: of raw scores.
         resamples: of the images, for the intervals.
         temperature: of the scores, fitted on val.
+        calibrates: the detector returns calibrated scores, which are those to show.
     """
+    shown = temperature if calibrates else None
     result = evaluate_detections(truth, detections)
     matching = match_all(truth, detections)
-    in_use, curves = measure(truth, matching, points)
+    in_use, curves = measure(truth, matching, points, temperature=shown)
     analysis = analyse(
         truth,
         matching,
@@ -52,7 +57,10 @@ def judge(
         temperature=temperature,
         track=_track,
     )
-    return Judged(result._replace(metrics=result.metrics | in_use | analysis_metrics(analysis)), curves, analysis)
+    result = result._replace(metrics=result.metrics | in_use | analysis_metrics(analysis))
+    if shown is not None:
+        result, analysis = calibrate_result(result, shown), calibrate_analysis(analysis, shown)
+    return Judged(result, curves, analysis)
 
 
 def analysis_metrics(analysis: Analysis) -> dict[str, float | None]:

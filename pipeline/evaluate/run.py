@@ -14,6 +14,7 @@ from PIL import Image
 
 from pipeline.cli.progress import Count
 from pipeline.evaluate.advice import NOTHING_LEARNT
+from pipeline.evaluate.calibrated import calibrate_detections, choose_temperature
 from pipeline.evaluate.judging import Judged, judge, summarise_errors
 from pipeline.evaluate.outputs import (
     CONFUSION,
@@ -65,7 +66,7 @@ def run(params: Params, runtime: RuntimeConfig, model: Path = MODEL) -> None:
         model=str(model.resolve()),
         split=str(truths.resolve()),
         root=root,
-        postprocess=params.postprocess.model_dump(),
+        postprocess=params.postprocess.model_dump(exclude={"calibrate"}),  # it is judged by raw scores
         device="cuda" if runtime.gpus_per_worker else "cpu",
         threads=runtime.cpus_per_worker,
         processes=runtime.loader_processes,
@@ -74,12 +75,22 @@ def run(params: Params, runtime: RuntimeConfig, model: Path = MODEL) -> None:
     check_classes(description, split, model)
     target = params.evaluate.working_point
     points = choose(description, target)
+    temperature = choose_temperature(description, calibrate=params.postprocess.calibrate)
 
     # Opened first, so that an error of MLflow comes before the work.
     with open_training(description["run"]["digest"], params, runtime) as run:
         detections = detect()
-        temperature = (description.get("working_point") or {}).get("temperature")
-        judged = judge(content, detections, points, resamples=params.evaluate.resamples, temperature=temperature)
+        judged = judge(
+            content,
+            detections,
+            points,
+            resamples=params.evaluate.resamples,
+            temperature=(description.get("working_point") or {}).get("temperature"),
+            calibrates=temperature is not None,
+        )
+        if temperature is not None:
+            detections = calibrate_detections(detections, temperature)
+            points = points and points.calibrated(temperature)
         judged = judged._replace(analysis=replace(judged.analysis, speed=measure_speed()))
         write_outputs(content, detections, judged)
         write_atomic(SHEET, lambda path: draw_detections(split, detections, params).save(path))

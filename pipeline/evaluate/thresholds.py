@@ -22,12 +22,13 @@ ALL = "all classes"
 
 
 def measure(
-    truth: Mapping[str, Any], matching: Matching, points: WorkingPoints | None
+    truth: Mapping[str, Any], matching: Matching, points: WorkingPoints | None, *, temperature: float | None = None
 ) -> tuple[dict[str, float | None], list[ThresholdPoint]]:
     """Metrics at the working point, and curves over the threshold of each class and of all together.
 
     Args:
         truth: that was matched.
+        temperature: of calibrated scores, whose thresholds the curves then have; None: of raw scores.
 
     Returns:
         precision, recall and F1 of all detections together, each at the threshold of its class; then
@@ -37,8 +38,8 @@ def measure(
     names = [category["name"] for category in truth["categories"]]
     classes = score_matches(truth, matching)
     metrics = metrics_at(classes, names, points.thresholds if points else None)
-    curves = [point for name, one in zip(names, classes, strict=True) for point in threshold_curve(name, one)]
-    return metrics, curves + threshold_curve(ALL, pool(classes))
+    named = [*zip(names, classes, strict=True), (ALL, pool(classes))]
+    return metrics, [point for row in named for point in threshold_curve(*row, temperature=temperature)]
 
 
 def metrics_at(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.evaluate.proposals import Row, value_of
-from retinanet.evaluation.analysis import Analysis, Figure
+from retinanet.evaluation.analysis import Analysis, Calibration, Figure
 
 MUCH = 0.05  # AP
 LOWER = " So much lower a value means that the settings were tuned to val, or that the splits differ."
@@ -58,6 +58,8 @@ def trust_sentences(analysis: Analysis, history: Sequence[Row], *, split: str, i
 def _on_calibration(analysis: Analysis) -> str:
     calibration = analysis.calibration
     assert calibration is not None
+    if calibration.in_use:
+        return _on_calibrated(calibration)
     known = [one for one in calibration.bins if one.count and one.score is not None and one.precision is not None]
     text = (
         "A score is no probability: it differs from the share of detections that are right by "
@@ -78,3 +80,12 @@ def _difference(gap: float) -> str:
     if abs(gap) < 0.005:
         return "what that share is"
     return f"{abs(gap):.2f} {'lower than that (under-confident)' if gap > 0 else 'higher than that (over-confident)'}"
+
+
+def _on_calibrated(calibration: Calibration) -> str:
+    assert calibration.temperature is not None and calibration.ece_with_temperature.value is not None
+    return (
+        f"Scores are calibrated with a temperature of {calibration.temperature:.2f}, fitted on val: they differ from "
+        f"the share of detections that are right by {calibration.ece_with_temperature.value:.3f} on average (expected "
+        f"calibration error), raw scores by {calibration.ece.value:.3f}."
+    )

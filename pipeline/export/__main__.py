@@ -6,6 +6,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from pipeline.cli.command import Command
+from pipeline.detector.calibration import OPTION as CALIBRATE
 
 NOT_BETTER = 3
 """Exit status of --if-better for a model that became the challenger."""
@@ -64,6 +65,7 @@ def add_options(parser: ArgumentParser) -> None:
         metavar="TARGET",
         help="of the thresholds in the file: f1, precision=0.9 or recall=0.8; by default as in predict",
     )
+    files.add_argument("--calibrate", **CALIBRATE)
     files.add_argument("--max-detections", metavar="N", type=int, help="per picture; by default as the model")
 
 
@@ -84,7 +86,14 @@ def work(options: Namespace) -> None:
 
     request = None
     if options.onnx is not None:
-        request = Request(options.onnx, options.int8, options.pictures, options.working_point, options.max_detections)
+        request = Request(
+            onnx=options.onnx,
+            int8=options.int8,
+            pictures=options.pictures,
+            working_point=options.working_point,
+            calibrate=options.calibrate,
+            max_detections=options.max_detections,
+        )
     is_champion = run(
         register=options.register,
         alias=options.alias,

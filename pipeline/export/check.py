@@ -15,6 +15,7 @@ from retinanet.data.dataset import Batch, pack
 from retinanet.data.records import Record
 from retinanet.inference.detector import Detector
 from retinanet.inference.postprocess import Detections, Postprocess, rescale_detections
+from retinanet.inference.temperature import calibrate_scores
 
 Array = npt.NDArray[Any]
 Run = Callable[[Array, Array], Sequence[Array]]
@@ -147,4 +148,7 @@ def compare(expected: Detections, found: Detections, post: Postprocess) -> Diffe
 def end_of(detections: Detections, post: Postprocess) -> float:
     """The score at which the list of a picture ends."""
     is_full = post.max_detections is not None and len(detections.scores) >= post.max_detections
-    return float(detections.scores[-1]) if is_full else post.score_threshold
+    lowest = torch.tensor(post.score_threshold)
+    if post.temperature is not None:
+        lowest = calibrate_scores(lowest, post.temperature)
+    return float(detections.scores[-1] if is_full else lowest)

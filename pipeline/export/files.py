@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pipeline.detector.thresholds import choose_thresholds
+from pipeline.detector.thresholds import choose_scores
 from pipeline.export.check import MOST_PX, MOST_SCORE, check
 from pipeline.export.metadata import describe_file, describe_origin
 from pipeline.export.onnx_file import OPSET, count_nodes, demand_packages, open_onnx, write_onnx
@@ -34,6 +34,7 @@ class Request:
         int8: whether it gets a copy in INT8.
         pictures: on which it is checked, files and folders; empty: the first of data/prepared.
         working_point: text of a target for the thresholds in the file; None: the project's, or the best F1.
+        calibrate: whether the file calibrates its scores; None: as the project, or not.
         max_detections: per picture; None: as the model.
     """
 
@@ -41,6 +42,7 @@ class Request:
     int8: bool = False
     pictures: Sequence[Path] = ()
     working_point: str | None = None
+    calibrate: bool | None = None
     max_detections: int | None = None
 
 
@@ -70,9 +72,14 @@ def export_files(path: Path, model: RunModel | None, request: Request, *, is_pro
     detector = load(path, request)
     if request.int8:
         check_classes(detector.class_names)
-    thresholds = choose_thresholds(
-        detector.description, number=None, target=request.working_point, is_projects=is_projects
+    thresholds, temperature = choose_scores(
+        detector.description,
+        number=None,
+        target=request.working_point,
+        calibrate=request.calibrate,
+        is_projects=is_projects,
     )
+    detector.postprocess.temperature = temperature
     pictures = [read_picture(location) for location in find_pictures(request.pictures)]
     metadata = describe_file(detector, thresholds, describe_origin(detector.description, model))
     export_onnx(detector, request.onnx, metadata, pictures)

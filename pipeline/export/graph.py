@@ -203,10 +203,16 @@ class DetectionGraph(nn.Module):
         found = boxes.gather(1, candidate[..., None].expand(-1, -1, 4))
         return (
             torch.where(is_found[..., None], found, 0.0),
-            best,
+            self.calibrate(best),
             torch.where(is_found, label, -1),
             is_found.sum(dim=1),
         )
+
+    def calibrate(self, scores: Tensor) -> Tensor:
+        """Calibrated scores, as calibrate_scores in float32; 0 stays 0."""
+        if self.postprocess.temperature is None:
+            return scores
+        return ((scores.log() - (1 - scores).log()) / self.postprocess.temperature).sigmoid()
 
 
 def split_positive(index: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ def describe_file(detector: Detector, thresholds: Sequence[float], origin: Mappi
     """Describe a detector for who has only the exported file.
 
     Args:
-        thresholds: score of each class (exclusive) above which a detection is used.
+        thresholds: score of each class (exclusive), as the file returns it, above which a detection is used.
         origin: where the detector comes from.
     """
     transforms, post = detector.transforms, detector.postprocess
@@ -31,7 +31,14 @@ def describe_file(detector: Detector, thresholds: Sequence[float], origin: Mappi
         "mean": list(transforms.mean),
         "std": list(transforms.std),
         "channel_order": "RGB",
-        "in_the_graph": ["normalisation", "padding to size_divisor", "decoding", "class-wise NMS"],
+        "in_the_graph": [
+            "normalisation",
+            "padding to size_divisor",
+            "decoding",
+            "class-wise NMS",
+            *([] if post.temperature is None else ["calibration of scores"]),
+        ],
+        "temperature": post.temperature,
         "score_threshold": post.score_threshold,
         "candidates_per_level": post.candidates_per_level,
         "nms_iou": post.nms_iou,

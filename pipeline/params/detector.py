@@ -151,8 +151,11 @@ class Postprocess(Section):
     """Post-processing: from scored boxes to detections."""
 
     score_threshold: Fraction
+    "Lowest raw score of a detection (exclusive), also where scores are calibrated."
     candidates_per_level: Count | None
     nms_iou: Fraction
     max_detections: Count | None
     min_size: NotNegative | None
     "Px: boxes whose clipped width or height is not above this are dropped."
+    calibrate: bool
+    "Divide the logits of scores by the temperature fitted on val and stored with the detector; changes no order."

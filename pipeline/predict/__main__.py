@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli.command import Command
+from pipeline.detector.calibration import OPTION as CALIBRATE
 
 if TYPE_CHECKING:
     from pipeline.predict.inputs import Source
@@ -48,6 +49,7 @@ def add_options(parser: ArgumentParser) -> None:
         "evaluate.working_point of params.yaml for the project's own model, f1 for any other",
     )
     lowest.add_argument("--score-threshold", type=float, help="one for all classes, exclusive, instead")
+    parser.add_argument("--calibrate", **CALIBRATE)
     parser.add_argument("--device", help="cpu, cuda, cuda:1; by default a GPU where there is one")
     parser.add_argument("--processes", type=int, default=0, help="that read and decode ahead of the network")
     parser.add_argument("--print", action="store_true", help="print a line per picture")
@@ -100,17 +102,17 @@ def check_videos(locations: Sequence[str], *, on_ray: bool) -> None:
 
 def work_here(options: Namespace, sources: Sequence[Source]) -> None:
     """Detect in this process."""
+    from pipeline.detector.calibration import set_postprocess
     from pipeline.detector.model import choose_device, load_model
-    from pipeline.detector.thresholds import choose_thresholds
+    from pipeline.detector.thresholds import choose_scores
     from pipeline.predict.folder import claim
     from pipeline.predict.run import FAILED, predict
 
     output, formats = Path(options.output), list(dict.fromkeys(options.format or DEFAULT_FORMATS))
     detector = load_model(options.model, choose_device(options.device))
-    thresholds = choose_thresholds(detector.description, **threshold_options(options))
+    thresholds, temperature = choose_scores(detector.description, **score_options(options))
     claim(output)
-    own = detector.description.get("postprocess", {})
-    detector.postprocess = detector.build_postprocess(**own | {"score_threshold": min(thresholds)})
+    set_postprocess(detector, lowest=min(thresholds), calibrate=temperature is not None)
     failed = predict(
         detector,
         sources,
@@ -132,16 +134,22 @@ def work_here(options: Namespace, sources: Sequence[Source]) -> None:
 def work_on_ray(options: Namespace, sources: Sequence[Source]) -> None:
     """Detect on the cluster that conf/ names."""
     from pipeline.detector.model import find_weights
-    from pipeline.detector.thresholds import choose_thresholds
+    from pipeline.detector.thresholds import choose_scores
     from pipeline.predict.on_ray import predict_on_ray
     from retinanet.inference.detector_file import load_detector
 
     with TemporaryDirectory() as folder:
         model = find_weights(options.model, Path(folder))
         _, description = load_detector(model)
-        thresholds = choose_thresholds(description, **threshold_options(options))
-        classes = [category["name"] for category in description["categories"]]
-        failed, first = predict_on_ray(sources, model, thresholds=thresholds, classes=classes, output=options.output)
+        thresholds, temperature = choose_scores(description, **score_options(options))
+        failed, first = predict_on_ray(
+            sources,
+            model,
+            thresholds=thresholds,
+            temperature=temperature,
+            classes=[category["name"] for category in description["categories"]],
+            output=options.output,
+        )
     print(f"{len(sources)} pictures: Parquet in {options.output}")
     if failed:
         raise ValueError(
@@ -150,11 +158,12 @@ def work_on_ray(options: Namespace, sources: Sequence[Source]) -> None:
         )
 
 
-def threshold_options(options: Namespace) -> dict[str, Any]:
-    """The arguments of choose_thresholds that the options give."""
+def score_options(options: Namespace) -> dict[str, Any]:
+    """The arguments of choose_scores that the options give."""
     return {
         "number": options.score_threshold,
         "target": options.working_point,
+        "calibrate": options.calibrate,
         "is_projects": options.model == MODEL,
     }
 

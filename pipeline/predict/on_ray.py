@@ -28,6 +28,7 @@ class WorkerConfig:
     Attributes:
         model: file of the detector, as an absolute path or URL.
         thresholds: score of each class, exclusive.
+        calibrate: whether scores are calibrated.
         folder: of relative locations.
         root: folder that holds all pictures that are files; None where there are none.
         device: cpu or cuda.
@@ -36,6 +37,7 @@ class WorkerConfig:
 
     model: str
     thresholds: list[float]
+    calibrate: bool
     folder: str
     root: str | None
     device: str
@@ -44,13 +46,20 @@ class WorkerConfig:
 
 
 def predict_on_ray(
-    sources: Sequence[Source], model: Path, *, thresholds: Sequence[float], classes: Sequence[str], output: str
+    sources: Sequence[Source],
+    model: Path,
+    *,
+    thresholds: Sequence[float],
+    temperature: float | None,
+    classes: Sequence[str],
+    output: str,
 ) -> tuple[int, str]:
     """Detect on the pictures whose shards are missing in the output, and write these.
 
     Args:
         model: file of the detector.
         thresholds: score of each class, exclusive.
+        temperature: with which scores are calibrated; None: they are not.
         classes: names of the classes.
         output: path or URL of the folder of results.
 
@@ -71,6 +80,7 @@ def predict_on_ray(
             classes=list(classes),
             thresholds=list(thresholds),
             shard_pictures=choose_shard_size(len(locations), runtime.most),
+            temperature=temperature,
         )
     )
     missing = sorted(set(range(job.shards)) - folder.done())
@@ -80,7 +90,7 @@ def predict_on_ray(
     with Count(len(locations), title="predict", unit="image") as count:
         count(len(locations) - left)
         shards = [(shard, [locations[place] for place in job.places(shard)]) for shard in missing]
-        for number, content in detect_shards(shards, model, job.thresholds, runtime) if shards else ():
+        for number, content in detect_shards(shards, model, job, runtime) if shards else ():
             folder.write_shard(number, content)
             count(len(job.places(number)))
     return folder.summarise(job)
@@ -101,7 +111,7 @@ def load_conf() -> RuntimeConfig:
 
 
 def detect_shards(
-    shards: Sequence[tuple[int, list[str]]], model: Path, thresholds: list[float], runtime: RuntimeConfig
+    shards: Sequence[tuple[int, list[str]]], model: Path, job: Job, runtime: RuntimeConfig
 ) -> Iterator[tuple[int, bytes]]:
     """Start Ray and detect on these shards; yield number and Parquet file of each as they come."""
     from pipeline import cluster
@@ -110,7 +120,8 @@ def detect_shards(
     resources = cluster.Resources.of(runtime)
     config = WorkerConfig(
         model=str(model.resolve()),
-        thresholds=thresholds,
+        thresholds=job.thresholds,
+        calibrate=job.temperature is not None,
         folder=str(Path.cwd()),
         root=find_root([location for _, locations in shards for location in locations]),
         device="cuda" if runtime.gpus_per_worker > 0 else "cpu",

@@ -39,6 +39,7 @@ class Job:
         classes: names of the classes.
         thresholds: score of each class, exclusive.
         shard_pictures: pictures of a shard; the last one may have fewer.
+        temperature: with which scores are calibrated; None: they are not.
     """
 
     pictures: int
@@ -47,6 +48,7 @@ class Job:
     classes: list[str]
     thresholds: list[float]
     shard_pictures: int
+    temperature: float | None = None
 
     @property
     def shards(self) -> int:
@@ -101,6 +103,7 @@ class ShardFolder:
             ("list_sha256", f"a list of {begun.pictures} pictures, now it is another one of {job.pictures}"),
             ("model_sha256", "another model"),
             ("classes", "other classes"),
+            ("temperature", f"the temperature {begun.temperature} of scores, now it is {job.temperature}"),
             ("thresholds", f"the thresholds {begun.thresholds}, now they are {job.thresholds}"),
         ):
             if getattr(begun, key) != getattr(job, key):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from pipeline.detector.calibration import set_postprocess
 from pipeline.predict.detection import Failed, detect
 from pipeline.predict.inputs import Source
 from pipeline.predict.on_ray import WorkerConfig
@@ -31,8 +32,7 @@ def prepare_worker(config: WorkerConfig) -> Work:
             "every node sees, or a URL, e.g. s3://bucket/pictures"
         )
     detector = Detector.load(fetch(config.model), config.device)
-    own = detector.description.get("postprocess", {})
-    detector.postprocess = detector.build_postprocess(**own | {"score_threshold": min(config.thresholds)})
+    set_postprocess(detector, lowest=min(config.thresholds), calibrate=config.calibrate)
     return lambda locations: detect_shard(detector, locations, config)
 
 

@@ -68,10 +68,13 @@ def plot_calibration(calibration: Calibration, path: Path) -> None:
     figure = new_figure()
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     above.plot([0, 1], [0, 1], color="0.7", linestyle="--", label="a score that is the precision")
-    named = f"scores, ECE {_text(calibration.ece)}"
+    named = f"{'raw ' if calibration.in_use else ''}scores, ECE {_text(calibration.ece)}"
     _draw_reliability(above, calibration.bins, "C0", named)
     if calibration.temperature is not None:
-        temperature = f"temperature {calibration.temperature:.2f}, ECE {_text(calibration.ece_with_temperature)}"
+        returned = "scores as returned, " if calibration.in_use else ""
+        temperature = (
+            f"{returned}temperature {calibration.temperature:.2f}, ECE {_text(calibration.ece_with_temperature)}"
+        )
         _draw_reliability(above, calibration.bins_with_temperature, "C1", temperature)
     above.set(ylabel="precision at IoU 0.5", title="Calibration", xlim=(0, 1), ylim=(0, 1.02))
     above.grid(alpha=0.3)

@@ -30,9 +30,10 @@ def write_confusion_csv(confusion: Confusion | None, path: Path) -> None:
 
 
 def write_calibration_csv(calibration: Calibration, path: Path) -> None:
-    """Write rows of scores, low, high, count, score, precision; scores are `as they are` or `with temperature`."""
-    rows = [["as they are", *_bin(one)] for one in calibration.bins]
-    rows += [["with temperature", *_bin(one)] for one in calibration.bins_with_temperature]
+    """Write rows of scores, low, high, count, score, precision; scores are one of calibration.labels."""
+    raw, scaled = calibration.labels
+    rows = [[raw, *_bin(one)] for one in calibration.bins]
+    rows += [[scaled, *_bin(one)] for one in calibration.bins_with_temperature]
     _write(path, ["scores", "low", "high", "count", "score", "precision"], rows)
 
 

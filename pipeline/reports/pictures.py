@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from retinanet.data.pixels import to_rgb
 from retinanet.evaluation.class_matches import match_detections
+from retinanet.evaluation.coco_eval import Scores
 
 TILE = 320  # px, the longer side of a picture on the sheet
 GAP = 12  # px between tiles
@@ -42,7 +43,7 @@ class SheetPicture:
     truth_boxes: NDArray[np.float32]  # [M, 4], without crowds
     truth_labels: NDArray[np.int64]  # [M]
     boxes: NDArray[np.float32]  # [D, 4]
-    scores: NDArray[np.float32]  # [D]
+    scores: Scores  # [D]
     labels: NDArray[np.int64]  # [D]
     class_names: Sequence[str]
 

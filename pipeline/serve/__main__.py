@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from pipeline.cli.command import Command
+from pipeline.detector.calibration import OPTION as CALIBRATE
 
 MODEL = "models/model.pt"
 PORT = 8000
@@ -40,6 +43,7 @@ def add_options(parser: ArgumentParser) -> None:
     lowest = parser.add_mutually_exclusive_group()
     lowest.add_argument("--working-point", metavar="TARGET", help="f1, precision=0.9 or recall=0.8, as in predict")
     lowest.add_argument("--score-threshold", type=float, help="one for all classes, exclusive, instead")
+    parser.add_argument("--calibrate", **CALIBRATE)
     parser.add_argument("--max-upload-mb", type=float, default=20.0, help="larger: 413 (default: %(default)s)")
     parser.add_argument("--max-megapixels", type=float, default=50.0, help="larger: 413 (default: %(default)s)")
     parser.add_argument(
@@ -75,19 +79,23 @@ def work(options: Namespace) -> None:
         max_waiting=options.max_waiting,
     )
     place = choose_place(options)
-    from pipeline.detector.thresholds import choose_thresholds
     from pipeline.serve.run import run_service
 
-    run_service(
-        settings,
-        place,
-        partial(
-            choose_thresholds,
-            number=options.score_threshold,
-            target=options.working_point,
-            is_projects=options.model == MODEL,
-        ),
+    run_service(settings, place, partial(choose_settings, options=options))
+
+
+def choose_settings(description: Mapping[str, Any], *, options: Namespace) -> dict[str, Any]:
+    """The settings that depend on the detector."""
+    from pipeline.detector.thresholds import choose_scores
+
+    scores = choose_scores(
+        description,
+        number=options.score_threshold,
+        target=options.working_point,
+        calibrate=options.calibrate,
+        is_projects=options.model == MODEL,
     )
+    return {"thresholds": scores.thresholds, "calibrate": scores.temperature is not None}
 
 
 COMMAND = Command("serve", DESCRIPTION, work, add_options, in_project=False)

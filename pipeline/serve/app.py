@@ -114,6 +114,7 @@ def describe_model(service: DetectionService) -> dict[str, Any]:
         "class_names": names,
         "thresholds": by_name(names, service.thresholds),
         "floor": service.floor,
+        "temperature": service.temperature,
         "max_upload_bytes": settings.max_bytes,
         "max_pixels": settings.max_pixels,
         "max_waiting": settings.max_waiting,

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from pipeline.detector.calibration import set_postprocess
 from pipeline.detector.drawing import draw, encode_jpeg
 from pipeline.detector.thresholds import WITHOUT
 from pipeline.serve.settings import Settings
 from pipeline.serve.uploads import RequestError, decode_upload
 from retinanet.data.dataset import Batch
+from retinanet.evaluation.temperature import scale_threshold
 from retinanet.evaluation.working_point import choose_points, is_kept, parse_target
 from retinanet.inference.detector import Detector
 from retinanet.inference.postprocess import Detections
+from retinanet.inference.temperature import demand_temperature
 
 FLOOR = 0.05  # lowest score that is ever answered, the paper's
 RETRY_AFTER_S = 1
@@ -50,6 +53,7 @@ class DetectionService:
         threads: that decode.
 
     Attributes:
+        temperature: with which scores are calibrated; None: they are not.
         thresholds: of the classes, by default.
         floor: score below which nothing is answered whatever a caller asks for.
         detect_one: detects on one prepared picture; by default at once, Ray Serve's replica collects batches.
@@ -57,10 +61,14 @@ class DetectionService:
 
     def __init__(self, detector: Detector, settings: Settings, *, threads: int = 1) -> None:
         self.detector, self.settings = detector, settings
-        self.thresholds = choose_default(detector, settings)
-        own = detector.description.get("postprocess", {})
-        self.floor = min(FLOOR, own.get("score_threshold", FLOOR), *self.thresholds)
-        detector.postprocess = detector.build_postprocess(**own | {"score_threshold": self.floor})
+        description = detector.description
+        self.temperature = demand_temperature(description) if settings.calibrate else None
+        self.thresholds = choose_default(description, settings, self.temperature)
+        floor = min(FLOOR, description.get("postprocess", {}).get("score_threshold", FLOOR))
+        if self.temperature is not None:
+            floor = scale_threshold(floor, self.temperature)
+        self.floor = min(floor, *self.thresholds)
+        set_postprocess(detector, lowest=self.floor, calibrate=settings.calibrate)
         self.detect_one: Callable[[Prepared], Awaitable[Outcome]] = self.detect_alone
         self.waiting, self.failures = 0, 0
         self._decoding = ThreadPoolExecutor(threads, thread_name_prefix="decode")
@@ -114,7 +122,8 @@ class DetectionService:
         if working_point is None:
             return self.thresholds
         try:
-            points = choose_points(self.detector.description, parse_target(working_point))
+            target = parse_target(working_point)
+            points = choose_points(self.detector.description, target, temperature=self.temperature)
         except ValueError as error:
             raise RequestError(400, f"working_point: {error}") from None
         if points is None:
@@ -155,12 +164,12 @@ async def run_in(pool: Executor, work: Callable[..., Result], *arguments: object
     return await asyncio.get_running_loop().run_in_executor(pool, work, *arguments)
 
 
-def choose_default(detector: Detector, settings: Settings) -> list[float]:
+def choose_default(description: Mapping[str, Any], settings: Settings, temperature: float | None) -> list[float]:
     """The thresholds of the settings, else of the working point, else one for all."""
     if settings.thresholds is not None:
         return list(settings.thresholds)
-    points = choose_points(detector.description, parse_target(settings.working_point))
-    return points.thresholds if points else [WITHOUT] * len(detector.class_names)
+    points = choose_points(description, parse_target(settings.working_point), temperature=temperature)
+    return points.thresholds if points else [WITHOUT] * len(description["categories"])
 
 
 def parse_threshold(text: str) -> float:

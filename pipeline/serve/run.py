@@ -24,17 +24,17 @@ from retinanet.inference.detector_file import load_detector
 QUIET = {"enable_access_log": False, "log_level": "WARNING"}
 
 
-def run_service(settings: Settings, place: Place, thresholds: Callable[[Mapping[str, Any]], list[float]]) -> None:
+def run_service(settings: Settings, place: Place, choose: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
     """Serve until Ctrl-C or SIGTERM; pictures that were accepted by then are answered.
 
     Args:
-        thresholds: chooses those of the classes by the description of the detector.
+        choose: by the description of the detector, the settings that depend on it.
 
     Raises:
         ValueError: when there is no such model.
     """
     with (
-        found_model(settings, place, thresholds) as located,
+        found_model(settings, place, choose) as located,
         start_ray(place.address, place.resources),
         catch_stop_signals() as stop,
     ):
@@ -68,15 +68,15 @@ def deploy(settings: Settings, resources: Resources) -> None:
 
 @contextmanager
 def found_model(
-    settings: Settings, place: Place, thresholds: Callable[[Mapping[str, Any]], list[float]]
+    settings: Settings, place: Place, choose: Callable[[Mapping[str, Any]], dict[str, Any]]
 ) -> Iterator[Settings]:
-    """Yield the settings with thresholds, and with a model that every replica can read while the body runs."""
+    """Yield the settings for a detector, with a model that every replica can read while the body runs."""
     with tempfile.TemporaryDirectory() as folder:
         path = find_weights(settings.model, Path(folder)).resolve()
         _, description = load_detector(path)
-        chosen = thresholds(description)
+        chosen = choose(description)
         location = str(path) if place.storage is None else publish(path, place.storage)
-        yield settings.model_copy(update={"model": location, "thresholds": chosen})
+        yield settings.model_copy(update={"model": location, **chosen})
 
 
 def actor_options(resources: Resources) -> dict[str, Any]:

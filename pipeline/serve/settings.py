@@ -16,6 +16,8 @@ class Settings(Section):
     "f1, precision=0.9 or recall=0.8, where the model has one."
     thresholds: list[Fraction] | None = None
     "Score (exclusive) of each class, in place of the working point."
+    calibrate: bool = False
+    "Whether scores are calibrated by the temperature in the model; thresholds are those of the scores as answered."
     batch_size: Count = 8
     "Most pictures that are detected on together; 1: one at a time."
     batch_wait_s: NotNegative = 0.005

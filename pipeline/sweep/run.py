@@ -79,7 +79,8 @@ def make_plan(params: Params, sweep: Sweep, runtime: RuntimeConfig) -> Plan:
             f"is {runtime.workers} in conf/; set workers to 1, or use asha, median or none"
         )
     values = {
-        **base.model_dump(include={*SECTIONS, "anchors", "postprocess"}),
+        # A trial stores raw scores, so whether they are calibrated in use changes no sweep.
+        **base.model_dump(include={*SECTIONS, "anchors", "postprocess"}, exclude={"postprocess": {"calibrate"}}),
         "sweep": sweep.model_dump(),
         "precision": runtime.precision,
     }

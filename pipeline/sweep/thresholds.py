@@ -16,7 +16,7 @@ from pipeline.params.detector import Postprocess
 from pipeline.params.sweep import Thresholds
 from retinanet.data.dataset import EvaluationBatches
 from retinanet.data.splits import Split
-from retinanet.evaluation.coco_eval import ImageDetections
+from retinanet.evaluation.coco_eval import ImageDetections, Scores
 from retinanet.evaluation.coco_thresholds import average_precision_above
 from retinanet.inference.detector import Detector
 from retinanet.inference.postprocess import TRIED_FIRST
@@ -108,9 +108,7 @@ def suppress(
     return (boxes[rows], scores[rows], labels[rows]), kept[:, rows]
 
 
-def suppressor(
-    boxes: NDArray[np.float32], scores: NDArray[np.float32], labels: NDArray[np.int64]
-) -> Callable[[float], Tensor]:
+def suppressor(boxes: NDArray[np.float32], scores: Scores, labels: NDArray[np.int64]) -> Callable[[float], Tensor]:
     """Torchvision's batched_nms as a function of the IoU, with all of its steps but the last done once.
 
     Up to 1000 boxes, batched_nms shifts each class by an offset of its own and calls nms; above that it calls nms class

@@ -88,7 +88,7 @@ def model_card(
         "run_digest": description["run"]["digest"],
         "classes": rows,
         "measured": measured_on(measured),
-        "working_point": working_point(points, describe_target(target)),
+        "working_point": working_point(points, describe_target(target), description),
         "data": data_of(params, tags),
         "licence": licence_of(str(params.get("model.weights"))),
         "size": size_of(path, sum(value.numel() for value in weights.values()), description),
@@ -165,12 +165,16 @@ def target_of(params: Mapping[str, object]) -> str:
     return str(params.get("evaluate.working_point", "f1"))
 
 
-def working_point(points: WorkingPoints | None, target: str) -> str:
-    """What the thresholds are."""
+def working_point(points: WorkingPoints | None, target: str, description: Mapping[str, Any]) -> str:
+    """What the thresholds are, and the temperature."""
     if points is None:
         return "The model has no working point; choose a threshold."
     use = ", which the served model uses" if target == describe_target("f1") else ""
-    return f"Thresholds, precision and recall are those of the {target} on val{use}."
+    text = f"Thresholds, precision and recall are those of the {target} on val{use}."
+    temperature = description["working_point"].get("temperature")
+    if temperature is None:
+        return text
+    return f"{text} They are of raw scores; `calibrate` divides the logits of both by the temperature {temperature:g}."
 
 
 def point_tags(rows: list[ClassRow], points: WorkingPoints | None, target: str) -> dict[str, str]:

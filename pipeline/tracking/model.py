@@ -125,14 +125,20 @@ def write_model(
 
 
 def signature() -> ModelSignature:
-    """Return the signature: a column `image` in, a row per detection out; a working point or a score threshold."""
+    """Return the signature: a column `image` in, a row per detection out; a score threshold or a working point."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
     return ModelSignature(
         inputs=Schema([ColSpec("binary", "image")]),
         outputs=Schema([ColSpec(kind, name) for name, kind in COLUMNS.items()]),
-        params=ParamSchema([ParamSpec("score_threshold", "double", None), ParamSpec("working_point", "string", "f1")]),
+        params=ParamSchema(
+            [
+                ParamSpec("score_threshold", "double", None),
+                ParamSpec("working_point", "string", "f1"),
+                ParamSpec("calibrate", "boolean", False),
+            ]
+        ),
     )
 
 

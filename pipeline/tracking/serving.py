@@ -22,6 +22,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 # MLflow also runs this file in the driver, to save the model. So torch and the detector are imported only where a
 # detector is loaded and called: torchvision costs a training 1.7 s of CPU time, more without bytecode.
 if TYPE_CHECKING:
+    from retinanet.inference.detector import Detector
     from retinanet.inference.postprocess import Detections
 
 COLUMNS = {"image": "int64", "x1": "float64", "y1": "float64", "x2": "float64", "y2": "float64"}
@@ -47,27 +48,49 @@ class ServedDetector(PythonModel):
 
         Args:
             params: `score_threshold`, one for all classes; or `working_point`, f1 by default, precision=P or recall=R,
-                for that of each class. A model without a working point returns all detections.
+                for that of each class. A model without a working point returns all detections. `calibrate`: scores are
+                nearer to probabilities; thresholds are those of the scores that are returned.
         """
-        threshold = self.threshold(**params or {})
-        names = self.detector.class_names
+        chosen = dict(params or {})
+        detector, temperature = self.detector, None
+        if chosen.pop("calibrate", False):
+            detector = self.calibrated()
+            temperature = detector.postprocess.temperature
+        threshold = self.threshold(**chosen, temperature=temperature)
+        names = detector.class_names
         tables = [empty_table()]  # columns and types, also without detections
         for index, picture in enumerate(model_input["image"]):
-            (detections,) = self.detector([read_image(picture)], score_threshold=threshold)
+            (detections,) = detector([read_image(picture)], score_threshold=threshold)
             tables.append(as_table(index, detections, class_names=names))
         return pd.concat(tables, ignore_index=True)
 
+    def calibrated(self) -> Detector:
+        """The detector with calibrated scores; another object, because requests run at the same time.
+
+        Raises:
+            ValueError: when it has no temperature.
+        """
+        from retinanet.inference.detector import Detector
+
+        detector = Detector(self.detector.model, self.detector.description)
+        own = detector.description.get("postprocess", {})
+        detector.postprocess = detector.build_postprocess(**own | {"calibrate": True})
+        return detector
+
     def threshold(
-        self, score_threshold: float | None = None, working_point: str | None = None
+        self,
+        score_threshold: float | None = None,
+        working_point: str | None = None,
+        *,
+        temperature: float | None = None,
     ) -> float | list[float] | None:
         """One score threshold for all classes, or that of each class at the working point; None: there is none."""
         from retinanet.evaluation.working_point import choose_points, parse_target
 
         if score_threshold is not None:
             return score_threshold
-        points = choose_points(
-            self.detector.description, parse_target("f1" if working_point is None else working_point)
-        )
+        target = parse_target("f1" if working_point is None else working_point)
+        points = choose_points(self.detector.description, target, temperature=temperature)
         return points.thresholds if points else None
 
 

@@ -201,6 +201,7 @@ class Calibration:
         ece: expected calibration error, mean of |score - precision| of the bins by their counts; of all classes pooled.
         temperature: fitted on val, by which the logits of scores are divided; None without one.
         ece_with_temperature, bins_with_temperature: of the scores after that.
+        in_use: whether the detector returns the scores with temperature; ece and bins are of raw scores in any case.
     """
 
     ece: Figure
@@ -208,6 +209,12 @@ class Calibration:
     temperature: float | None
     ece_with_temperature: Figure
     bins_with_temperature: list[CalibrationBin]
+    in_use: bool = False
+
+    @property
+    def labels(self) -> tuple[str, str]:
+        """Names of the scores without and with the temperature."""
+        return ("raw", "calibrated, as returned") if self.in_use else ("as they are", "with temperature")
 
 
 @dataclass(frozen=True)
@@ -217,7 +224,7 @@ class LabelMistake:
     Attributes:
         kind: `not labelled` (a sure detection without a truth), `other class` (a truth that is not found, with a sure
             detection of another class on it), `box` (a sure detection of its class that fits badly).
-        suspicion: 0 to 1, by which the list is sorted.
+        suspicion: 0 to 1, by which the list is sorted; of the raw score.
         box, label, score: of the detection.
         truth_id: id of the annotation.
         iou: between the two boxes; 0 without a truth.

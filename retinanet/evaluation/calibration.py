@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from retinanet.evaluation.analysis import Calibration, CalibrationBin, Figure
 from retinanet.evaluation.bootstrap import Numbers, describe_figure
+from retinanet.evaluation.temperature import scale_scores, to_logits
 
 NUM_BINS = 10
 FEWEST = 10  # right and wrong detections, with fewer of which no temperature is fitted
@@ -38,19 +39,6 @@ def fit_temperature(scores: NDArray[np.float32], right: NDArray[np.bool_]) -> fl
         return float(np.logaddexp(0.0, inverse * signed).mean())
 
     return 1 / _minimise(loss, 1 / HIGHEST, 1 / LOWEST)
-
-
-def scale_scores(scores: NDArray[np.float32], temperature: float) -> Numbers:
-    """sigmoid(logit / temperature), which keeps the order of the scores."""
-    scaled: Numbers = 1 / (1 + np.exp(-to_logits(scores) / temperature))
-    return scaled
-
-
-def to_logits(scores: NDArray[np.float32]) -> Numbers:
-    """log(s / (1 - s)), of scores within 1e-7 of 0 and 1."""
-    inside = np.clip(scores.astype(np.float64), 1e-7, 1 - 1e-7)
-    logits: Numbers = np.log(inside) - np.log1p(-inside)
-    return logits
 
 
 def measure_calibration(

@@ -20,8 +20,10 @@ from retinanet.evaluation.coco_evaluator import (
     read_ground_truth,
 )
 
-# One image: boxes [D, 4] float32 (xyxy, pixels of the original image), scores [D] float32, labels [D] int64 (0..K-1).
-ImageDetections: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
+# One image: boxes [D, 4] float32 (xyxy, pixels of the original image), scores [D] float32, or float64 to be written,
+# labels [D] int64 (0..K-1).
+Scores: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
+ImageDetections: TypeAlias = tuple[NDArray[np.float32], Scores, NDArray[np.int64]]
 Table: TypeAlias = NDArray[np.float64]  # of the evaluator; axes as in coco_evaluator
 
 CURVE_IOUS = {0.5: 0, 0.75: 5}  # IoU thresholds with a curve of their own -> their index among the ten

@@ -12,6 +12,7 @@ from retinanet.evaluation.calibration import fit_temperature
 from retinanet.evaluation.coco_eval import ImageDetections
 from retinanet.evaluation.coco_evaluator import CATEGORY, SCORE
 from retinanet.evaluation.matching import IOU_50, Matching, match_all
+from retinanet.evaluation.temperature import scale_scores
 from retinanet.evaluation.working_point import figures_of, list_candidates
 
 CURVE_THRESHOLDS = np.arange(101) / 100
@@ -80,11 +81,18 @@ def pool(classes: Sequence[ScoreMatches]) -> ScoreMatches:
     return ScoreMatches(scores[order], right[order], sum(one.num_truths for one in classes))
 
 
-def threshold_curve(class_name: str, matches: ScoreMatches) -> list[ThresholdPoint]:
-    """Precision, recall and F1 at 101 thresholds; no points for a class without ground truth."""
+def threshold_curve(
+    class_name: str, matches: ScoreMatches, *, temperature: float | None = None
+) -> list[ThresholdPoint]:
+    """Precision, recall and F1 at 101 thresholds; no points for a class without ground truth.
+
+    Args:
+        temperature: the thresholds are those of scores that are calibrated with it; None: of raw scores.
+    """
     if matches.num_truths == 0:
         return []
-    true, false = matches.counts_above(CURVE_THRESHOLDS.astype(np.float32))
+    raw = CURVE_THRESHOLDS if temperature is None else scale_scores(CURVE_THRESHOLDS, 1 / temperature)
+    true, false = matches.counts_above(raw.astype(np.float32))
     figures = (values.tolist() for values in figures_of(true, false, matches.num_truths))
     return [ThresholdPoint(class_name, *row) for row in zip(CURVE_THRESHOLDS.tolist(), *figures, strict=True)]
 

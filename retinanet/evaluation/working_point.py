@@ -14,6 +14,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from retinanet.evaluation.temperature import scale_threshold
+
 Figure: TypeAlias = Literal["precision", "recall"]
 Counts: TypeAlias = NDArray[np.int64] | NDArray[np.float64]
 Target: TypeAlias = Literal["f1"] | Mapping[Figure, float]
@@ -46,6 +48,14 @@ class WorkingPoints(NamedTuple):
     def thresholds(self) -> list[float]:
         """Threshold of each class, the overall one for a class without its own."""
         return [(point or self.overall).threshold for point in self.classes]
+
+    def calibrated(self, temperature: float) -> WorkingPoints:
+        """The same with the thresholds of calibrated scores, which keep the same detections."""
+
+        def scaled(point: WorkingPoint) -> WorkingPoint:
+            return point._replace(threshold=scale_threshold(point.threshold, temperature))
+
+        return WorkingPoints(scaled(self.overall), [point and scaled(point) for point in self.classes])
 
 
 def list_candidates(
@@ -98,16 +108,22 @@ def choose_point(candidates: Mapping[str, Any], target: Target) -> WorkingPoint 
     )
 
 
-def choose_points(description: Mapping[str, Any], target: Target) -> WorkingPoints | None:
+def choose_points(
+    description: Mapping[str, Any], target: Target, *, temperature: float | None = None
+) -> WorkingPoints | None:
     """Choose the working points from the description of a detector; None for a detector that has none.
 
     Older files have none, nor has a detector without any true positive on val.
+
+    Args:
+        temperature: with which the detector calibrates its scores; None: it does not.
     """
     stored = description.get("working_point")
     overall = choose_point(stored["overall"], target) if stored else None
     if stored is None or overall is None:
         return None
-    return WorkingPoints(overall, [choose_point(candidates, target) for candidates in stored["classes"]])
+    points = WorkingPoints(overall, [choose_point(candidates, target) for candidates in stored["classes"]])
+    return points if temperature is None else points.calibrated(temperature)
 
 
 def figures_of(

@@ -18,6 +18,7 @@ from retinanet.inference.detector_file import load_detector
 from retinanet.inference.joining import join_pictures
 from retinanet.inference.postprocess import Detections, Postprocess
 from retinanet.inference.predict import predict
+from retinanet.inference.temperature import calibrate_scores, demand_temperature
 from retinanet.network.model import RetinaNet, build_model
 from retinanet.network.predictions import Predictions
 
@@ -69,8 +70,17 @@ class Detector:
         nms_iou: float = 0.5,
         max_detections: int | None = 100,
         min_size: float | None = 0.0,
+        calibrate: bool = False,
     ) -> Postprocess:
-        """Build post-processing for this network; parameters as of Postprocess, by default the paper's."""
+        """Build post-processing for this network; parameters as of Postprocess, by default the paper's.
+
+        Args:
+            score_threshold: of raw scores, also where they are calibrated.
+            calibrate: divide the logits of scores by the temperature that the training fitted on val.
+
+        Raises:
+            ValueError: when the detector has no temperature, and calibrate is set.
+        """
         model = self.description["model"]
         return Postprocess(
             self.grid,
@@ -81,6 +91,7 @@ class Detector:
             max_detections=max_detections,
             min_size=min_size,
             softmax=self.description["loss"]["class_loss"] == "softmax_focal",
+            temperature=demand_temperature(self.description) if calibrate else None,
             box_means=model["box_means"],
             box_stds=model["box_stds"],
             box_limits=model.get("box_limits", "upper"),
@@ -95,8 +106,8 @@ class Detector:
 
         Args:
             images: [H, W, 3] uint8 RGB arrays of any size.
-            score_threshold: one, or one for each of the K classes, not below that of `postprocess`; None: that of
-                `postprocess`.
+            score_threshold: one, or one for each of the K classes, of the scores that are returned; not below that
+                of `postprocess`. None: that of `postprocess`.
 
         Returns:
             The detections of each picture in its px, best first.
@@ -143,9 +154,10 @@ class Detector:
         mean, std = list(self.transforms.mean), list(self.transforms.std)
         device, post = self.device, self.postprocess
         tiles = predict(self.model, post, batches, mean=mean, std=std, device=device, observe=observe)
-        if self.transforms.tiles is None:
-            return ((image_id, detections) for image_id, _, detections in tiles)
-        return join_pictures(tiles, nms_iou=post.nms_iou, max_detections=post.max_detections)
+        found: Iterator[tuple[int, Detections]] = ((image_id, detections) for image_id, _, detections in tiles)
+        if self.transforms.tiles is not None:
+            found = join_pictures(tiles, nms_iou=post.nms_iou, max_detections=post.max_detections)
+        return found if post.temperature is None else calibrated(found, post.temperature)
 
     def _batches(self, image: Tensor) -> Iterator[Batch]:
         """One picture [3, H, W] as a batch without ground truth, or each of its tiles."""
@@ -170,6 +182,12 @@ class Detector:
             image_ids=[0],
             corners=[corner],
         )
+
+
+def calibrated(found: Iterable[tuple[int, Detections]], temperature: float) -> Iterator[tuple[int, Detections]]:
+    """The same detections with calibrated scores."""
+    for image_id, detections in found:
+        yield image_id, detections._replace(scores=calibrate_scores(detections.scores, temperature))
 
 
 def read_array(image: npt.NDArray[np.uint8]) -> Tensor:

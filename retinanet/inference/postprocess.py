@@ -37,7 +37,7 @@ class Detections(NamedTuple):
 
     Attributes:
         boxes: [D, 4] float32 px.
-        scores: [D] float32 in (0, 1].
+        scores: [D] float32 in [0, 1].
         labels: [D] int64 in 0..K-1.
     """
 
@@ -65,7 +65,11 @@ class Candidates(NamedTuple):
 
 
 class Postprocess:
-    """Post-processing with the parameters of sections `postprocess`, `model` (the box code) and `loss`."""
+    """Post-processing with the parameters of sections `postprocess`, `model` (the box code) and `loss`.
+
+    Its scores are raw. Who joins them, Detector, divides their logits by `temperature` afterwards: scores that become
+    equal in float32 then change neither what is suppressed nor the order.
+    """
 
     def __init__(
         self,
@@ -78,6 +82,7 @@ class Postprocess:
         max_detections: int | None = 100,
         min_size: float | None = 0.0,
         softmax: bool = False,
+        temperature: float | None = None,
         box_means: Sequence[float] = (0, 0, 0, 0),
         box_stds: Sequence[float] = (1, 1, 1, 1),
         box_limits: str = "upper",
@@ -85,7 +90,7 @@ class Postprocess:
         self.grid, self.num_classes = grid, num_classes
         self.score_threshold, self.candidates_per_level = score_threshold, candidates_per_level
         self.nms_iou, self.max_detections, self.min_size = nms_iou, max_detections, min_size
-        self.softmax = softmax
+        self.softmax, self.temperature = softmax, temperature
         low, high = BOX_LIMITS[box_limits]
         self.decode = partial(decode_boxes, means=box_means, stds=box_stds, min_log_ratio=low, max_log_ratio=high)
 

@@ -25,6 +25,7 @@ from retinanet.data.pictures import read_picture
 from retinanet.data.transforms import Transforms
 from retinanet.inference.detector import Detector
 from retinanet.inference.detector_file import load_detector, save_detector
+from retinanet.inference.temperature import calibrate_scores
 from tests.exported_detectors import build_detector, draw_pictures
 
 EXAMPLE = Path(__file__).parents[2] / "examples/detect_onnx.py"
@@ -132,6 +133,13 @@ def test_file_says_what_its_user_needs() -> None:
     }
 
 
+def test_file_says_whether_it_calibrates() -> None:
+    for name, temperature in (("sharper", 0.6), ("flatter", 2.5), ("group_norm", None)):
+        texts = describe_file(build_detector(name), [0.3, 0.4, 0.5], {})
+        assert json.loads(texts["temperature"]) == temperature
+        assert ("calibration of scores" in json.loads(texts["in_the_graph"])) == (temperature is not None)
+
+
 # ---- the example's resizing ------------------------------------------------------------------------------------------
 
 
@@ -172,6 +180,35 @@ def test_file_detects_what_the_detector_does_at_other_batches_and_sizes(exported
     nodes = count_nodes(file)
     assert isinstance(nodes, Counter) and nodes["NonMaxSuppression"] == 1 and nodes["Conv"] == 48
     assert b"graph.py" not in file.read_bytes()  # no line of our source
+
+
+@slow
+@pytest.mark.filterwarnings("ignore")  # of onnx and onnxruntime
+def test_calibrated_file_detects_what_the_calibrated_detector_does(
+    tmp_path: Path, example: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import onnxruntime
+
+    pictures, model, file = save_pictures(tmp_path), save("sharper", tmp_path), tmp_path / "model.onnx"
+    main(["--model", str(model), "--onnx", str(file), "--calibrate", "--pictures", str(tmp_path)])
+    assert "scores are calibrated with the temperature 0.6" in capsys.readouterr().out
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    about = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
+    # The odds 4 of 0.8 to the power of 1 / 0.6.
+    threshold = 1 / (1 + 4 ** (-1 / 0.6))
+    assert about["score_thresholds"] == pytest.approx([threshold] * 3)
+    assert (about["temperature"], about["score_threshold"]) == (0.6, 0.05)
+    detector, total = Detector.load(model), 0
+    detector.postprocess = detector.build_postprocess()
+    for path in pictures:
+        picture = read_picture(str(path)).permute(1, 2, 0).numpy()
+        (raw,) = detector([picture], score_threshold=0.8)
+        boxes, scores, labels = example.detect(session, about, picture)
+        assert labels.tolist() == raw.labels.tolist()
+        assert boxes == pytest.approx(raw.boxes.numpy(), abs=0.01)
+        assert scores == pytest.approx(calibrate_scores(raw.scores, 0.6).numpy(), abs=1e-5)
+        total += len(scores)
+    assert 10 < total < 300
 
 
 @slow

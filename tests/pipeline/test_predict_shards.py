@@ -101,7 +101,7 @@ def test_root_is_the_innermost_folder_of_the_files() -> None:
 
 @pytest.mark.usefixtures("untrained")
 def test_folder_that_a_node_does_not_see_is_named() -> None:
-    config = WorkerConfig("models/model.pt", [0.5], str(Path.cwd()), "/nowhere/a", "cpu", threads=1, processes=0)
+    config = WorkerConfig("models/model.pt", [0.5], False, str(Path.cwd()), "/nowhere/a", "cpu", threads=1, processes=0)
     with pytest.raises(ValueError, match="the folder /nowhere/a does not exist on node "):
         worker.prepare_worker(config)
 
@@ -113,8 +113,8 @@ def test_shards_go_on_where_they_stopped_and_hold_what_one_run_holds(
     """Without Ray: the shards are detected on in this process, and the first time it ends after one."""
     threads, asked = torch.get_num_threads(), []
 
-    def detect_shards(shards: list[Any], model: Path, thresholds: list[float], runtime: Any) -> Any:
-        config = WorkerConfig(str(model), thresholds, str(Path.cwd()), None, "cpu", threads=1, processes=0)
+    def detect_shards(shards: list[Any], model: Path, job: Job, runtime: Any) -> Any:
+        config = WorkerConfig(str(model), job.thresholds, False, str(Path.cwd()), None, "cpu", threads=1, processes=0)
         work = worker.prepare_worker(config)
         asked.append([number for number, _ in shards])
         for number, locations in reversed(shards):

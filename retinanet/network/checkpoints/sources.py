@@ -34,6 +34,7 @@ POSTPROCESS: dict[str, Any] = {
     "nms_iou": 0.5,
     "max_detections": 100,
     "min_size": 0.0,
+    "calibrate": False,
 }
 COCO_SIZE: dict[str, Any] = {"short_side": 800, "long_side": 1333}
 

@@ -24,7 +24,7 @@ from retinanet.inference.detector_file import describe_detector
 from tests.small_world import SmallWorld
 
 POSTPROCESS: dict[str, Any] = {"candidates_per_level": 1000, "max_detections": 20, "min_size": 0.0}
-SECTION = Postprocess(score_threshold=0.05, nms_iou=0.5, **POSTPROCESS)
+SECTION = Postprocess(score_threshold=0.05, nms_iou=0.5, calibrate=True, **POSTPROCESS)  # the search is on raw scores
 MODEL = {"backbone": "resnet18", "norm": "group", "frozen_stages": 0, "fpn_channels": 8, "p6_from": "c5"}
 MODEL |= {"head_channels": 8, "head_depth": 1, "head_norm": "group", "prior": 0.01, "weights": None}
 MODEL |= {"box_means": [0.0] * 4, "box_stds": [1.0] * 4}

@@ -102,7 +102,8 @@ def test_logged_model_loads_and_predicts_without_the_project(tracker: Any, tmp_p
     (tmp_path / "retinanet/inference/detector.py").write_text(DETECTOR)
     for name in ("pixels", "jpeg"):  # they decode what is served
         shutil.copy(PROJECT / f"retinanet/data/{name}.py", tmp_path / "retinanet/data")
-    shutil.copy(PROJECT / "retinanet/evaluation/working_point.py", tmp_path / "retinanet/evaluation")
+    for name in ("working_point", "temperature"):
+        shutil.copy(PROJECT / f"retinanet/evaluation/{name}.py", tmp_path / "retinanet/evaluation")
     (tmp_path / "model.pt").write_text("weights")
     tracker.png(tmp_path / "a.png", width=8, height=6)
     elsewhere = tmp_path / "elsewhere"
