@@ -62,6 +62,7 @@ class Evaluation:
         names: file name of every image of the split, by id.
         read: picture of an image id.
         run: digest of the training; epoch: of the detector.
+        imported: project and file of a detector that another project trained.
         reproduce: command that reproduces it, if known.
         given: name of the results file of another detector, of which no parameters are known; None: ours.
     """
@@ -72,6 +73,7 @@ class Evaluation:
     read: Callable[[int], Image.Image]
     run: str = ""
     epoch: int | None = None
+    imported: str | None = None
     precision_recall: Sequence[PrecisionRecallPoint] = ()
     thresholds: Sequence[ThresholdPoint] = ()
     overall_threshold: float | None = None
@@ -154,6 +156,8 @@ def _describe(evaluation: Evaluation) -> dict[str, Any]:
             "where it would lie on other images of the same kind."
         )
     what = f"Run {evaluation.run}{epoch}" if evaluation.given is None else f"The detections of {evaluation.given}"
+    if evaluation.imported is not None:
+        what = f"Imported from {evaluation.imported}"
     return {
         "title": f"Evaluation on {split}",
         "subtitle": f"{what}, evaluated on {analysis.num_images} images",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,15 +39,19 @@ def write_report(
     params: Params,
     trained: Mapping[str, Any],
     *,
-    is_own: bool,
+    other: Path | None,
 ) -> None:
     """Write the page.
 
     Args:
         trained: `run` of the detector's description: digest and epoch.
-        is_own: the detector is that of the project, so its curves are in TRAINING.
+        other: file of a detector that is not the project's, whose curves are not in TRAINING, and which no commit and
+            parameters of the project give.
     """
-    tags = provenance_tags(params=flatten(params.model_dump()), run_digest=trained["digest"])
+    if other is None:
+        reproduce = provenance_tags(params=flatten(params.model_dump()), run_digest=trained["digest"]).get("reproduce")
+    else:
+        reproduce = shlex.join(["python", "-m", "pipeline.evaluate", "--model", str(other)])
     page = build_page(
         Evaluation(
             analysis=analysis,
@@ -54,9 +59,10 @@ def write_report(
             names={record.image_id: record.path for record in split.records},
             read=reader_of(split),
             run=trained["digest"],
-            epoch=trained.get("epoch"),
-            history=read_history(TRAINING) if is_own else [],
-            reproduce=tags.get("reproduce"),
+            epoch=None if "imported" in trained else trained.get("epoch"),
+            imported=trained.get("imported"),
+            history=read_history(TRAINING) if other is None else [],
+            reproduce=reproduce,
             **curves._asdict(),
         )
     )

@@ -95,7 +95,8 @@ def run(params: Params, runtime: RuntimeConfig, model: Path = MODEL) -> None:
         write_outputs(content, detections, judged)
         write_atomic(SHEET, lambda path: draw_detections(split, detections, params).save(path))
         curve_data = Curves(judged.result.precision_recall, judged.curves, points.overall.threshold if points else None)
-        write_report(PAGE, judged.analysis, curve_data, split, params, description["run"], is_own=model == MODEL)
+        other = None if model == MODEL else model
+        write_report(PAGE, judged.analysis, curve_data, split, params, description["run"], other=other)
         write_json(SPEED, describe_speed(judged.analysis.speed))
         record(run, judged, split=params.evaluate.split, epoch=description["run"]["epoch"])
     print(summary(judged.result, params.evaluate.split))

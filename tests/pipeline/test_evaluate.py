@@ -201,9 +201,12 @@ def test_another_detector_is_evaluated_if_its_classes_are_the_splits() -> None:
     other = Path("other.pt")
     Path("models/model.pt").rename(other)
     main(["--model", "other.pt"])
-    assert REPORT.is_file()
+    assert "python -m pipeline.evaluate --model other.pt" in PAGE.read_text() and "dvc repro" not in PAGE.read_text()
     weights, description = load_detector(other)
     names = [category["name"] for category in description["categories"]]
+    save_detector(other, weights, description | {"run": description["run"] | {"imported": "torchvision, a.pth"}})
+    main(["--model", "other.pt"])
+    assert "Imported from torchvision, a.pth, evaluated on" in PAGE.read_text()
     save_detector(other, weights, description | {"categories": description["categories"][::-1]})
     complaint = (
         rf"other\.pt detects {len(names)} classes and the split has {len(names)}.*'{names[-1]}' and '{names[0]}'"
@@ -212,7 +215,6 @@ def test_another_detector_is_evaluated_if_its_classes_are_the_splits() -> None:
         main(["--model", "other.pt"])
 
 
-@pytest.mark.usefixtures("untrained", "told")
 def test_class_that_is_called_none_is_a_class() -> None:
     classes = [{"id": 1, "name": "cell"}, {"id": 2, "name": "none"}]
     content = {"info": {"root": "", "split": "test"}, "images": [], "annotations": [], "categories": classes}
@@ -221,6 +223,7 @@ def test_class_that_is_called_none_is_a_class() -> None:
         stage.check_classes(description, Split(content), Path("model.pt"))
 
 
+@pytest.mark.usefixtures("untrained", "told")
 def test_missing_split_is_told_with_what_to_do() -> None:
     Path("data/prepared/test.json").unlink()
     with pytest.raises(ValueError, match=r"data/prepared/test\.json does not exist; run the preceding stage"):
