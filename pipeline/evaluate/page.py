@@ -96,7 +96,6 @@ def build_page(evaluation: Evaluation) -> str:
         tiles=figure_tiles(analysis),
         classes=class_rows(analysis),
         conditions=condition_rows(analysis),
-        confusion=confusion_table(analysis),
         thresholds=threshold_part(
             analysis,
             evaluation.thresholds,
@@ -130,10 +129,14 @@ def _pictures(evaluation: Evaluation) -> dict[str, Any]:
     suspects = album.place(suspect_cards(analysis.mistakes, names))
     placed_whole = album.place(whole)  # before the mistakes, which are many
     mistakes = album.place(worst)
-    kinds = {card.card.kind for card in mistakes}
+    worst_placed = [card.card for card in mistakes]
+    kinds = {card.kind for card in worst_placed}
     suspected = {card.card.kind for card in suspects}
     return {
         "errors": error_rows(analysis, kinds),
+        "confusion": confusion_table(
+            analysis, {(one.card.kind, label) for one in mistakes for label in one.card.classes}
+        ),
         "mistakes": mistakes,
         "mistake_kinds": {kind: name for kind, name in KIND_NAMES.items() if kind in kinds},
         "whole": placed_whole,

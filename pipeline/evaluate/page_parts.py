@@ -118,8 +118,12 @@ def error_rows(analysis: Analysis, kinds: Collection[str]) -> list[dict[str, Any
     return rows
 
 
-def confusion_table(analysis: Analysis) -> dict[str, Any] | None:
-    """The confusion matrix, of many classes only those with most errors; None without one or without objects."""
+def confusion_table(analysis: Analysis, cards: Collection[tuple[str, int]]) -> dict[str, Any] | None:
+    """The confusion matrix, of many classes only those with most errors; None without one or without objects.
+
+    Args:
+        cards: kinds of error and labels of which the page has pictures.
+    """
     if analysis.confusion is None or not analysis.confusion.counts.any():
         return None
     counts, names = analysis.confusion.counts, analysis.confusion.class_names
@@ -131,13 +135,15 @@ def confusion_table(analysis: Analysis) -> dict[str, Any] | None:
     rows = []
     for i in shown:
         total = max(1, int(counts[i].sum()))
-        cells = [_cell(int(counts[i, j]), i, j, background=len(names), total=total) for j in shown]
+        cells = [_cell(int(counts[i, j]), i, j, background=len(names), total=total, cards=cards) for j in shown]
         rows.append({"name": "nothing" if i == len(names) else names[i], "cells": cells})
     columns = [*(names[k] for k in shown[:-1]), "not detected"]
     return {"rows": rows, "columns": columns, "shown": len(shown) - 1, "all": len(names)}
 
 
-def _cell(count: int, truth: int, detected: int, *, background: int, total: int) -> dict[str, Any]:
+def _cell(
+    count: int, truth: int, detected: int, *, background: int, total: int, cards: Collection[tuple[str, int]]
+) -> dict[str, Any]:
     kind, label = "classification", truth
     if truth == background:
         kind, label = "background", detected
@@ -148,7 +154,7 @@ def _cell(count: int, truth: int, detected: int, *, background: int, total: int)
         "count": None if right and truth == background else count,
         "share": f"{count / total:.2f}",
         "right": right,
-        "kind": None if right else kind,
+        "kind": None if right or (kind, label) not in cards else kind,
         "label": label,
     }
 

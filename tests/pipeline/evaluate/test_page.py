@@ -136,6 +136,13 @@ def test_figures_are_those_of_the_analysis() -> None:
     assert re.search(r"<code>loss\.gamma</code></td><td><code>2\.0</code>", text)
 
 
+def test_numbers_of_the_confusion_lead_to_pictures_that_there_are() -> None:
+    """Class 1 has a card of a bad place, class 0 one of a false alarm; nothing is missed and no class is wrong."""
+    reader = Reader(page_of(full_analysis()))  # counts from 0 to 8
+    links = [names for tag, names in reader.elements if tag == "a" and "data-class" in names]
+    assert [(link["data-kind"], link["data-class"]) for link in links] == [("background", "0")]
+
+
 def test_names_are_text() -> None:
     mistake = LabelMistake("not labelled", 0.9, 5, HOSTILE[1], (0, 0, 9, 9), 1, 0.9, None, None, None, 0.0)
     curves = CURVES | {"precision_recall": [PrecisionRecallPoint(HOSTILE[1], 0.5, 0.5, 0.5, 0.5)]}
