@@ -37,3 +37,15 @@ def nothing_learnt(ap: float) -> Advice:
         "Find the cause first: python -m pipeline.diagnose checks labels, anchors, learning rate and norms.",
         ["python -m pipeline.diagnose"],
     )
+
+
+def no_ground_truth(split: str) -> Advice:
+    """A split without objects says nothing of parameters."""
+    return Advice(
+        "no ground truth",
+        1.0,
+        f"{split.capitalize()} has no objects, so there is nothing to measure.",
+        "Evaluate on a split with objects (evaluate.split in params.yaml), or see in reports/prepare.html why this one "
+        "has none.",
+        (),
+    )

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from pipeline.evaluate.advice import advise
+from pipeline.evaluate.advice import advise, no_ground_truth
 from pipeline.evaluate.cards import judge, marks_of, suspect_cards, whole_cards, worst_cards
 from pipeline.evaluate.charts import KIND_NAMES
 from pipeline.evaluate.given_rules import advise_given
@@ -23,7 +23,7 @@ from pipeline.evaluate.page_parts import (
     speed_table,
     threshold_part,
 )
-from pipeline.evaluate.proposals import Row
+from pipeline.evaluate.proposals import Row, value_of
 from pipeline.evaluate.trust import trust_sentences
 from pipeline.evaluate.verdict import judge_in_words
 from pipeline.pages.album import Album, Card
@@ -87,6 +87,8 @@ def build_page(evaluation: Evaluation) -> str:
     analysis, params = evaluation.analysis, evaluation.params
     own = evaluation.given is None
     advice = advise(analysis, params, evaluation.history) if own else advise_given(analysis, params)
+    if value_of(analysis, "AP") is None:
+        advice = [no_ground_truth(params.evaluate.split)]
     return render_page(
         "pipeline.evaluate",
         "page.html",

@@ -201,6 +201,13 @@ def test_page_says_what_there_is(case: str) -> None:
     assert "nan" not in re.findall(r">\s*(nan|None|inf)\s*<", text)
 
 
+@pytest.mark.parametrize("given", [None, "theirs.json"])
+def test_a_split_without_objects_asks_for_another_and_for_no_training(given: str | None) -> None:
+    text = page_of(make_analysis(("cell",), **EMPTY), given=given)
+    assert text.count("Test has no objects, so there is nothing to measure") == 2  # in the verdict, and as advice
+    assert "No rule asks for a change" not in text
+
+
 def test_page_stays_under_its_size_whatever_the_pictures() -> None:
     """Noise is the largest JPEG there is."""
     rng = np.random.default_rng(0)
