@@ -151,6 +151,12 @@ def test_interval_by_hand() -> None:
     assert describe_figure(np.array([np.nan, 0.7])) == Figure(None)
 
 
+def test_interval_holds_the_value_where_few_resamples_are_far_from_it() -> None:
+    # A class in 4 of many images is missing from 2 % of the resamples: the percentiles stay, their mean moves by 0.005.
+    figure = describe_figure(np.array([0.75, *[0.75] * 98, *[0.5] * 2]))
+    assert (figure.low, figure.value, figure.high) == pytest.approx((0.75, 0.75, 0.755))
+
+
 def test_without_a_working_point_or_resamples_the_rest_is_there() -> None:
     truth, detections = random_world(6)
     found = measure(truth, detections, thresholds=None)
