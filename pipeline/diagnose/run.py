@@ -125,7 +125,8 @@ def report(causes: Sequence[Cause]) -> Iterator[str]:
         yield "No cause found. Open reports/prepare.html: are the boxes where the objects are?"
         return
     for place, cause in enumerate(causes):
-        title = "Most likely" if place == 0 and cause.likelihood >= SURE else "Also possible"
+        first = "Most likely" if cause.likelihood >= SURE else "Possible"
+        title = "Also possible" if place else first
         yield f"{title}: {cause.name}. {cause.finding}"
         yield f"  {cause.remedy}"
         if cause.settings:

@@ -15,8 +15,8 @@ import torch
 import yaml
 
 from pipeline.diagnose.__main__ import main
-from pipeline.diagnose.evidence import Evidence, FirstStep, SplitCounts, Trained
-from pipeline.diagnose.run import collect, find_causes
+from pipeline.diagnose.evidence import Cause, Evidence, FirstStep, SplitCounts, Trained
+from pipeline.diagnose.run import collect, find_causes, report
 from pipeline.params import load_params
 from pipeline.params.runtime import load_runtime
 from retinanet.inference.detector import build_network
@@ -109,6 +109,12 @@ def test_loss_that_is_no_number_is_a_rate_too_high() -> None:
     (cause,) = find_causes(evidence(history=history(0.9, math.nan)))
     assert cause.name == "learning rate too high"
     assert cause.settings["optim.lr"] == pytest.approx(load_params(ROOT / "params.yaml").optim.lr / 10)
+
+
+@pytest.mark.parametrize(("likelihood", "first"), [(0.6, "Most likely: a. "), (0.4, "Possible: a. ")])
+def test_only_what_follows_is_also_possible(likelihood: float, first: str) -> None:
+    lines = list(report([Cause("a", likelihood, "Found.", "Do."), Cause("b", 0.3, "Found.", "Do.")]))
+    assert lines[1].startswith(first) and lines[3].startswith("Also possible: b. ")
 
 
 def test_causes_come_by_their_likelihood() -> None:
