@@ -39,7 +39,7 @@ def metrics_table(metrics: Mapping[str, Difference]) -> str:
 def figures(metric: Difference) -> str:
     """The numbers of a row."""
     if metric.a is None:
-        return "    -       -        -   no ground truth of this class"
+        return "    -       -        -   no ground truth"
     interval = f"{metric.low:+.3f} .. {metric.high:+.3f}"
     share = 100 * (metric.b_better or 0.0)
     return f"{metric.a:.3f}   {metric.b:.3f}   {metric.difference:+.3f}   {interval}   {share:6.1f} %"
