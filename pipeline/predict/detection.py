@@ -102,6 +102,8 @@ def detect_frames(
                 named = Source(source.location, f"{source.name}/{frame:06d}")
                 yield Found(number + frame, named, size, detections, frame=frame, pixels=pixels)
                 frame += 1
+        if frame == 0:
+            raise BrokenVideoError("it has no frame")
     except BrokenVideoError as error:
         yield Failed(number + frame, source, f"after {frame} frames: {error}" if frame else str(error), may_heal=False)
 

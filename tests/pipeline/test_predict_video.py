@@ -112,6 +112,19 @@ def test_broken_videos_are_reported_and_the_others_go_on() -> None:
     assert sorted(path.name for path in Path("out/videos").iterdir()) == ["a.mp4", "cut.mp4"]
 
 
+@pytest.mark.usefixtures("untrained")
+def test_video_without_a_frame_is_reported() -> None:
+    with av.open("a.mp4", "w", options={"movflags": "faststart"}) as container:  # the header before the frames
+        stream = container.add_stream("libx264", rate=RATE)
+        stream.height, stream.width, stream.pix_fmt = 64, 64, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode())
+    content = Path("a.mp4").read_bytes()
+    Path("a.mp4").write_bytes(content[: content.index(b"mdat") + 4])
+    with pytest.raises(ValueError, match=r"1 of 1 pictures could not be read, .*; the first: a.mp4: it has no frame"):
+        main(["a.mp4", "--output", "out"])
+
+
 def test_folder_holds_videos_too_and_their_frames_are_counted(tmp_path: Path) -> None:
     film(tmp_path / "b.mkv", [np.zeros((32, 32, 3), dtype=np.uint8)] * 7)
     (source,) = find_pictures([str(tmp_path)])
