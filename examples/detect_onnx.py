@@ -28,7 +28,7 @@ def main(model: str, paths: list[str]) -> None:
 def read(path: str) -> np.ndarray:
     """A picture [H, W, 3] uint8 RGB, upright as its EXIF data say; 16 bits keep their upper 8."""
     image = ImageOps.exif_transpose(Image.open(path))
-    if image.mode.startswith("I;16"):
+    if image.mode.startswith("I"):  # of a PGM Pillow makes 32 bits, scaled to 16
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return np.asarray(image.convert("RGB"))
 

@@ -163,6 +163,14 @@ def test_example_resizes_to_the_pixel_as_the_detector(rule: str, example: Module
         assert np.array_equal(found, expected.permute(1, 2, 0).numpy())
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_example_reads_16_bits_as_the_detector(kind: str, tmp_path: Path, example: ModuleType) -> None:
+    grey = np.arange(0, 60000, 1000, dtype=np.uint16).reshape(6, 10)
+    path = tmp_path / "a"
+    Image.fromarray(grey).save(path, format=kind)
+    assert np.array_equal(example.read(str(path)), read_picture(str(path)).permute(1, 2, 0).numpy())
+
+
 # ---- the file --------------------------------------------------------------------------------------------------------
 
 
