@@ -16,6 +16,7 @@ from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from pipeline.formats.records import printable
 from pipeline.params.paths import picture_root
 from pipeline.storage.stores import MISSING, explained, retry  # registers s3:// and gs://
 
@@ -188,6 +189,10 @@ def check_stays_inside(path: str, *, named_by: str) -> None:
         raise ValueError(
             f"{named_by} names {path!r}, which is not a relative path below the data set's root; "
             "write it relative to data.root, without '..', drive letter or URL"
+        )
+    if printable(path) != path:
+        raise ValueError(
+            f"{named_by}: the name {path!r} is not UTF-8, as of an archive that was packed on Windows; rename the file"
         )
 
 

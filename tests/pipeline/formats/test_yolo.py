@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,14 @@ def test_link_out_of_the_root_is_an_error(source: Any, name: str) -> None:
     target = outside if name == "images/train" else outside / "a.png"
     (source.root / name).symlink_to(target, target_is_directory=target.is_dir())
     with pytest.raises(ValueError, match=r"a link to .*outside"):
+        read(source)
+
+
+def test_file_whose_name_is_not_utf8_is_named(source: Any) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    source.write(f"images/train/{name}.png", source.png())
+    source.write(f"labels/train/{name}.txt", "0 .5 .5 .2 .4")
+    with pytest.raises(ValueError, match=r"the name 'labels/train/caf\\udce9\.txt' is not UTF-8, .*; rename the file"):
         read(source)
 
 
