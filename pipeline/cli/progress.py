@@ -51,9 +51,9 @@ class Progress:
 class Count:
     """Counts what is done of a total: a bar in a terminal, a line a minute in a log."""
 
-    def __init__(self, total: int, *, title: str, unit: str) -> None:
-        self.total, self.title, self.unit, self.done = total, title, unit, 0
-        self._bar = tqdm(total=total, disable=None, unit=unit, desc=title)
+    def __init__(self, total: int, *, title: str, units: str) -> None:
+        self.total, self.title, self.units, self.done = total, title, units, 0
+        self._bar = tqdm(total=total, disable=None, unit=f" {units}", desc=title)
         self._may_tell = Throttle(seconds=60.0)
         self._may_tell()  # the first line after a minute
 
@@ -62,7 +62,7 @@ class Count:
         self.done += done
         self._bar.update(done)
         if self._bar.disable and self._may_tell():
-            print(f"{self.title}: {self.done} of {self.total} {self.unit}s", flush=True)
+            print(f"{self.title}: {self.done} of {self.total} {self.units}", flush=True)
 
     def __enter__(self) -> Self:
         return self

@@ -123,7 +123,7 @@ def measure_trained(detector: Detector, train: Mapping[str, Any], test: Mapping[
     for content, root, watch in ((train, roots[0], observe), (test, roots[1], None)):
         found: dict[int, ImageDetections] = {}
         batches = EvaluationBatches(Split(content, root=root), detector.transforms, batch_size=IMAGES_PER_BATCH)
-        with Count(len(content["images"]), title="diagnose", unit="image") as count:
+        with Count(len(content["images"]), title="diagnose", units="images") as count:
             loader = prefetch(batches, processes=0, device=detector.device)
             for image_id, one in detector.predict(loader, observe=watch):
                 found[image_id] = (one.boxes.numpy(), one.scores.numpy(), one.labels.numpy())

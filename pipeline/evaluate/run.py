@@ -133,7 +133,7 @@ def find_detector(
     detector = detection.load(config, model, "cuda" if torch.cuda.is_available() else "cpu")
 
     def detect() -> dict[int, ImageDetections]:
-        with Count(len(split.records), title="evaluate", unit="image") as count:
+        with Count(len(split.records), title="evaluate", units="images") as count:
             return in_order(detection.detect(detector, split, processes=config.processes, count=count), split)
 
     return detector.description, detect, lambda: speed.measure_speed(detector, split)

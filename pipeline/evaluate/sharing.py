@@ -73,7 +73,7 @@ def detect_on_ray(
             config = publish_files(config, storage_location(runtime))
         workers = runtime.fewest if runtime.fewest == runtime.most else f"{runtime.fewest} to {runtime.most}"
         print(f"detecting on {num_images} images with {workers} workers", flush=True)
-        with Count(num_images, title="evaluate", unit="image") as count:
+        with Count(num_images, title="evaluate", units="images") as count:
             for share in do_pieces(partial(prepare, config, shares), range(shares), resources=resources):
                 found |= unpack_detections(share)
                 count(len(share.image_ids))

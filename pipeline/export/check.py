@@ -73,7 +73,7 @@ def check(run: Run, detector: Detector, pictures: Sequence[Tensor]) -> Differenc
     batches = [[picture] for picture in (*pictures, *parts)]
     batches.append([*pictures[: TOGETHER - len(parts)], *parts])
     total = Difference()
-    with Count(len(batches), title="check", unit="batch") as count:
+    with Count(len(batches), title="check", units="batches") as count:
         for shown in batches:
             total += compare_batch(run, detector, batch_of(detector, shown))
             count()

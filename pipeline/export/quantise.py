@@ -93,7 +93,7 @@ def export_int8(float_file: Path, int8_file: Path, detector: Detector, split: Pa
     training = EvaluationBatches(Split(read_json(TRAIN)), detector.transforms, batch_size=1)
     step = max(1, len(training) // CALIBRATED)
     positions = range(0, len(training), step)[:CALIBRATED]
-    with Count(len(positions), title="calibrate", unit="image") as count:
+    with Count(len(positions), title="calibrate", units="images") as count:
         quantise(float_file, int8_file, counted((training[position] for position in positions), count))
     files = {"float32": float_file, "int8": int8_file}
     rows = {kind: measure(file, detector, split, title=kind) for kind, file in files.items()}
@@ -151,7 +151,7 @@ def measure(file: Path, detector: Detector, truths: Path, *, title: str) -> Meas
     content = read_json(truths)
     batches = EvaluationBatches(Split(content), detector.transforms, batch_size=1)
     timed, found = Timed(open_onnx(file)), dict[int, ImageDetections]()
-    with Count(len(batches), title=title, unit="image") as count:
+    with Count(len(batches), title=title, units="images") as count:
         for position in range(len(batches)):
             batch = batches[position]
             (detections,) = detect(timed, batch)

@@ -87,7 +87,7 @@ def predict_on_ray(
     left = sum(len(job.places(shard)) for shard in missing)
     if left < len(locations):
         print(f"{len(locations) - left} of {len(locations)} pictures are done; going on", flush=True)
-    with Count(len(locations), title="predict", unit="image") as count:
+    with Count(len(locations), title="predict", units="images") as count:
         count(len(locations) - left)
         shards = [(shard, [locations[place] for place in job.places(shard)]) for shard in missing]
         for number, content in detect_shards(shards, model, job, runtime) if shards else ():

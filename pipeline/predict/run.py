@@ -65,19 +65,19 @@ def detect_all(
     pictures = [source for source in sources if not source.is_video]
     if pictures:
         results = detect(detector, pictures, thresholds=thresholds, processes=processes)
-        yield from counted(results, len(pictures), title="predict", unit="image")
+        yield from counted(results, len(pictures), title="predict", units="images")
     number = len(pictures) + 1
     for source in sources:
         if source.is_video:
             frames = detect_frames(detector, source, number=number, thresholds=thresholds)
-            for result in counted(frames, count_frames(source.location), title=source.name, unit="frame"):
+            for result in counted(frames, count_frames(source.location), title=source.name, units="frames"):
                 number += 1
                 yield result
 
 
-def counted(results: Iterator[Found | Failed], total: int, *, title: str, unit: str) -> Iterator[Found | Failed]:
+def counted(results: Iterator[Found | Failed], total: int, *, title: str, units: str) -> Iterator[Found | Failed]:
     """Yield results and show their number."""
-    with Count(total, title=title, unit=unit) as count:
+    with Count(total, title=title, units=units) as count:
         for result in results:
             yield result
             count()
