@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from pipeline.export.cards import card_of_file, card_of_model
 from pipeline.export.files import Request, check_request, export_files
 from pipeline.export.promotion import CHAMPION, Decision, decide
 from pipeline.params.paths import storage_location
-from pipeline.params.runtime import load_runtime
+from pipeline.params.runtime import load_runtime, runtime_path
 from pipeline.runs.identity import RUN_ID, RunFolder, digest_file
 from pipeline.tracking import find_run
 from pipeline.tracking.model import CARD
@@ -78,7 +79,9 @@ def write_files(request: Request, model: RunModel | None, path: Path) -> None:
             export_files(weights_in(Path(folder) / PYFUNC), model, request, is_projects=False)
         return
     _, description = load_detector(path)
-    run_id = RunFolder(storage_location(load_runtime()), description["run"]["digest"]).read(RUN_ID)
+    run_id = None
+    if runtime_path().exists() or "PIPELINE_CONF" in os.environ:  # else this is no project, whose storage it names
+        run_id = RunFolder(storage_location(load_runtime()), description["run"]["digest"]).read(RUN_ID)
     if run_id is not None:
         with suppress(ValueError):  # the file then lacks the commit, no more
             model = find_model(run_id)
