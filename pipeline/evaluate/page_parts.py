@@ -43,7 +43,7 @@ MEANINGS = {
 
 def show(value: float | None, digits: int = 3) -> str:
     """A figure as text."""
-    return DASH if value is None or math.isnan(value) else f"{value:.{digits}f}"
+    return DASH if value is None or math.isnan(value) else f"{value:z.{digits}f}"
 
 
 def show_interval(figure: Figure, digits: int = 3) -> str:

@@ -95,7 +95,7 @@ def summarise(metrics: Mapping[str, float | None], target: Target, *, chosen_on:
         if key.endswith(".threshold"):
             prefix = key.removesuffix("threshold")
             name = prefix.removeprefix("per_class.").removesuffix(".")
-            lines.append(f"  {name:<20} {_figures(metrics, prefix)}  threshold {metrics[key]:.3f}")
+            lines.append(f"  {name:<20} {_figures(metrics, prefix)}  threshold {metrics[key]:z.3f}")
     return "\n".join(lines)
 
 

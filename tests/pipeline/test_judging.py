@@ -20,6 +20,8 @@ from pipeline.evaluate.outputs import (
     SHEET,
     write_outputs,
 )
+from pipeline.evaluate.page_parts import show
+from pipeline.evaluate.thresholds import summarise
 from pipeline.reports.given_results import as_detections
 from pipeline.storage.outs import nest
 from retinanet.evaluation.score_matches import describe_candidates
@@ -102,6 +104,13 @@ def test_names_of_classes_are_no_tex(tmp_path: Path) -> None:
     confusion.class_names[0] = "$x_{$"
     write_outputs(truth, detections, judged, folder=tmp_path)
     assert (tmp_path / CONFUSION_PICTURE).is_file()
+
+
+def test_threshold_below_a_score_of_0_is_0_without_a_sign() -> None:
+    metrics = {"precision": 0.5, "recall": 0.5, "F1": 0.5}
+    own = {f"per_class.leaf.{name}": value for name, value in (metrics | {"threshold": -5e-7}).items()}
+    assert summarise(metrics | own, "f1").endswith("  threshold 0.000")
+    assert show(-5e-7) == "0.000" and show(-0.25) == "-0.250"
 
 
 def test_screen_has_the_interval_and_the_costliest_errors_first() -> None:
