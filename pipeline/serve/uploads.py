@@ -102,7 +102,7 @@ def decode_upload(content: bytes, *, max_pixels: int) -> Tensor:
     if width * height > max_pixels:
         raise too_many_pixels(max_pixels, f"{width} x {height} px, ")
     try:
-        return decode(content)
+        return decode(content, formats=FORMATS)
     except BOMBS:  # a frame larger than the picture says it is
         raise too_many_pixels(max_pixels) from None
     except Exception as error:  # noqa: BLE001

@@ -36,9 +36,9 @@ def read_picture(location: str, *, reduction: int = 1, cache_folder: str | None 
         ) from error
 
 
-def decode(content: bytes, reduction: int = 1) -> Tensor:
-    """Decode the content of a file: [3, H, W] uint8 RGB, upright; reduction as of decode_rgb."""
-    return torch.from_numpy(decode_rgb(content, reduction)).permute(2, 0, 1)
+def decode(content: bytes, reduction: int = 1, formats: tuple[str, ...] | None = None) -> Tensor:
+    """Decode the content of a file: [3, H, W] uint8 RGB, upright; reduction and formats as of decode_rgb."""
+    return torch.from_numpy(decode_rgb(content, reduction, formats)).permute(2, 0, 1)
 
 
 def read_bytes(location: str, *, cache_folder: str | None = None, sha256: str = "") -> bytes:

@@ -50,17 +50,18 @@ class Measure(NamedTuple):
     """THUMBNAIL rows of THUMBNAIL grey levels, each the mean of its part of the picture as stored, before EXIF"""
 
 
-def decode_rgb(content: bytes, reduction: int = 1) -> NDArray[np.uint8]:
+def decode_rgb(content: bytes, reduction: int = 1, formats: tuple[str, ...] | None = None) -> NDArray[np.uint8]:
     """Decode the content of a file: [H, W, 3] RGB.
 
     Args:
         reduction: 2, 4 or 8 decodes a JPEG at this fraction of its size, by its coefficients of low frequency: several
             times faster. It must divide both sides. Other formats are decoded whole.
+        formats: as of open_picture.
 
     Raises:
         PixelFormatError: for pixels of 32 bits.
     """
-    image = open_picture(content)
+    image = open_picture(content, formats)
     pixels = decode_turbo(content, image, reduction)
     if pixels is not None:
         return pixels

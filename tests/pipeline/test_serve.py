@@ -19,6 +19,7 @@ from starlette.applications import Starlette
 from pipeline.serve.app import build_app
 from pipeline.serve.detection import DetectionService, Outcome, Prepared
 from pipeline.serve.settings import Settings
+from pipeline.serve.uploads import decode_upload
 from retinanet.data.pictures import decode, read_picture
 from retinanet.inference.detector import Detector
 from retinanet.inference.detector_file import load_detector, save_detector
@@ -110,6 +111,19 @@ def test_drawn_picture_is_a_jpeg_with_boxes() -> None:
     first, second, original = decode(drawn.body).int(), decode(plain.body).int(), decode(content).int()
     assert first.shape == original.shape
     assert (second - original).abs().float().mean() < 12 < (first - original).abs().float().mean()
+
+
+def test_picture_of_two_formats_is_read_as_the_one_that_is_allowed() -> None:
+    """A WebP with the mark of a Photo CD in what follows its pixels, which Pillow by itself takes for one."""
+    content = saved(Image.new("RGB", (64, 64)), "WEBP")
+    more = bytearray(4096)
+    place = 2048 - len(content) - 8  # in the chunk
+    more[place : place + 4] = b"PCD_"
+    both = content + b"JUNK" + struct.pack("<I", len(more)) + more
+    both = both[:4] + struct.pack("<I", len(both) - 8) + both[8:]
+    Image.init()  # all of its readers
+    assert Image.open(io.BytesIO(both)).format == "PCD"
+    assert decode_upload(both, max_pixels=10**6).shape == (3, 64, 64)
 
 
 # ---- bad requests ----------------------------------------------------------------------------------------------------
