@@ -186,6 +186,7 @@ def test_second_repro_does_nothing(experiment: Experiment) -> None:
         ("matcher", "foreground_iou", 0.6, {"anchor_stats", "train", "evaluate"}),
         ("transforms", "horizontal_flip", 0.0, {"anchor_stats", "train", "evaluate"}),
         ("postprocess", "nms_iou", 0.6, {"evaluate"}),
+        ("postprocess", "calibrate", True, {"evaluate"}),
         ("evaluate", "split", "val", {"evaluate"}),
         ("evaluate", "working_point", {"precision": 0.9}, {"evaluate"}),
         ("anchors", "base_scale", 3.5, {"anchor_stats", "evaluate"}),

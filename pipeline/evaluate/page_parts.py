@@ -211,7 +211,8 @@ def draw_charts(
         uri = figure_uri(charts.draw_errors(analysis.errors))
         drawn["wrong"].append(Chart(uri, "AP50 that each kind of error costs", caption))
     if analysis.calibration is not None and any(one.count for one in analysis.calibration.bins):
-        caption = "Above the dotted line scores are too low, below it too high. Grey: number of detections."
+        counted = "detections by raw score" if analysis.calibration.in_use else "detections"
+        caption = f"Above the dotted line scores are too low, below it too high. Grey: number of {counted}."
         uri = figure_uri(charts.draw_calibration(analysis.calibration))
         drawn["trust"].append(Chart(uri, "Share of right detections over their score", caption))
     if history:

@@ -118,21 +118,27 @@ def detect_shards(
     from pipeline.predict.ray_data import Shard, map_shards
 
     resources = cluster.Resources.of(runtime)
-    config = WorkerConfig(
-        model=str(model.resolve()),
-        thresholds=job.thresholds,
-        calibrate=job.temperature is not None,
-        folder=str(Path.cwd()),
-        root=find_root([location for _, locations in shards for location in locations]),
-        device="cuda" if runtime.gpus_per_worker > 0 else "cpu",
-        threads=runtime.cpus_per_worker,
-        processes=runtime.loader_processes,
-    )
+    root = find_root([location for _, locations in shards for location in locations])
+    config = configure(model, job, runtime, root=root)
     with cluster.start_ray(runtime.address, resources):
         if is_elsewhere(runtime.address):
             config = replace(config, model=publish(model, storage_location(runtime)))
         for done in map_shards(partial(prepare, config), [Shard(*shard) for shard in shards], resources):
             yield done.number, done.content
+
+
+def configure(model: Path, job: Job, runtime: RuntimeConfig, *, root: str | None) -> WorkerConfig:
+    """The configuration of the workers of a job."""
+    return WorkerConfig(
+        model=str(model.resolve()),
+        thresholds=job.thresholds,
+        calibrate=job.temperature is not None,
+        folder=str(Path.cwd()),
+        root=root,
+        device="cuda" if runtime.gpus_per_worker > 0 else "cpu",
+        threads=runtime.cpus_per_worker,
+        processes=runtime.loader_processes,
+    )
 
 
 def prepare(config: WorkerConfig) -> Work:

@@ -214,7 +214,7 @@ class Calibration:
     @property
     def labels(self) -> tuple[str, str]:
         """Names of the scores without and with the temperature."""
-        return ("raw", "calibrated, as returned") if self.in_use else ("as they are", "with temperature")
+        return ("raw", "as returned, with temperature") if self.in_use else ("as they are", "with temperature")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ import pytest
 import torch
 
 from pipeline.detector.calibration import choose_temperature
+from pipeline.params.runtime import load_runtime
 from pipeline.predict.__main__ import main as predict
-from pipeline.predict.on_ray import WorkerConfig
+from pipeline.predict.on_ray import configure
 from pipeline.predict.shards import Job, ShardFolder
 from pipeline.predict.worker import prepare_worker
 from pipeline.serve.app import describe_model
 from pipeline.serve.detection import DetectionService
 from pipeline.serve.settings import Settings
+from pipeline.tracking.card import Measured, model_card
 from retinanet.data.pictures import read_picture
 from retinanet.evaluation.temperature import scale_threshold
 from retinanet.inference.detector import Detector
@@ -93,8 +96,11 @@ def test_number_is_one_of_calibrated_scores(temperature: float) -> None:
 
 
 def test_worker_of_ray_calibrates_where_the_driver_does(temperature: float) -> None:
-    threads, least = torch.get_num_threads(), scale_threshold(LEAST, temperature)
-    config = WorkerConfig(str(MODEL), [least] * 3, True, str(Path.cwd()), None, "cpu", threads=threads, processes=0)
+    least = scale_threshold(LEAST, temperature)
+    job = Job(8, list_sha256="l", model_sha256="m", classes=[], thresholds=[least] * 3, shard_pictures=8)
+    assert not configure(MODEL, job, load_runtime(), root=None).calibrate
+    config = configure(MODEL, replace(job, temperature=temperature), load_runtime(), root=None)
+    config = replace(config, threads=torch.get_num_threads(), processes=0)
     rows = pq.read_table(io.BytesIO(prepare_worker(config)(pictures()))).to_pylist()
     boxes, scores = ([one for row in rows for one in row[key]] for key in ("boxes", "scores"))
     assert_same(np.array(boxes).reshape(-1, 4), scores, expected(temperature), px=0.001)
@@ -150,6 +156,14 @@ def test_model_in_mlflow_calibrates_on_request(temperature: float) -> None:
     assert_same(found[["x1", "y1", "x2", "y2"]].to_numpy(), found["score"].tolist(), expected(temperature), px=0.001)
     assert model.predict(None, table, {}).equals(plain)
     assert {one.name: one.default for one in signature().params}["calibrate"] is False
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_model_card_says_the_temperature_where_there_is_one(temperature: float, *, known: bool) -> None:
+    store(temperature if known else None, [LEAST, LOWER])
+    text = model_card(MODEL, measured=Measured("val"), params={}, tags={}, run_id=None).text
+    assert "Thresholds, precision and recall are those of the best F1 on val" in text
+    assert (f"divides the logits of both by the temperature {temperature:g}." in text) == known
 
 
 # ---- detectors without a temperature ---------------------------------------------------------------------------------

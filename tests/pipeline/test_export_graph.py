@@ -115,3 +115,9 @@ def test_differences_are_measured() -> None:
 def test_detection_at_the_threshold_may_be_on_one_side_only() -> None:
     assert difference(found_at([0.9, 0.050001]), found_at([0.9])).is_small
     assert not difference(found_at([0.9, 0.051]), found_at([0.9])).is_small
+
+
+def test_end_of_calibrated_scores_is_the_calibrated_threshold() -> None:
+    post = build_detector("sharper").postprocess  # 0.05, of odds 1 / 19, becomes 1 / (1 + 19^(1 / 0.6)) = 0.00734
+    assert compare(found_at([0.9, 0.00734]), found_at([0.9]), post).is_small
+    assert not compare(found_at([0.9, 0.00740]), found_at([0.9]), post).is_small

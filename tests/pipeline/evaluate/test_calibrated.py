@@ -139,7 +139,7 @@ def test_switch_changes_scores_and_thresholds_alone() -> None:
         assert row | {"score": 0} == other | {"score": 0}
         assert row["score"] == float(scale_scores(np.array([other["score"]]), TEMPERATURE)[0])
     with CALIBRATION.open() as file:
-        assert {row["scores"] for row in csv.DictReader(file)} == {"raw", "calibrated, as returned"}
+        assert {row["scores"] for row in csv.DictReader(file)} == {"raw", "as returned, with temperature"}
     with THRESHOLDS.open() as file:
         recalls = [float(row["recall"]) for row in csv.DictReader(file) if row["class"] == "all classes"]
     # Raw scores are above 0.05; the odds 1 / 19 to the power of 1 / 0.6 are 1 / 135, a score of 0.0073.
