@@ -54,14 +54,14 @@ def test_every_rule_on_errors_has_words_for_another_detector() -> None:
 
 @pytest.mark.parametrize(
     ("lowest", "missed", "first"),
-    [(0.3, 0.1, "cut file"), (0.09, 0.1, "missed objects"), (0.3, 0.01, None)],
+    [(0.3, 0.1, "cut file"), (0.09, 0.1, "small objects"), (0.3, 0.01, None)],
     ids=["cut", "whole", "cut, but nothing is missed"],
 )
 def test_a_file_without_weak_detections_is_the_first_suspect_where_objects_are_missed(
     lowest: float, missed: float, first: str | None
 ) -> None:
     scores = [Detection(4, (1, 1, 9, 9), score) for score in (0.9, lowest)]
-    bands = [make_band(0, 16, 0.7), make_band(16, None, 0.75)]
+    bands = [make_band(0, 16, 0.3), make_band(16, None, 0.75)]
     found = advise_given(make_analysis(errors=make_errors(scores, gains={"missed": missed}), bands=bands), PARAMS)
     assert next((one.rule for one in found), None) == first
 

@@ -97,6 +97,21 @@ def test_a_parameter_without_influence_is_fixed_and_not_searched_further() -> No
     assert "no influence" not in [one.rule for one in advise(few)]  # 12 settings could not show one
 
 
+def test_ap_that_fell_again_rises_no_longer() -> None:
+    trainings = [BEST.trainings[0]._replace(points=[(1, 0.2), (2, 0.52), (3, 0.5)])]
+    assert advise(of(BEST._replace(trainings=trainings), BASE)) == []
+
+
+def test_a_parameter_without_influence_needs_no_settings() -> None:
+    """24 settings and more are enough for two parameters, but not for three."""
+    space = SPACE | {"loss.beta": {"uniform": [0.01, 0.5]}}
+    beta = Importance("loss.beta", 0.0, 0.9)
+    rules = [one.rule for one in advise(of(BEST, BASE, sweep={"space": space}, importances=[*IMPORTANT, beta]))]
+    assert rules == ["no influence"]
+    rules = [one.rule for one in advise(of(BEST, BASE, sweep={"space": space}, importances=IMPORTANT))]
+    assert rules == ["few settings"]
+
+
 def test_a_baseline_that_failed_is_no_missing_one() -> None:
     failed = make_setting(0, {}, state=FAILED, error="loss is nan")
     assert [one.rule for one in advise(of(BEST, failed, sweep={"points": [{}]}))] == ["failed trials"]

@@ -43,6 +43,21 @@ def test_trials_that_were_stopped_early_change_nothing_as_long_as_they_are_not_a
     assert measure_importances(lower, names) == measure_importances(study, names)
 
 
+def test_importance_is_of_being_among_the_five_best() -> None:
+    """a.x decides who is among them, a.y who is among the worst; the order among the best decides nothing."""
+    generator = np.random.default_rng(3)
+    rows = [(n / 30, y) for n, y in enumerate(generator.permutation(30).tolist())]
+    scores = [0.5 + x / 9 if x > 24.5 / 30 else 0.3 - y / 200 for x, y in rows]
+    turned = [0.5 - x / 9 if x > 24.5 / 30 else 0.3 - y / 200 for x, y in rows]
+    shares = []
+    for aps in (scores, turned):
+        points = [Point({"a.x": x, "a.y": float(y)}, ap, whole=True) for (x, y), ap in zip(rows, aps, strict=True)]
+        found = measure_importances(*study_of(points, BASE, {}))
+        assert found[0].name == "a.x"
+        shares.append([one.share for one in found])
+    assert shares[0] == shares[1]
+
+
 def test_few_settings_or_one_parameter_have_no_importance() -> None:
     assert measure_importances(*study_with(LEAST - 1)) == [] != measure_importances(*study_with(LEAST))
     study, _ = study_with(30)

@@ -73,6 +73,7 @@ def test_the_table_has_a_row_for_each_setting_with_the_values_by_which_to_sort()
     assert rows == [("1", "0.500"), ("0", "0.300"), ("2", "0.200"), ("3", "-"), ("4", "-")]
     assert 'data-value="0.123456">0.123</td>' in table and "loss is nan" in table
     assert re.findall(r'class="badge"[^>]*>(\w+)<', table) == ["finished", "finished", "stopped", "failed", "running"]
+    assert 'data-value="0.25">0.25</td>' in table  # alpha of params.yaml, for the setting that does not change it
     assert '<tr class="winner">' in table and "+-" not in table  # one seed has no spread
 
 

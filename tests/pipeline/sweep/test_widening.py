@@ -21,7 +21,8 @@ BASE = {name: value for name, value in PARAMS.items() if name != "sweep"}
         ({"uniform": [0.0, 4.0]}, 9.0, "high"),  # a point outside of the space
         ({"uniform": [0.5, 4.0]}, 0.1, "low"),
         ({"loguniform": [0.001, 0.1]}, 0.0012, "low"),  # log(1.2) / log(100) = 4 %
-        ({"loguniform": [0.001, 0.1]}, 0.006, None),  # 39 %; of the range itself it would be 5 %
+        ({"loguniform": [0.001, 0.1]}, 0.0055, None),  # 37 %; of the range itself it would be 4.5 %
+        ({"loguniform": [0.001, 0.1]}, 0.09, "high"),  # 98 %; of the range itself it would be 90 %
         ({"quniform": [0.4, 0.7, 0.1]}, 0.7, "high"),
         ({"quniform": [0.4, 0.7, 0.1]}, 0.6, None),
         ({"choice": [0.3, 0.1, 0.2]}, 0.1, "low"),
