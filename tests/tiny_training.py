@@ -175,6 +175,7 @@ def outcome(state: TrainingState, reports: list[EpochReport]) -> dict[str, Any]:
     return {
         "step_losses": [loss for report in reports for loss in report.step_losses],
         "losses": [report.losses for report in reports],
+        "grad_norms": [(report.grad_norm, report.grad_norm_max) for report in reports],
         "normalisers": state.criterion.normalisers,
         "weights": {key: value.detach().clone() for key, value in state.network.state_dict().items()},
     }

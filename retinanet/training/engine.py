@@ -82,8 +82,7 @@ def train_one_epoch(
             skip_update(state)
             continue
         state.scaler.unscale_(state.optimizer)
-        if state.clip_grad_norm is not None:
-            nn.utils.clip_grad_norm_(state.model.parameters(), state.clip_grad_norm)
+        log.add_grad_norm(clip_gradients(state))
         state.scaler.step(state.optimizer)
         state.scaler.update()
         state.schedule.step()
@@ -170,6 +169,19 @@ def losses_of(
         predictions = state.model(images)
     losses = state.criterion(predictions, assignment, normaliser, factor=factor)
     return torch.stack([losses["loss_cls"], losses["loss_box"]])
+
+
+def clip_gradients(state: TrainingState) -> Tensor:
+    """Clip the gradients in place to state.clip_grad_norm, if there is one.
+
+    Returns:
+        [] the 2-norm of all gradients as one vector, before clipping; the same in every worker, whose gradients are
+        those of the global batch.
+    """
+    if state.clip_grad_norm is not None:
+        return nn.utils.clip_grad_norm_(state.model.parameters(), state.clip_grad_norm)
+    gradients = [parameter.grad for parameter in state.model.parameters() if parameter.grad is not None]
+    return nn.utils.get_total_norm(gradients)
 
 
 def skip_update(state: TrainingState) -> None:

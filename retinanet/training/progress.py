@@ -34,6 +34,8 @@ class EpochReport(NamedTuple):
         step_losses: their sum at every step; NaN or infinite where it was skipped.
         skipped: steps of the epoch that were skipped.
         lr: learning rate of the last step.
+        grad_norm, grad_norm_max: mean and maximum over the epoch's updates of the gradient's 2-norm before clipping;
+            None where no update had a finite one.
         images_per_s: of the global batch.
         seconds: of the epoch.
     """
@@ -44,6 +46,8 @@ class EpochReport(NamedTuple):
     step_losses: list[float]
     skipped: int
     lr: float
+    grad_norm: float | None
+    grad_norm_max: float | None
     images_per_s: float
     seconds: float
 
@@ -55,6 +59,7 @@ class TrainingProgress:
     Attributes:
         epoch: 0-based, in progress.
         losses: loss_cls and loss_box, summed over the workers, of each finished step of that epoch.
+        grad_norms: 2-norm of the gradient before clipping, of each of these steps that was not skipped.
         images: trained in these steps.
         seconds: duration of these steps.
         skipped: steps skipped since the start of training.
@@ -64,6 +69,7 @@ class TrainingProgress:
 
     epoch: int = 0
     losses: list[list[float]] = field(default_factory=list)
+    grad_norms: list[float] = field(default_factory=list)
     images: int = 0
     seconds: float = 0.0
     skipped: int = 0
@@ -79,6 +85,8 @@ class TrainingProgress:
         by_step = torch.tensor(self.losses)  # [steps, 2]
         finite = by_step.isfinite().all(dim=1)
         loss_cls, loss_box = by_step[finite].mean(dim=0).tolist()
+        # Where fp16 overflows, the gradient is infinite and GradScaler leaves the update out.
+        norms = [norm for norm in self.grad_norms if math.isfinite(norm)]
         report = EpochReport(
             epoch=self.epoch + 1,
             step=step,
@@ -86,10 +94,12 @@ class TrainingProgress:
             step_losses=by_step.sum(dim=1).tolist(),
             skipped=int((~finite).sum()),
             lr=self.lr,
+            grad_norm=sum(norms) / len(norms) if norms else None,
+            grad_norm_max=max(norms, default=None),
             images_per_s=self.images / self.seconds,
             seconds=self.seconds,
         )
-        self.epoch, self.losses, self.images, self.seconds = self.epoch + 1, [], 0, 0.0
+        self.epoch, self.losses, self.grad_norms, self.images, self.seconds = self.epoch + 1, [], [], 0, 0.0
         return report
 
 
@@ -108,11 +118,12 @@ class LossNotFiniteError(FloatingPointError):
 
 
 class StepLog:
-    """Losses of the steps since the last pause. They stay on the device until `flush`."""
+    """Losses and gradient norms of the steps since the last pause. They stay on the device until `flush`."""
 
     def __init__(self, state: TrainingState, progress: TrainingProgress) -> None:
         self.state, self.progress = state, progress
         self.losses: list[Tensor] = []
+        self.grad_norms: list[Tensor] = []
         self.images = 0
         self.requests: Tensor | None = None
         self.started = time.perf_counter()
@@ -128,6 +139,10 @@ class StepLog:
         self.requests = requests if self.requests is None else self.requests + requests
         self.images += num_images
         self.progress.lr = self.state.optimizer.param_groups[0]["lr"]
+
+    def add_grad_norm(self, norm: Tensor) -> None:
+        """Log the gradient [] of the same step, if it is not skipped."""
+        self.grad_norms.append(norm)
 
     def is_checkpoint_due(self, checkpoint_every: int | None) -> bool:
         """Whether to checkpoint before the next step: every worker gets the same answer."""
@@ -168,6 +183,8 @@ class StepLog:
         self._check_finite(STEPS_BETWEEN_CHECKS, steps_ago=1)
         images = sum_over_workers(torch.tensor([self.images], device=self.state.device))
         self.progress.losses += losses
+        if self.grad_norms:
+            self.progress.grad_norms += torch.stack(self.grad_norms).tolist()
         self.progress.images += int(images.item())
         self.progress.seconds += time.perf_counter() - self.started
         self.progress.stop = self.requests is not None and bool(self.requests[1] > 0)

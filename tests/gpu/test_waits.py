@@ -85,12 +85,14 @@ def constants() -> None:
     model._scale_and_shift.cache_clear()
 
 
+@pytest.mark.parametrize("clip", [1.0, None])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_step_reads_nothing_back_and_copies_without_waiting(
-    variant: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+    variant: str, clip: float | None, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(StepLog, "flush", lambda self: None)  # the losses are read at a pause, at the end of an epoch
-    state = build_meta_state(VARIANTS[variant], clip_grad_norm=1.0)
+    # Losses and gradient norms are read at a pause and at the end of an epoch.
+    monkeypatch.setattr(StepLog, "flush", lambda self: None)
+    state = build_meta_state(VARIANTS[variant], clip_grad_norm=clip)
     batches = [batch_of(4, generator) for _ in range(5)]
     for _ in train_one_epoch(state, batches[:1], TrainingProgress()):
         pass

@@ -30,7 +30,8 @@ def fresh(**options: Any) -> TrainingState:
 
 def facts(report: EpochReport) -> tuple[Any, ...]:
     """All of a report that is not time."""
-    return (report.epoch, report.step, report.losses, report.step_losses, report.skipped, report.lr)
+    norms = (report.grad_norm, report.grad_norm_max)
+    return (report.epoch, report.step, report.losses, report.step_losses, report.skipped, report.lr, *norms)
 
 
 def same_weights(one: TrainingState, other: TrainingState) -> bool:

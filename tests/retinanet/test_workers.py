@@ -49,6 +49,7 @@ def test_two_workers_train_as_one(small_world: SmallWorld, tmp_path: Path, optio
     assert first["step_losses"] == second["step_losses"] and first["losses"] == second["losses"]
     for worker in (first, second):
         assert_close(worker["step_losses"], alone["step_losses"], rtol=1e-4, atol=0)
+        assert_close(worker["grad_norms"], alone["grad_norms"], rtol=1e-3, atol=0)
         # Each worker divides by the foreground of the global batch, whatever it holds of it itself.
         assert sorted(set(worker["normalisers"])) == sorted(set(alone["normalisers"]))
         assert_close(worker["weights"], alone["weights"], rtol=1e-3, atol=1e-5)
