@@ -158,6 +158,7 @@ def test_wrong_key_stops_before_any_work_with_the_right_one(fresh: Experiment) -
 def test_repro_makes_every_out_and_leaves_the_large_ones_to_dvc(experiment: Experiment) -> None:
     outs = ["data/prepared/train.json", "anchors.json", "models/model.pt", "plots/training.csv", "plots/training.png"]
     outs += ["plots/anchors.png", "plots/precision_recall.csv", "plots/precision_recall.png", "plots/detections.png"]
+    outs += ["plots/training_classes.csv"]
     for name in ("thresholds", "errors", "calibration"):
         outs += [f"plots/{name}.csv", f"plots/{name}.png"]
     outs += ["plots/confusion.png", "reports/confusion.csv", "reports/label_mistakes.csv", "reports/speed.json"]
@@ -288,5 +289,6 @@ def test_plots_are_shown_as_a_page(varied: Experiment) -> None:
     page = varied.root / "dvc_plots/index.html"
     varied.dvc("plots", "show")
     assert "precision_recall.csv" in page.read_text()
+    assert all(f'"text": "{title}"' in page.read_text() for title in ("Learning rate", "AP of each class on val"))
     assert list(page.parent.rglob("*detections.png"))
     shutil.rmtree(page.parent)

@@ -25,7 +25,7 @@ from pipeline.params.runtime import RuntimeConfig
 from retinanet.anchors.grid import Grid
 from retinanet.data.dataset import Batch, EvaluationBatches, prefetch
 from retinanet.data.records import Records
-from retinanet.data.splits import Split
+from retinanet.data.splits import Split, part_of
 from retinanet.evaluation.coco_eval import ImageDetections, evaluate_detections
 from retinanet.inference.detector import Detector
 from retinanet.inference.detector_file import describe_detector
@@ -64,10 +64,7 @@ def take(content: Mapping[str, Any], count: int) -> dict[str, Any]:
     objects = {row["image_id"] for row in content["annotations"] if not row.get("iscrowd", 0)}
     images = [image for image in content["images"] if image["id"] in objects] or list(content["images"])
     places = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)
-    chosen = [images[place] for place in places]
-    ids = {image["id"] for image in chosen}
-    rows = [row for row in content["annotations"] if row["image_id"] in ids]
-    return {**content, "images": chosen, "annotations": rows}
+    return part_of(content, [images[place]["id"] for place in places])
 
 
 def measure_first_step(split: Split, params: Params, grid: Grid, categories: list[dict[str, Any]]) -> FirstStep | None:

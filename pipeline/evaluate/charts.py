@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.evaluate.proposals import finest
 from pipeline.pages.charts import BLUE, GREEN, GREY, INK, ORANGE, RED, as_label, draw_bars, new_chart, style
-from pipeline.reports.curves import rank_curves
+from pipeline.reports.curves import name_few, rank_curves
+from pipeline.reports.training_curves import curve_of, curves_of_classes
 from retinanet.evaluation.analysis import Band, Calibration, Errors, Figure
 from retinanet.evaluation.coco_eval import PrecisionRecallPoint
 from retinanet.evaluation.score_matches import ThresholdPoint
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib import figure
 
 CURVES_NAMED = 3  # of more than twice as many classes, the best and the worst are named
+NAME_SHOWN = 24  # characters of a class name, of which two stand side by side in a legend
 KIND_NAMES = {
     "missed": "missed",
     "background": "nothing there",
@@ -142,7 +144,42 @@ def draw_learning(history: Sequence[Mapping[str, float | None]]) -> figure.Figur
     return chart
 
 
+def draw_classes(history: Sequence[Mapping[str, float | None]]) -> figure.Figure:
+    """AP of each class on val over the epochs; of many classes the best and the worst are named."""
+    curves = curves_of_classes(history)
+    last = {name: curve[-1][1] for name, curve in curves.items()}
+    ranked, named = name_few(last, num_named=CURVES_NAMED)
+    chart, axes = new_chart()
+    for name in ranked:
+        line: dict[str, Any] = {"color": GREY, "linewidth": 1, "zorder": 1}
+        if name in named:
+            short = name if len(name) <= NAME_SHOWN else f"{name[: NAME_SHOWN - 3]}..."
+            line = style(named.index(name)) | {"marker": "o", "label": as_label(f"{short}  {last[name]:.2f}")}
+        axes.plot(*zip(*curves[name], strict=True), **line)
+    axes.set(xlabel="epoch", ylabel="AP on val", ylim=(0, 1))
+    axes.locator_params(axis="x", integer=True, min_n_ticks=1)
+    chart.legend(loc="outside upper center", ncols=2, fontsize=9, frameon=False)
+    return chart
+
+
+def draw_steps(history: Sequence[Mapping[str, float | None]]) -> figure.Figure:
+    """Learning rate, and mean and maximum of the gradient norm before clipping, over the epochs."""
+    chart, axes = new_chart()
+    _draw_series(axes, history, "grad_norm", color=BLUE, marker="o", label="gradient norm, mean")
+    _draw_series(axes, history, "grad_norm_max", color=BLUE, linestyle=":", marker="^", label="maximum")
+    axes.set(xlabel="epoch", ylabel="gradient norm", yscale="log")
+    axes.locator_params(axis="x", integer=True, min_n_ticks=1)
+    rates = axes.twinx()
+    _draw_series(rates, history, "lr", color=ORANGE, linestyle="--", marker="s", label="learning rate")
+    rates.set(ylabel="learning rate")
+    rates.set_ylim(bottom=0)
+    rates.spines["top"].set_visible(False)
+    lines = [line for panel in (axes, rates) for line in panel.get_lines()]
+    chart.legend(handles=lines, loc="outside upper center", ncols=3, fontsize=9, frameon=False)
+    return chart
+
+
 def _draw_series(axes: Any, history: Sequence[Mapping[str, float | None]], key: str, **line: Any) -> None:
-    known = [(row["epoch"], row[key]) for row in history if row.get(key) is not None]
+    known = curve_of(history, key)
     if known:
         axes.plot(*zip(*known, strict=True), linewidth=2, **line)

@@ -13,6 +13,7 @@ from pipeline.evaluate.charts import KIND_NAMES, rank_kinds
 from pipeline.evaluate.proposals import Row
 from pipeline.pages.charts import Chart
 from pipeline.pages.rendering import figure_uri
+from pipeline.reports.training_curves import curve_of, curves_of_classes
 from retinanet.evaluation.analysis import Analysis, Figure
 from retinanet.evaluation.coco_eval import PrecisionRecallPoint
 from retinanet.evaluation.score_matches import ThresholdPoint
@@ -218,6 +219,13 @@ def draw_charts(
     if history:
         caption = "Val far above training means over-fitting; AP that still rises asks for a longer training."
         drawn["run"].append(Chart(figure_uri(charts.draw_learning(history)), "Losses and AP by epoch", caption))
+    if len(curves_of_classes(history)) > 1:
+        caption = "AP of each class on val. A class that stays behind needs more pictures, or better labels."
+        drawn["run"].append(Chart(figure_uri(charts.draw_classes(history)), "AP of the classes by epoch", caption))
+    if curve_of(history, "grad_norm"):
+        caption = "The gradient norm is taken before clipping. Peaks far above the mean ask for a lower learning rate."
+        alt = "Learning rate and gradient norm by epoch"
+        drawn["run"].append(Chart(figure_uri(charts.draw_steps(history)), alt, caption))
     return drawn
 
 

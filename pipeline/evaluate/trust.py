@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pipeline.evaluate.curve_rules import aps_of
 from pipeline.evaluate.proposals import Row, value_of
 from retinanet.evaluation.analysis import Analysis, Calibration, Figure
 
@@ -49,6 +50,11 @@ def trust_sentences(analysis: Analysis, history: Sequence[Row], *, split: str, i
         sentences.append(
             f"On val the best epoch had AP {max(scores):.3f}; here it is {tested:.3f}."
             + (LOWER if tested < max(scores) - MUCH else "")
+        )
+    aps = aps_of(history)
+    if aps is not None:
+        sentences.append(
+            f"AP is {aps.train:.2f} on training pictures, {aps.val:.2f} on val; a large difference is over-fitting."
         )
     if objects and analysis.calibration is not None and analysis.calibration.ece.value is not None:
         sentences.append(_on_calibration(analysis))

@@ -49,6 +49,11 @@ class WorkerConfig:
     trials_at_once: int | None = None
     thresholds: Thresholds | None = None
 
+    @property
+    def is_trial(self) -> bool:
+        """Whether this is a trial of a sweep."""
+        return self.thresholds is not None
+
 
 def with_weights(params: Params, weights: str | None) -> Params:
     """The parameters with another file of pretrained weights."""

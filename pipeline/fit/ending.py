@@ -11,7 +11,10 @@ from typing import Any
 from pipeline.params.experiment import Train
 
 History = Sequence[Mapping[str, Any]]
-"""A row for each finished epoch; the evaluated ones have an AP."""
+"""A row for each finished epoch; the evaluated ones have an AP, the last one TRAIN_AP."""
+
+TRAIN_AP = "train_AP"
+"""AP of the detector that is stored, which is that of the best epoch, on pictures that it was trained on."""
 
 
 def has_ended(history: History, train: Train) -> bool:

@@ -11,9 +11,9 @@ from pipeline.fit.batches import Batches
 from pipeline.fit.building import build_state
 from pipeline.fit.checkpoint import CheckpointContent, resume, without_steps
 from pipeline.fit.config import InputFiles, WorkerConfig
-from pipeline.fit.ending import has_ended
+from pipeline.fit.ending import TRAIN_AP, has_ended
 from pipeline.fit.not_finite import explain_loss
-from pipeline.fit.validation import is_evaluated, validate
+from pipeline.fit.validation import is_evaluated, measure_on_training, validate
 from pipeline.runs.inputs import check_pictures, fetch
 from retinanet.data.splits import Split, load_split
 from retinanet.training.determinism import set_deterministic
@@ -81,7 +81,11 @@ def end_epoch(
     val_split: Split,
     worker: Worker,
 ) -> None:
-    """Append an epoch to the history, evaluate it where that is due, and keep the best detector."""
+    """Append an epoch to the history, evaluate it where that is due, and keep the best detector.
+
+    At the end of a training that is no trial of a sweep, the last row also gets AP of the best detector on training
+    pictures.
+    """
     row = row_of(epoch)
     candidates = None
     if is_evaluated(epoch.epoch, config.params.train):
@@ -90,6 +94,9 @@ def end_epoch(
     checkpoint.history.append(row)
     if worker.rank == 0 and is_evaluated(epoch.epoch, config.params.train):
         checkpoint.keep_best(state, {**config.description, "working_point": candidates})
+    if has_ended(checkpoint.history, config.params.train) and not config.is_trial:
+        weights = None if checkpoint.best is None else checkpoint.best[0]
+        row[TRAIN_AP] = measure_on_training(weights, config, worker)
 
 
 def report(checkpoint: CheckpointContent, state: TrainingState, worker: Worker, *, is_partial: bool) -> None:
@@ -107,6 +114,8 @@ def row_of(report: EpochReport) -> dict[str, Any]:
         "step": report.step,
         **report.losses,
         "lr": report.lr,
+        "grad_norm": report.grad_norm,
+        "grad_norm_max": report.grad_norm_max,
         "images_per_s": report.images_per_s,
         "seconds": report.seconds,
         "step_losses": report.step_losses,

@@ -1,4 +1,4 @@
-"""Curves of a run: precision over recall, losses and AP over the epochs; as PNG, and as CSV for DVC.
+"""Precision over recall, as PNG, and as CSV for DVC; and what drawings share.
 
 Matplotlib is imported on first use, so that importing this module stays cheap.
 """
@@ -46,8 +46,7 @@ def rank_curves(points: Iterable[PrecisionRecallPoint], *, num_named: int) -> Ra
         if point.iou == 0.5:
             found[point.class_name].append(point)
     ap50 = {name: float(np.mean([point.precision for point in curve])) for name, curve in found.items()}
-    ranked = sorted(found, key=lambda name: (-ap50[name], name))
-    named = ranked if len(ranked) <= 2 * num_named else ranked[:num_named] + ranked[-num_named:]
+    ranked, named = name_few(ap50, num_named=num_named)
     return RankedCurves({name: found[name] for name in ranked}, ap50, named)
 
 
@@ -81,52 +80,10 @@ def write_precision_recall_csv(points: Iterable[PrecisionRecallPoint], path: Pat
             writer.writerow([name, *(f"{number:.6g}" for number in numbers)])
 
 
-def write_history_csv(history: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write a row per epoch, for DVC; missing values are empty cells."""
-    names = list(dict.fromkeys(name for row in history for name in row))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(history)
-
-
-def plot_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw the losses (left axis) and AP (right axis) of each epoch, and the learning rate below, if known.
-
-    Args:
-        history: one mapping per epoch with epoch, loss, loss_cls, loss_box, and perhaps the same of val (val_loss, ..),
-            AP, AP50 (0..1) and lr;
-            a key that is missing or None in an epoch leaves its point out.
-        path: of the PNG.
-    """
-    figure = new_figure()
-    with_lr = any(row.get("lr") is not None for row in history)
-    panels = figure.subplots(2 if with_lr else 1, squeeze=False, sharex=True, height_ratios=[4, 1][: 1 + with_lr])[:, 0]
-    losses, scores = panels[0], panels[0].twinx()
-    for key, colour in (("loss", "0.15"), ("loss_cls", "C0"), ("loss_box", "C2")):
-        losses.plot(*_series(history, key), label=key, marker=".", color=colour)
-        if any(row.get(f"val_{key}") is not None for row in history):
-            losses.plot(*_series(history, f"val_{key}"), label=f"val_{key}", marker="x", color=colour, linestyle=":")
-    for key, line in (("AP", "-"), ("AP50", "--")):
-        if any(row.get(key) is not None for row in history):
-            scores.plot(*_series(history, key), label=key, marker=".", color="C3", linestyle=line)
-    losses.set(ylabel="loss", title="Training" if history else "No epoch yet")
-    losses.set_ylim(bottom=0)
-    losses.grid(alpha=0.3)
-    scores.set_ylabel("AP", color="C3")
-    scores.set_ylim(0, 1)  # the same in every run, so that plots can be compared side by side
-    if with_lr:
-        panels[1].plot(*_series(history, "lr"), color="C4", marker=".")
-        panels[1].set(ylabel="lr", ylim=(0, None))
-    panels[-1].set_xlabel("epoch")
-    panels[-1].xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-    figure.legend(loc="outside right upper", frameon=False)
-    figure.savefig(path)
-
-
-def _series(history: Sequence[Mapping[str, Any]], key: str) -> tuple[list[Any], list[Any]]:
-    known = [(row["epoch"], row[key]) for row in history if row.get(key) is not None]
-    return [epoch for epoch, _ in known], [value for _, value in known]
+def name_few(scores: Mapping[str, float], *, num_named: int = CURVES_NAMED) -> tuple[list[str], list[str]]:
+    """All names by falling score, equal ones by name; and those that a legend names, as of rank_curves."""
+    ranked = sorted(scores, key=lambda name: (-scores[name], name))
+    return ranked, ranked if len(ranked) <= 2 * num_named else ranked[:num_named] + ranked[-num_named:]
 
 
 def as_label(name: str) -> str:
@@ -135,9 +92,9 @@ def as_label(name: str) -> str:
     return f" {escaped}" if name.startswith("_") else escaped
 
 
-def new_figure(*, width: float = 9) -> Figure:
-    """A figure of width x 5 inches at 110 pixels per inch."""
+def new_figure(*, width: float = 9, height: float = 5) -> Figure:
+    """A figure of width x height inches at 110 pixels per inch."""
     # Not pyplot's figure: no global state, and savefig uses Agg, which needs no display.
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, 5), dpi=110, layout="constrained")
+    return Figure(figsize=(width, height), dpi=110, layout="constrained")

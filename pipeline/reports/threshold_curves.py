@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.reports.curves import CURVES_NAMED, as_label, new_figure
+from pipeline.reports.curves import as_label, name_few, new_figure
 from retinanet.evaluation.score_matches import ThresholdPoint
 
 PANELS = ("precision", "recall", "f1")
@@ -54,8 +54,7 @@ def plot_thresholds(points: Sequence[ThresholdPoint], metrics: Mapping[str, floa
 
 def _styles(names: Sequence[str], f1: Mapping[str, float]) -> dict[str, dict[str, Any]]:
     """Line style of each class; the last name stands for all classes."""
-    ranked = sorted(names[:-1], key=lambda name: (-f1[name], name))
-    named = ranked if len(ranked) <= 2 * CURVES_NAMED else ranked[:CURVES_NAMED] + ranked[-CURVES_NAMED:]
+    ranked, named = name_few({name: f1[name] for name in names[:-1]})
     styles: dict[str, dict[str, Any]] = {name: {"color": "0.85", "linewidth": 1, "zorder": 1} for name in ranked}
     styles |= {name: {"color": f"C{rank}", "linewidth": 2, "label": as_label(name)} for rank, name in enumerate(named)}
     return styles | {name: {"color": "black", "linewidth": 1.5, "label": name} for name in names[-1:]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.tracking.interface import Row
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Metric
 
 LEDGER = "step"
-"""A metric in every row: its last epoch is the last epoch that the store has."""
+"""A metric in every row, sent last: its last epoch is the last epoch that the store has."""
 
 JUDGE = "AP"
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
@@ -30,11 +30,27 @@ def last_epoch_in_store(client: MlflowClient, run_id: str) -> int:
 
 
 def as_metrics(values: Row, step: int) -> list[Metric]:
-    """Return one metric per value that is not None."""
+    """Return one metric per value that is not None, LEDGER last."""
     from mlflow.entities import Metric
 
-    now_ms = int(time.time() * 1000)
-    return [Metric(clean_name(key), float(value), now_ms, step) for key, value in values.items() if value is not None]
+    now_ms, names = int(time.time() * 1000), metric_names(values)
+    known = [Metric(names[key], float(value), now_ms, step) for key, value in values.items() if value is not None]
+    return sorted(known, key=lambda metric: metric.key == LEDGER)
+
+
+def metric_names(keys: Iterable[str]) -> dict[str, str]:
+    """Return the name of each key in MLflow; keys whose clean names are equal, as of classes, are numbered in order."""
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for key in keys:
+        name, number = clean_name(key), 1
+        while name in taken:
+            number += 1
+            ending = f"_{number}"
+            name = f"{clean_name(key)[: MAX_NAME - len(ending)]}{ending}"
+        taken.add(name)
+        names[key] = name
+    return names
 
 
 def with_best(rows: Sequence[Row]) -> list[dict[str, float | int | None]]:

@@ -169,7 +169,8 @@ class Run:
             last, self._last_epoch = self._last_epoch, None  # unknown if an answer is lost below
             if last is None:
                 last = last_epoch_in_store(client, run_id)
-            # one request per row, LEDGER included: the store shows which rows have arrived
+            # LEDGER is the last of a row's metrics, also where MLflow sends them a thousand at a time: so the store
+            # shows which rows have arrived
             for row in rows:
                 epoch = int(row["epoch"] or 0)
                 if epoch > last:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.reports.curves import plot_curves, write_history_csv
+from pipeline.fit.ending import TRAIN_AP
+from pipeline.reports.training_curves import plot_training, write_classes_csv, write_history_csv
 from pipeline.runs.inputs import ANCHORS, SPLITS
-from pipeline.storage.outs import read_json, write_atomic, write_json
+from pipeline.storage.outs import nest, read_json, write_atomic, write_json
 from pipeline.tracking import Run, log_split
 from pipeline.tracking.card import Measured, model_card
 from retinanet.evaluation.analysis import Figure
@@ -20,15 +21,18 @@ EARLIER_OUTS = tuple(
     for name in ("reports/prepare.json", "reports/prepare.html", "reports/anchor_stats.json", "plots/anchors.png")
 )
 HISTORY = Path("plots/training.csv")
+CLASSES = Path("plots/training_classes.csv")
 CURVES = Path("plots/training.png")
 
 
 def write_reports(history: list[dict[str, Any]], *, best: Mapping[str, Any], digest: str) -> None:
-    """Write the metrics of the best epoch, and the curves of all epochs."""
+    """Write the metrics of the best epoch with its AP on training pictures, and the curves of all epochs."""
     kept = {key: value for key, value in best.items() if key not in ("seconds", "images_per_s")}
-    write_json(REPORT, {"run": digest, "epochs": history[-1]["epoch"], "best": kept})
+    kept |= {key: history[-1][key] for key in (TRAIN_AP,) if key in history[-1]}
+    write_json(REPORT, {"run": digest, "epochs": history[-1]["epoch"], "best": nest(kept)})
     write_atomic(HISTORY, lambda path: write_history_csv(history, path))
-    write_atomic(CURVES, lambda path: plot_curves(history, path))
+    write_atomic(CLASSES, lambda path: write_classes_csv(history, path))
+    write_atomic(CURVES, lambda path: plot_training(history, path))
 
 
 def card_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,14 @@ class Split:
         elif self.tiles is not None:
             self._last = number, reduction, image
         return image
+
+
+def part_of(content: Mapping[str, Any], image_ids: Collection[int]) -> dict[str, Any]:
+    """The content of a prepared file with these images alone, in its order; images and annotations are shared."""
+    ids = set(image_ids)
+    images = [image for image in content["images"] if image["id"] in ids]
+    annotations = [annotation for annotation in content["annotations"] if annotation["image_id"] in ids]
+    return {**content, "images": images, "annotations": annotations}
 
 
 def load_split(

@@ -177,6 +177,7 @@ class Ranks:
         patch.setattr(dist, "gather_object", meeting.gather_object)
         patch.setattr(dist, "broadcast_object_list", meeting.broadcast_object_list)
         patch.setattr(building_room, "distribute", lambda network, worker: network)
+        patch.setattr(validation_room, "broadcast_state", lambda network: meeting.meet("weights"))
         patch.setattr(worker_room.ray.train, "report", meeting.report)
         patch.setattr(worker_room.ray.train, "get_preemption_info", self.get_preemption_info)
         patch.setattr(worker_room, "STEPS_BETWEEN_CHECKS", 2)

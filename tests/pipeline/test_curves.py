@@ -11,23 +11,18 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.reports.curves import plot_curves, plot_precision_recall, rank_curves, write_precision_recall_csv
+from pipeline.reports.curves import plot_precision_recall, rank_curves, write_precision_recall_csv
 from pipeline.reports.threshold_curves import plot_thresholds, write_thresholds_csv
 from retinanet.evaluation.coco_eval import PrecisionRecallPoint
 from retinanet.evaluation.score_matches import ThresholdPoint
 
 TEMPLATE = Path(__file__).resolve().parents[2] / ".dvc" / "plots" / "precision_recall.json"
 THRESHOLDS = TEMPLATE.with_name("thresholds.json")
-EPOCHS: list[dict[str, Any]] = [
-    {"epoch": 1, "loss": 1.5, "loss_cls": 1.0, "loss_box": 0.5, "AP": None, "lr": 0.01},
-    {"epoch": 2, "loss": 0.8, "loss_cls": 0.5, "loss_box": 0.3, "AP": 0.2, "AP50": 0.4, "lr": 0.001},
-]
 
 
 def curve_points(*names: str) -> list[PrecisionRecallPoint]:
@@ -104,31 +99,6 @@ def test_thresholds_are_drawn_for_any_number_of_classes(tmp_path: Path, num_clas
     plot_thresholds(points, {}, tmp_path / "without.png")
     has_dot = (tmp_path / "with.png").read_bytes() != (tmp_path / "without.png").read_bytes()
     assert has_dot == bool(names)
-
-
-@pytest.mark.parametrize("keys", [{"epoch", "loss", "loss_cls", "loss_box"}, {*EPOCHS[1]}])
-@pytest.mark.parametrize("num_epochs", [0, 2])
-def test_training_curves_are_drawn_for_any_history(tmp_path: Path, num_epochs: int, keys: set[str]) -> None:
-    history = [{key: value for key, value in row.items() if key in keys} for row in EPOCHS[:num_epochs]]
-    plot_curves(history, tmp_path / "curves.png")
-    assert size_px(tmp_path / "curves.png") == (990, 550)
-
-
-def test_same_values_give_the_same_picture(tmp_path: Path) -> None:
-    for name in ("one.png", "two.png"):
-        plot_curves(EPOCHS, tmp_path / name)
-    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
-
-
-@pytest.mark.slow
-def test_drawing_leaves_pyplot_alone(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from pipeline.reports.curves import plot_curves\n"
-        "assert 'matplotlib' not in sys.modules\n"
-        f"plot_curves([], Path({str(tmp_path / 'curves.png')!r}))\n"
-        "assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=TEMPLATE.parents[2])
 
 
 @pytest.mark.slow

@@ -32,6 +32,9 @@ def assert_same_training(one: Trained, other: Trained) -> None:
         assert ours["AP"] == pytest.approx(theirs["AP"], abs=1e-3)
         # Rounding orders detections of equal score: on one processor that moved AP50 by 0.0039, at equal weights.
         assert ours["AP50"] == pytest.approx(theirs["AP50"], abs=1e-2)
+        assert ours["grad_norm_max"] > ours["grad_norm"] > 0
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)
+    assert one.history[-1]["train_AP"] == pytest.approx(other.history[-1]["train_AP"], abs=1e-2)
     for name, weight in one.state["model"].items():
         assert torch.allclose(weight, other.state["model"][name], rtol=1e-3, atol=1e-4), name
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.evaluate.report import read_history
 from pipeline.tracking.model import models_of
 from pipeline.tracking.store import connect, find_store
 
@@ -61,6 +62,25 @@ def test_best_is_the_highest_ap_so_far(client: Any) -> None:
     report = json.loads(Path("reports/train.json").read_text())
     assert only_run(client).data.metrics["best.AP"] == report["best"]["AP"]
     assert only_run(client).data.metrics["best.epoch"] == report["best"]["epoch"]
+
+
+def test_every_epoch_has_its_rate_gradient_norm_and_ap_of_each_class(client: Any) -> None:
+    rows = read_history(Path("plots/training.csv"))
+    val = json.loads(Path("data/prepared/val.json").read_text())
+    names = [category["name"] for category in val["categories"]]
+    classes = [f"per_class.{name}.AP" for name in names]
+    for key in ("lr", "grad_norm", "grad_norm_max", *classes):
+        assert curve(client, key) == [(epoch, pytest.approx(row[key])) for epoch, row in enumerate(rows, start=1)], key
+    for row in rows:
+        assert 0 < (row["grad_norm"] or 0) <= (row["grad_norm_max"] or 0)
+        assert row["AP"] == pytest.approx(sum(row[key] or 0 for key in classes) / len(classes))
+
+
+def test_ap_on_training_pictures_is_one_point_and_in_the_report(client: Any) -> None:
+    best = json.loads(Path("reports/train.json").read_text())["best"]
+    assert curve(client, "train_AP") == [(EPOCHS, best["train_AP"])]
+    assert 0 < best["train_AP"] < 1
+    assert f"AP is {best['train_AP']:.2f} on training pictures" in Path("reports/evaluate.html").read_text()
 
 
 def test_machine_is_sampled_while_it_trains(client: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.reports.curves import write_history_csv
+from pipeline.reports.training_curves import write_history_csv
 from pipeline.tracking.store import connect, find_store
 from tests.buckets import keys_in, make_bucket, move_to_bucket, variables_of
 from tests.nodes import laid_cable, two_nodes

@@ -17,7 +17,7 @@ from PIL import Image
 
 from retinanet.data.dataset import Batch, TrainingBatches
 from retinanet.data.records import Records
-from retinanet.data.splits import Split, load_split
+from retinanet.data.splits import Split, load_split, part_of
 from retinanet.data.transforms import Transforms
 from tests.small_world import SIZES, SmallWorld, annotation
 
@@ -58,6 +58,16 @@ def test_boxes_become_corners_and_crowds_do_not_train() -> None:
     assert [record.image_id for record in records] == [5, 2, 90]
     assert records[2].boxes.tolist() == [[1, 2, 31, 22], [2.5, 3.5, 6.5, 8.5]]  # x + w, y + h; the crowd is left out
     assert records[0].size == (40, 60)
+
+
+def test_part_has_its_images_in_the_order_of_the_file_with_all_their_boxes_and_the_same_labels() -> None:
+    content = made_up()
+    part = part_of(content, [90, 5])
+    assert [image["id"] for image in part["images"]] == [5, 90]
+    assert [box["id"] for box in part["annotations"]] == [1, 2, 3, 4]
+    assert [record.labels.tolist() for record in Records(part)] == [[0], [2, 1]]
+    assert part_of(content, [2])["annotations"] == part_of(content, [])["images"] == []
+    assert content == made_up()
 
 
 def test_an_image_without_boxes_has_none_of_the_right_shape() -> None:

@@ -32,7 +32,14 @@ def rows(*losses: tuple[float, float, float]) -> list[dict[str, float | None]]:
 
 
 FLAT = rows((0.5, 0.5, 0.5), (0.3, 0.32, 0.6), (0.3, 0.32, 0.6))
-# Rule -> the parts of an analysis and the history that have this fault alone.
+
+
+def ending(history: list[dict[str, float | None]], **figures: float) -> list[dict[str, float | None]]:
+    """A history whose last row has these figures."""
+    return [*history[:-1], history[-1] | figures]
+
+
+# Rule, perhaps with its sign in brackets -> the parts of an analysis and the history that have this fault alone.
 FAULTS: dict[str, tuple[dict[str, Any], list[dict[str, float | None]]]] = {
     "small objects": ({"errors": make_errors(gains={"missed": 0.1}), "bands": SMALL}, FLAT),
     "missed objects": ({"errors": make_errors(gains={"missed": 0.1}), "bands": EVEN}, FLAT),
@@ -42,6 +49,7 @@ FAULTS: dict[str, tuple[dict[str, Any], list[dict[str, float | None]]]] = {
     "duplicates": ({"errors": make_errors(gains={"duplicate": 0.1})}, FLAT),
     "strict threshold": ({"classes": [make_class("cell", 0.95), make_class("virus", 0.9)]}, FLAT),
     "over-fitting": ({}, rows((0.5, 0.5, 0.5), (0.3, 0.4, 0.6), (0.2, 0.45, 0.6))),
+    "over-fitting (AP)": ({}, ending(FLAT, train_AP=0.93)),
     "short training": ({}, rows((0.5, 0.5, 0.4), (0.4, 0.42, 0.5), (0.3, 0.32, 0.55))),
     "nothing learnt": ({"overall": {"AP": figure(0.001)}, "errors": make_errors(gains={"missed": 0.9})}, FLAT),
 }
@@ -51,7 +59,7 @@ FAULTS: dict[str, tuple[dict[str, Any], list[dict[str, float | None]]]] = {
 def test_a_case_with_one_fault_gets_the_advice_for_it_alone(rule: str) -> None:
     parts, history = FAULTS[rule]
     found = advise(make_analysis(**parts), load_params(ROOT / "params.yaml"), history)
-    assert [one.rule for one in found] == [rule]
+    assert [one.rule for one in found] == [rule.partition(" (")[0]]
 
 
 def test_a_sound_detector_gets_no_advice() -> None:
@@ -79,6 +87,36 @@ def test_an_unfinished_training_comes_before_its_errors() -> None:
         assert found[0].rule == first and len(found) == 2
     fitted = rows((0.8, 0.8, 0.5), (0.5, 0.6, 0.6))
     assert [one.rule for one in advise(make_analysis(), load_params(ROOT / "params.yaml"), fitted)] == []
+
+
+def rules_of(history: list[dict[str, float | None]]) -> list[str]:
+    return [one.rule for one in advise(make_analysis(), load_params(ROOT / "params.yaml"), history)]
+
+
+def test_ap_far_above_val_on_training_pictures_is_over_fitting_whatever_the_losses() -> None:
+    assert rules_of(ending(FLAT, train_AP=0.74)) == []  # 0.14 above the best AP on val
+    (one,) = advise(make_analysis(), load_params(ROOT / "params.yaml"), ending(FLAT, train_AP=0.9))
+    assert one.finding.startswith("AP 0.90 on training pictures, 0.60 on val: ")
+    assert one.gain == pytest.approx(0.15)  # half of 0.3
+
+
+def test_losses_apart_are_no_over_fitting_where_ap_is_alike() -> None:
+    apart = rows((0.5, 0.5, 0.6), (0.2, 0.45, 0.6))
+    assert rules_of(apart) == ["over-fitting"]
+    assert rules_of(ending(apart, train_AP=0.64)) == []
+    (one,) = advise(make_analysis(), load_params(ROOT / "params.yaml"), ending(apart, train_AP=0.66))
+    assert one.finding.startswith("AP 0.66 on training pictures, 0.60 on val; loss 0.20 in training, 0.45 on val: ")
+
+
+def test_over_fitted_detector_is_not_told_to_train_longer() -> None:
+    rising = rows((0.5, 0.5, 0.4), (0.4, 0.42, 0.5), (0.3, 0.32, 0.55))
+    assert rules_of(ending(rising, train_AP=0.69)) == ["short training"]
+    assert rules_of(ending(rising, train_AP=0.71)) == ["over-fitting"]
+
+
+def test_ap_of_the_stored_detector_is_that_of_the_best_epoch() -> None:
+    falling = ending(rows((0.5, 0.5, 0.6), (0.4, 0.42, 0.8), (0.3, 0.32, 0.5)), train_AP=0.9)
+    assert rules_of(falling) == []  # 0.1 above that of the second epoch, 0.4 above that of the last
 
 
 def settings_of(command: str) -> Iterator[tuple[str, Any]]:
@@ -122,5 +160,6 @@ def test_every_rule_is_in_the_documentation_with_a_parameter_of_each_command() -
     for rule, (parts, history) in FAULTS.items():
         (one,) = advise(make_analysis(**parts), load_params(ROOT / "params.yaml"), history)
         keys = {key for command in one.commands if "-S" in command for key, _ in settings_of(command)}
-        missing = [key for key in keys if key not in table[rule] and key.rpartition(".")[2] not in table[rule]]
+        row = table[one.rule]
+        missing = [key for key in keys if key not in row and key.rpartition(".")[2] not in row]
         assert not missing, f"{rule}: {missing}"

@@ -154,6 +154,35 @@ def test_names_are_text() -> None:
     assert HOSTILE[0] in reader.text and HOSTILE[1] in reader.text
 
 
+def run_charts(text: str) -> list[str | None]:
+    """What the charts of the section on the run show."""
+    reader = Reader(text[text.index('id="run"') :])
+    return [names["alt"] for tag, names in reader.elements if tag == "img"]
+
+
+def test_curves_of_the_training_are_those_that_its_history_has() -> None:
+    history = CURVES["history"]
+    assert run_charts(page_of(full_analysis(), history=history)) == ["Losses and AP by epoch"]
+    one_class = [row | {"per_class.cell.AP": row["AP"], "grad_norm": None} for row in history]
+    assert run_charts(page_of(full_analysis(), history=one_class)) == ["Losses and AP by epoch"]
+    names = (*HOSTILE, *MANY)
+    more = [row | {f"per_class.{name}.AP": k / 100 for k, name in enumerate(names)} for row in history]
+    more = [row | {"lr": 0.01, "grad_norm": 1.0, "grad_norm_max": 2.0} for row in more]
+    assert run_charts(page_of(full_analysis(), history=more)) == [
+        "Losses and AP by epoch",
+        "AP of the classes by epoch",
+        "Learning rate and gradient norm by epoch",
+    ]
+
+
+def test_page_says_ap_on_training_pictures_beside_that_on_val() -> None:
+    known = [*CURVES["history"][:2], CURVES["history"][2] | {"train_AP": 0.93}]
+    sentence = "AP is 0.93 on training pictures, 0.30 on val"
+    assert sentence in page_of(full_analysis(), history=known)
+    assert "AP 0.93 on training pictures, 0.30 on val: the detector knows" in page_of(full_analysis(), history=known)
+    assert "training pictures" not in page_of(full_analysis(), history=CURVES["history"])
+
+
 MANY = tuple(f"class {k}" for k in range(80))
 EMPTY: dict[str, Any] = {"overall": {"AP": Figure(None)}, "classes": [make_class("cell", None)]}
 CASES: dict[str, tuple[Analysis, dict[str, Any], str]] = {
