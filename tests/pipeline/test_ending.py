@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from pipeline.cluster.archive import archive_run
 from pipeline.cluster.worker import Worker
 from pipeline.fit import loop
 from pipeline.fit.config import WorkerConfig
-from pipeline.fit.ending import describe_early_end, ends_early, has_ended
+from pipeline.fit.ending import TRAIN_AP, describe_early_end, ends_early, has_ended
 from pipeline.fit.loop import load_splits, train_worker
 from pipeline.params import load_params
 from pipeline.params.experiment import Train
@@ -124,11 +124,16 @@ class Training:
 
     Args:
         aps: AP of the evaluations, in their order over all trainings.
+
+    Attributes:
+        measured: the weights of which AP on training pictures was measured.
     """
 
     def __init__(self, folder: Path, aps: list[float], patch: pytest.MonkeyPatch) -> None:
         self.folder, self.aps, self.histories = folder, iter(aps), list[list[dict[str, Any]]]()
+        self.measured: list[Mapping[str, torch.Tensor]] = []
         patch.setattr(loop, "validate", self.validate)
+        patch.setattr(loop, "measure_on_training", self.measure)
         patch.setattr(loop, "build_state", tiny_state)
         runtime = load_runtime().model_copy(update={"checkpoint_every": 2})
         self.config = worker_config(load_params(), runtime, digest="d1", run=str(folder))
@@ -136,6 +141,10 @@ class Training:
     def validate(self, *arguments: object, epoch: int) -> tuple[dict[str, Any], dict[str, Any]]:
         ap = next(self.aps)
         return {"AP": ap}, {"candidates of": ap}
+
+    def measure(self, weights: Mapping[str, torch.Tensor], *arguments: object) -> float:
+        self.measured.append(weights)
+        return 0.75
 
     @contextmanager
     def newest(self) -> Iterator[Path | None]:
@@ -170,18 +179,21 @@ def test_training_ends_early_with_its_best_detector_and_another_start_trains_not
     training = Training(long_project / "run", [0.1, 0.3, 0.3, 0.2, 0.9, 0.9], monkeypatch)
     assert training.run()[-1] == 4
     assert has_ended(training.histories[-1], training.config.params.train)
-    _, description = load_detector(long_project / "run" / BEST)
+    weights, description = load_detector(long_project / "run" / BEST)
     assert (description["run"]["epoch"], description["run"]["AP"]) == (2, 0.3)
     assert description["working_point"] == {"candidates of": 0.3}
     assert training.run() == []
+    (measured,) = training.measured
+    assert all(torch.equal(measured[name], weight) for name, weight in weights.items())
 
 
 def test_resumed_training_ends_at_the_same_epoch(long_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training = Training(long_project / "run", [0.1, 0.3, 0.3, 0.2, 0.9, 0.9], monkeypatch)
     for _ in range(6):  # each start is stopped at its second step
         training.run(stop_after=0)
-    assert 0 < len(training.histories[-1]) < 4
+    assert 0 < len(training.histories[-1]) < 4 and training.measured == []
     assert training.run()[-1] == 4
+    assert [row.get(TRAIN_AP) for row in training.histories[-1]] == [None, None, None, 0.75]
 
 
 def test_schedule_of_the_learning_rate_is_that_of_all_epochs(

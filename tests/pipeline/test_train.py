@@ -293,3 +293,16 @@ def test_report_tells_the_best_epoch_without_times() -> None:
     write_reports(rows, best=rows[0], digest="d1")
     report = json.loads(Path("reports/train.json").read_text())
     assert report == {"run": "d1", "epochs": 2, "best": {"epoch": 1, "loss": 1.0, "AP": 0.5}}
+
+
+@pytest.mark.usefixtures("project")
+def test_report_has_ap_on_training_pictures_beside_the_best_epoch_whose_weights_are_stored() -> None:
+    rows: list[dict[str, Any]] = [
+        {"epoch": 1, "loss": 1.0, "AP": 0.5, "per_class.a.b.AP": 0.5, "per_class.c.AP": None},
+        {"epoch": 2, "loss": 0.5, "AP": 0.25, "per_class.a.b.AP": 0.25, "per_class.c.AP": None, "train_AP": 0.75},
+    ]
+    write_reports(rows, best=rows[0], digest="d1")
+    best = json.loads(Path("reports/train.json").read_text())["best"]
+    classes = {"a.b": {"AP": 0.5}, "c": {"AP": None}}
+    assert best == {"epoch": 1, "loss": 1.0, "AP": 0.5, "train_AP": 0.75, "per_class": classes}
+    assert Path("plots/training_classes.csv").read_text() == "epoch,class,AP\n1,a.b,0.5\n2,a.b,0.25\n"
