@@ -81,6 +81,7 @@ def ap_of_file(path: Path, content: dict[str, Any]) -> float | None:
     return evaluate_detections(content, arrays).metrics["AP"]  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_last_row_has_the_ap_of_the_stored_detector_on_training_pictures(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +100,7 @@ def test_last_row_has_the_ap_of_the_stored_detector_on_training_pictures(
     assert measured == ap_of_file(project / "run" / BEST, content) > 0
 
 
+@pytest.mark.slow
 def test_trial_of_a_sweep_does_not_measure_it(project: Path) -> None:
     thresholds = Thresholds(nms_iou=[0.5], score_threshold=[0.05])
     histories = histories_of(config_of(thresholds=thresholds), project / "run")
