@@ -136,6 +136,7 @@ def _pictures(evaluation: Evaluation) -> dict[str, Any]:
     suspected = {card.card.kind for card in suspects}
     return {
         "errors": error_rows(analysis, kinds),
+        "errors_in_use": errors is not None and errors.kinds["missed"].count_in_use is not None,
         "confusion": confusion_table(
             analysis, {(one.card.kind, label) for one in mistakes for label in one.card.classes}
         ),

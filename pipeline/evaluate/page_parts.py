@@ -207,7 +207,7 @@ def draw_charts(
     if any(band.ap.value is not None for band in analysis.bands):
         caption = "Size is the square root of the area, in px of the original image."
         drawn["good"].append(Chart(figure_uri(charts.draw_bands(analysis.bands)), "AP by size of the object", caption))
-    if analysis.errors is not None:
+    if analysis.errors is not None and analysis.errors.ap50.value is not None:
         caption = "What each kind of error costs, by TIDE's definitions. They overlap, so they do not add up."
         uri = figure_uri(charts.draw_errors(analysis.errors))
         drawn["wrong"].append(Chart(uri, "AP50 that each kind of error costs", caption))

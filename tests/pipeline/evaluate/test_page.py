@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -235,6 +236,21 @@ def test_a_split_without_objects_asks_for_another_and_for_no_training(given: str
     text = page_of(make_analysis(("cell",), **EMPTY), given=given)
     assert text.count("Test has no objects, so there is nothing to measure") == 2  # in the verdict, and as advice
     assert "No rule asks for a change" not in text
+
+
+def test_without_a_working_point_errors_are_counted_over_all_detections() -> None:
+    errors = make_errors(DETECTIONS, TRUTHS)
+    assert "In use: how many at the working point" in page_of(full_analysis(errors=errors))
+    kinds = {kind: replace(one, count_in_use=None) for kind, one in errors.kinds.items()}
+    text = page_of(full_analysis(errors=replace(errors, kinds=kinds)))
+    assert ">how many</th>" in text and "In use:" not in text and ">in use" not in text
+
+
+def test_without_ap50_nothing_is_drawn_of_what_errors_cost() -> None:
+    errors = make_errors(DETECTIONS, TRUTHS)
+    drawn = "AP50 that each kind of error costs"
+    assert drawn in page_of(full_analysis(errors=errors))
+    assert drawn not in page_of(full_analysis(errors=replace(errors, ap50=Figure(None))))
 
 
 def test_page_stays_under_its_size_whatever_the_pictures() -> None:
