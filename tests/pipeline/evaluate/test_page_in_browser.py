@@ -97,7 +97,8 @@ def test_cards_are_filtered_sorted_enlarged_and_leafed_through(page: Page) -> No
     assert caption(page).startswith("12 of 12")
     page.keyboard.press("Escape")
     assert not page.locator("dialog").is_visible()
-    assert page.evaluate("document.activeElement.closest('li').dataset.name") == "23.png"
+    # The browser gives the focus back to the first card, and then tells the page that the dialog is closed.
+    page.wait_for_function("document.activeElement.closest('li').dataset.name == '23.png'")
 
 
 def test_a_number_of_the_confusion_matrix_leads_to_its_pictures(page: Page) -> None:
