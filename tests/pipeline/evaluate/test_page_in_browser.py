@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 from docs.screenshots import OPTIONS
 from pipeline.evaluate.page import Evaluation, build_page
@@ -98,7 +98,7 @@ def test_cards_are_filtered_sorted_enlarged_and_leafed_through(page: Page) -> No
     page.keyboard.press("Escape")
     assert not page.locator("dialog").is_visible()
     # The browser gives the focus back to the first card, and then tells the page that the dialog is closed.
-    page.wait_for_function("document.activeElement.closest('li').dataset.name == '23.png'")
+    expect(page.locator("#mistakes li[data-name='23.png'] .card")).to_be_focused()
 
 
 def test_a_number_of_the_confusion_matrix_leads_to_its_pictures(page: Page) -> None:
