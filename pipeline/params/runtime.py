@@ -151,6 +151,9 @@ def load_runtime(path: Path | None = None) -> RuntimeConfig:
     """
     path = runtime_path() if path is None else path
     if not path.exists():
-        known = ", ".join(str(file) for file in sorted(Path("conf").glob("*.yaml")))
-        raise ValueError(f"PIPELINE_CONF is {path}, which does not exist; available: {known}")
+        known = ", ".join(str(file) for file in sorted(Path("conf").glob("*.yaml"))) or "none"
+        named = ", which PIPELINE_CONF names," if "PIPELINE_CONF" in os.environ else ""
+        raise ValueError(
+            f"{path}{named} does not exist; available in conf/: {known} (commands run in the project's folder)"
+        )
     return validate(RuntimeConfig, read_yaml(path), path)

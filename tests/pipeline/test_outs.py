@@ -42,6 +42,7 @@ def test_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="disk is full"):
         write_atomic(path, write_half)
     assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["report.json"]
 
 
 def test_process_that_is_killed_while_it_writes_leaves_the_old_file(tmp_path: Path) -> None:

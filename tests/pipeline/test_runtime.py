@@ -26,8 +26,15 @@ def test_conf_that_does_not_exist_is_told_with_those_that_do(monkeypatch: pytest
     monkeypatch.setenv("PIPELINE_CONF", "conf/gpus.yaml")
     with pytest.raises(
         ValueError,
-        match=r"conf/gpus\.yaml, which does not exist; available: conf/cluster\.yaml, conf/gpu\.yaml, conf/local",
+        match=r"^conf/gpus\.yaml, which PIPELINE_CONF names, does not exist; .*conf/cluster\.yaml, conf/gpu\.yaml, conf/loc",
     ):
+        load_runtime()
+
+
+def test_missing_conf_blames_no_variable_that_is_not_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PIPELINE_CONF", raising=False)
+    with pytest.raises(ValueError, match=r"^conf/local\.yaml does not exist; available in conf/: none "):
         load_runtime()
 
 
