@@ -10,7 +10,7 @@ from typing import Any
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write` with a temporary path beside the target (same suffix), then rename the file; if it fails, remove it."""
+    """Call `write` with a temporary path beside the target (same suffix), then rename it, or on an error remove it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".writing-{path.name}")
     try:

@@ -26,7 +26,7 @@ def test_conf_that_does_not_exist_is_told_with_those_that_do(monkeypatch: pytest
     monkeypatch.setenv("PIPELINE_CONF", "conf/gpus.yaml")
     with pytest.raises(
         ValueError,
-        match=r"^conf/gpus\.yaml, which PIPELINE_CONF names, does not exist; .*conf/cluster\.yaml, conf/gpu\.yaml, conf/loc",
+        match=r"^conf/gpus\.yaml, which PIPELINE_CONF names, does not exist; .*conf/cluster\.yaml, conf/gpu\.yaml",
     ):
         load_runtime()
 
