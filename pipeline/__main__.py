@@ -34,7 +34,7 @@ SUMMARIES = {
     "predict": "detect on pictures; draw them, or write COCO, CSV, YOLO or VOC files",
     "serve": "serve a detector over HTTP, with a page for pictures",
     "import": "make a detector of torchvision's, Detectron2's, MMDetection's or yhenon's weights",
-    "export": "export the trained detector to MLflow's registry or to a folder",
+    "export": "export the trained detector to MLflow's registry, a folder or an ONNX file",
     "replay": "recompute the losses of a step whose loss was not finite",
     "clean": "list what runs left in the storage, and remove it with --delete",
     "ui": "show the runs in the MLflow UI",

@@ -16,7 +16,8 @@ Train on Ray with the workers set in conf/ (PIPELINE_CONF names the file, conf/l
 command again resumes a killed training from its last checkpoint. SIGTERM and Ctrl-C stop it with a checkpoint.
 
 reads    params.yaml, data/prepared/{train,val}.json, anchors.json, the images
-writes   models/model.pt (the best epoch by AP on val), reports/train.json, plots/training.{csv,png}
+writes   models/model.pt (the best epoch by AP on val), reports/train.json, plots/training.{csv,png},
+         plots/training_classes.csv
 keeps    checkpoints in <storage of conf/>/<digest>, one run in MLflow
 """
 
