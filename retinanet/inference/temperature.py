@@ -1,7 +1,7 @@
 """The temperature of a detector: by it the logits of scores are divided, so that a score is nearer to a probability.
 
-Training fits it on val (retinanet/evaluation/calibration.py) and stores it in the detector's file with the working
-point. Scores are scaled in float64 and rounded once, so their order is kept; the closest may become equal.
+Training fits it on val and stores it in the detector's file with the working point. Scores are scaled in float64 and
+rounded once, so their order is kept; the closest may become equal.
 """
 
 from __future__ import annotations
