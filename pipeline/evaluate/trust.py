@@ -78,7 +78,10 @@ def _on_calibration(analysis: Analysis) -> str:
     if calibration.temperature is None or calibration.ece_with_temperature.value is None:
         return text
     left = calibration.ece_with_temperature.value
-    return f"{text} With a temperature of {calibration.temperature:.2f}, fitted on val, the error is {left:.3f}."
+    return (
+        f"{text} With a temperature of {calibration.temperature:.2f}, fitted on val, the error is {left:.3f}: "
+        "postprocess.calibrate makes the detector return such scores."
+    )
 
 
 def _difference(gap: float) -> str:
