@@ -139,8 +139,10 @@ def running_postgres() -> Iterator[str]:
         command = [str(programs / "postgres"), "-D", str(data)] + [
             f"--{key}={value}" for key, value in settings.items()
         ]
+        server = f"postgresql+psycopg2://postgres:{PASSWORD}@127.0.0.1:{port}"
         with running(command, port=port, log=folder / "server.log", cwd=folder, **user):
-            yield f"postgresql+psycopg2://postgres:{PASSWORD}@127.0.0.1:{port}"
+            wait_for_postgres(server)
+            yield server
 
 
 def postgres_programs() -> Path:
@@ -168,6 +170,20 @@ def create_cluster(programs: Path, data: Path, **user: Any) -> None:
     command += [f"--pwfile={secret}", "--encoding=UTF8", "--locale=C", "--no-sync"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=data.parent, **user)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def wait_for_postgres(server: str) -> None:
+    """Return when the server takes questions: its port answers a little earlier, and refuses them."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            ask_postgres(server, "postgres", "SELECT 1")
+        except psycopg2.OperationalError as error:
+            if "starting up" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return
 
 
 def ask_postgres(server: str, database: str, question: str) -> list[tuple[Any, ...]]:
