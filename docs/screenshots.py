@@ -1,9 +1,8 @@
-"""Take the pictures of docs/tracking.md from a store that holds a sweep, and of the reports for docs/.
+"""Take the pictures of docs/tracking.md from a store that holds a sweep.
 
-python -m docs.screenshots --help says how.
+python -m docs.screenshots --help says how; docs/page_screenshots.py takes those of the project's own pages.
 
-The steps here are those that the page tells people to do; tests/test_ui.py takes the same ones. With --service it takes
-that of docs/serve.md from a running `make serve`.
+The steps here are those that the page tells people to do; tests/test_ui.py takes the same ones.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ from playwright.sync_api import Locator, Page, Route, ViewportSize, expect, sync
 from tests.servers import running_mlflow
 
 FOLDER = Path(__file__).parent / "tracking"
-REPORT_FOLDER = Path(__file__).parent / "report"
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge")
 # In a container there is neither a sandbox nor a GPU; a browser without errands of its own asks nobody but the UI.
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
@@ -80,6 +78,14 @@ def find_sweep(client: MlflowClient, *, metric: str, run_id: str | None = None) 
             children.sort(key=lambda run: run.data.metrics.get(metric, -1.0), reverse=True)
             return Sweep(experiment.experiment_id, chosen, tuple(children), metric)
     raise ValueError(f"the store holds no sweep {run_id or '(a run with children)'}: make one with `make sweep`")
+
+
+def demand_chromium() -> str:
+    """The path of the browser, or the end of the command."""
+    chromium = find_chromium()
+    if chromium is None:
+        raise SystemExit(f"none of {', '.join(CHROMIUMS)} is installed; apt-get install chromium")
+    return chromium
 
 
 def find_chromium() -> str | None:
@@ -236,50 +242,6 @@ def take_all(page: Page, address: str, sweep: Sweep, *, step: int) -> None:
     save(page, "pictures")
 
 
-@contextmanager
-def opened_report(path: Path, *, chromium: str) -> Iterator[Page]:
-    """A report, which lies in a file."""
-    REPORT_FOLDER.mkdir(exist_ok=True)
-    with opened(path.resolve().as_uri(), chromium=chromium) as (page, _):
-        page.unroute_all()
-        page.goto(path.resolve().as_uri())
-        yield page
-
-
-def take_report(path: Path, *, chromium: str) -> None:
-    """The top of reports/evaluate.html, its mistakes, and one of them enlarged."""
-    with opened_report(path, chromium=chromium) as page:
-        page.set_viewport_size({"width": 1200, "height": 820})
-        save(page, "verdict", folder=REPORT_FOLDER)
-        page.locator("#mistakes").scroll_into_view_if_needed()
-        page.evaluate(
-            "document.querySelector('#mistakes').previousElementSibling.scrollIntoView({behavior: 'instant'})"
-        )
-        save(page, "mistakes", folder=REPORT_FOLDER)
-        page.set_viewport_size({"width": 1000, "height": 640})
-        page.locator("#mistakes .chosen .card").nth(1).click()
-        save(page, "enlarged", folder=REPORT_FOLDER)
-
-
-def take_sweep_report(path: Path, *, chromium: str) -> None:
-    """The top of reports/sweep.html."""
-    with opened_report(path, chromium=chromium) as page:
-        page.set_viewport_size({"width": 1000, "height": 760})
-        save(page, "sweep", folder=REPORT_FOLDER)
-
-
-def take_service(address: str, picture: Path, *, chromium: str) -> None:
-    """The page of a running service, with the detections on a picture."""
-    with opened(address, chromium=chromium) as (page, _):
-        page.set_viewport_size({"width": 1000, "height": 690})
-        page.goto(f"{address}/")
-        page.set_input_files("#file", str(picture))
-        expect(page.locator("#count")).to_contain_text("candidates shown", timeout=PATIENCE_MS)
-        page.locator("#slider").fill("0.48")
-        page.locator("#rows tr").first.hover()
-        page.screenshot(path=FOLDER.parent / "serve.jpg", type="jpeg", quality=82)
-
-
 def first_step(client: MlflowClient, sweep: Sweep) -> int:
     """The first epoch of which the best child has pictures, 0 if it has none: no child was stopped before it."""
     key = PICTURES.replace("/", "~")  # as MLflow names the files
@@ -294,22 +256,8 @@ def main() -> None:
     parser.add_argument("--store", default="sqlite:///mlflow.db", help="default: %(default)s")
     parser.add_argument("--sweep", metavar="RUN_ID", help="of the sweep's own run; default: the newest sweep")
     parser.add_argument("--metric", default="best.AP", help="what the children are ranked by; default: %(default)s")
-    parser.add_argument("--report", type=Path, help="reports/evaluate.html: its pictures instead")
-    parser.add_argument("--sweep-report", type=Path, help="reports/sweep.html: its picture instead")
-    parser.add_argument("--service", nargs=2, metavar=("URL", "PICTURE"), help="a running service, and what to show it")
     arguments = parser.parse_args()
-    chromium = find_chromium()
-    if chromium is None:
-        raise SystemExit(f"screenshots: none of {', '.join(CHROMIUMS)} is installed; apt-get install chromium")
-    if arguments.report is not None:
-        take_report(arguments.report, chromium=chromium)
-        return
-    if arguments.sweep_report is not None:
-        take_sweep_report(arguments.sweep_report, chromium=chromium)
-        return
-    if arguments.service:
-        take_service(arguments.service[0].rstrip("/"), Path(arguments.service[1]), chromium=chromium)
-        return
+    chromium = demand_chromium()
     client = MlflowClient(arguments.store)
     try:
         sweep = find_sweep(client, metric=arguments.metric, run_id=arguments.sweep)

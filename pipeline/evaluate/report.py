@@ -52,21 +52,13 @@ def write_report(
         reproduce = provenance_tags(params=flatten(params.model_dump()), run_digest=trained["digest"]).get("reproduce")
     else:
         reproduce = shlex.join(["python", "-m", "pipeline.evaluate", "--model", str(other)])
-    page = build_page(
-        Evaluation(
-            analysis=analysis,
-            params=params,
-            names={record.image_id: record.path for record in split.records},
-            read=reader_of(split),
-            run=trained["digest"],
-            epoch=None if "imported" in trained else trained.get("epoch"),
-            imported=trained.get("imported"),
-            history=read_history(TRAINING) if other is None else [],
-            reproduce=reproduce,
-            **curves._asdict(),
-        )
-    )
-    write_atomic(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    training = {
+        "run": trained["digest"],
+        "epoch": None if "imported" in trained else trained.get("epoch"),
+        "imported": trained.get("imported"),
+        "history": read_history(TRAINING) if other is None else [],
+    }
+    _write_page(path, analysis, curves, split, params, reproduce=reproduce, **training)
 
 
 def write_given_report(
@@ -78,16 +70,14 @@ def write_given_report(
         given: name of the file.
         reproduce: the command that judges it.
     """
+    _write_page(path, analysis, curves, split, params, reproduce=reproduce, given=given)
+
+
+def _write_page(path: Path, analysis: Analysis, curves: Curves, split: Split, params: Params, **origin: Any) -> None:
+    """Write the page; origin: what Evaluation says of where the detections come from."""
+    names = {record.image_id: record.path for record in split.records}
     page = build_page(
-        Evaluation(
-            analysis=analysis,
-            params=params,
-            names={record.image_id: record.path for record in split.records},
-            read=reader_of(split),
-            reproduce=reproduce,
-            given=given,
-            **curves._asdict(),
-        )
+        Evaluation(analysis=analysis, params=params, names=names, read=reader_of(split), **curves._asdict(), **origin)
     )
     write_atomic(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
 

@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
-from docs.screenshots import OPTIONS
 from pipeline.evaluate.page import Evaluation, build_page
 from pipeline.params import load_params
 from retinanet.evaluation.analysis import Confusion
-from tests.browser import need_chromium
+from tests.browser import opened_file
 from tests.made_up_analysis import Detection, Truth, make_analysis, make_class, make_errors
 
 pytestmark = pytest.mark.slow
@@ -51,16 +50,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(report: Path) -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=need_chromium(), args=OPTIONS)
-        page = browser.new_page(viewport={"width": 1200, "height": 800})
-        complaints: list[str] = []
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.goto(report.as_uri())
+    with opened_file(report) as page:
         yield page
-        browser.close()
-    assert complaints == []
 
 
 def shown(page: Page) -> list[str]:

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
-from docs.screenshots import OPTIONS
 from pipeline.runs.sweep_folder import FAILED
 from pipeline.sweep.importance import Importance
 from pipeline.sweep.page import build_page
-from tests.browser import need_chromium
+from tests.browser import opened_file
 from tests.pipeline.sweep.made_up_sweep import make_outcome, make_setting
 
 pytestmark = pytest.mark.slow
@@ -36,16 +35,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     outcome = make_outcome(settings, importances=importances, sweep={"space": space})
     path = folder / "sweep.html"
     path.write_text(build_page(outcome, command="dvc exp run " + "-S optim.lr=0.01 " * 9, plots=plots))
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=need_chromium(), args=OPTIONS)
-        page = browser.new_page(viewport={"width": 1200, "height": 800})
-        complaints: list[str] = []
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.goto(path.as_uri())
+    with opened_file(path) as page:
         yield page
-        browser.close()
-    assert complaints == []
 
 
 def test_settings_are_sorted_by_their_values_and_failed_ones_stay_last_by_ap(page: Page) -> None:
