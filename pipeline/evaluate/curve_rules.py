@@ -53,7 +53,7 @@ def overfitted(history: Sequence[Row], params: Params) -> Iterator[Advice]:
     yield Advice(
         "over-fitting",
         min(0.2, max(gains)),
-        f"{'; '.join(signs)}: the detector knows its training pictures better than the world.",
+        f"{'; '.join(signs)}: the detector fits its training pictures much better than others.",
         "Add pictures, which helps most, or vary them (transforms.scale_jitter, random_crop, brightness, contrast) and "
         "average the weights (optim.ema_decay).",
         [as_command(one) for one in settings[:3]],
