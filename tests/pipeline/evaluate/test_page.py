@@ -180,7 +180,9 @@ def test_page_says_ap_on_training_pictures_beside_that_on_val() -> None:
     known = [*CURVES["history"][:2], CURVES["history"][2] | {"train_AP": 0.93}]
     sentence = "AP is 0.93 on training pictures, 0.30 on val"
     assert sentence in page_of(full_analysis(), history=known)
-    assert "AP 0.93 on training pictures, 0.30 on val: the detector knows" in page_of(full_analysis(), history=known)
+    assert "AP 0.93 on training pictures, 0.30 on val: the detector fits its training pictures" in page_of(
+        full_analysis(), history=known
+    )
     assert "training pictures" not in page_of(full_analysis(), history=CURVES["history"])
 
 
